@@ -1,0 +1,152 @@
+"""Gradient averaging at every step, as transforms for ``optax.chain``."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cocod_jax._typing import AxisName, Params
+from cocod_jax.exchange import Exchange, as_exchange
+
+
+def mean_gradients(
+    axis_or_exchange: AxisName | Exchange, weights: Sequence[float] | None = None
+) -> optax.GradientTransformationExtraArgs:
+    r"""Synchronous SGD: every gradient is replaced by the workers' mean.
+
+    .. math:: g_i \leftarrow \sum_j p_j g_j
+
+    Nothing overlaps: the step waits for the exchange.
+
+    Args:
+      axis_or_exchange: the name of the workers' axis, or an
+        :class:`cocod_jax.Exchange`.
+      weights: one positive number for each worker, when a name is given.
+
+    Returns:
+      A transform without state. The updates it returns are equal on all workers.
+
+    Raises:
+      TypeError, ValueError: as :func:`cocod_jax.mean`; ValueError when both an
+        exchange and ``weights`` are given.
+
+    Examples:
+      >>> optimizer = optax.chain(cj.mean_gradients("workers"), optax.sgd(0.1))
+      >>> gradients, params = jnp.array([1.0, 3.0]), jnp.zeros(2)  # two workers
+      >>> state = optimizer.init(params)
+      >>> step = jax.vmap(optimizer.update, (0, None, 0), axis_name="workers")
+      >>> print(step(gradients, state, params)[0])
+      [-0.2 -0.2]
+    """
+    exchange = as_exchange(axis_or_exchange, weights)
+
+    def init(params: Params) -> optax.EmptyState:
+        del params
+        return optax.EmptyState()
+
+    def update(
+        updates: optax.Updates,
+        state: Any,
+        params: Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, Any]:
+        del params, extra_args
+        return exchange.average(updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class StaleMeanGradientsState(NamedTuple):
+    """State of :func:`stale_mean_gradients`.
+
+    Attributes:
+      count: int32 scalar, local steps since ``init`` (saturating).
+      pending: per worker, this worker's gradient of the last step, not averaged
+        yet; zero where there is nothing to apply.
+    """
+
+    count: jax.Array
+    pending: optax.Updates
+
+
+def stale_mean_gradients(
+    axis_or_exchange: AxisName | Exchange,
+    weights: Sequence[float] | None = None,
+    *,
+    warmup_steps: int = 0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Pipe-SGD: the workers' mean gradient, one step late.
+
+    .. math:: \text{step } t \text{ applies } \sum_j p_j \, g_j(x_{t-1})
+
+    The exchange needs last step's gradients only, so it runs beside the forward
+    and backward pass of this step. The first step has nothing to apply and
+    returns zero. ``warmup_steps`` steps of synchronous SGD may come before; their
+    gradients have been applied, so that the first step after them returns zero
+    too and no gradient counts twice.
+
+    Args:
+      axis_or_exchange: the name of the workers' axis, or an
+        :class:`cocod_jax.Exchange`.
+      weights: one positive number for each worker, when a name is given.
+      warmup_steps: the number of synchronous steps at the start, 0 or more.
+
+    Returns:
+      A transform with state :class:`StaleMeanGradientsState`. The updates it
+      returns are equal on all workers.
+
+    Raises:
+      TypeError, ValueError: as :func:`cocod_jax.mean`; ValueError when both an
+        exchange and ``weights`` are given, and when ``warmup_steps`` is not an
+        integer of 0 or more.
+
+    Examples:
+      >>> optimizer = cj.stale_mean_gradients("workers")
+      >>> params = jnp.zeros(2)  # two workers
+      >>> state = jax.vmap(optimizer.init)(params)
+      >>> step = jax.vmap(optimizer.update, axis_name="workers")
+      >>> for gradients in [jnp.array([1.0, 3.0]), jnp.array([5.0, 5.0])]:
+      ...     updates, state = step(gradients, state)
+      ...     print(updates)
+      [0. 0.]
+      [2. 2.]
+
+    References:
+      Li et al., `Pipe-SGD: A Decentralized Pipelined SGD Framework for
+      Distributed Deep Net Training <https://arxiv.org/abs/1811.03619>`_, NeurIPS
+      2018 (pipeline width 2).
+    """
+    exchange = as_exchange(axis_or_exchange, weights)
+    if isinstance(warmup_steps, bool) or not isinstance(warmup_steps, int):
+        raise ValueError(f"warmup_steps={warmup_steps!r} must be an integer.")
+    if warmup_steps < 0:
+        raise ValueError(f"warmup_steps={warmup_steps} must be 0 or more.")
+
+    def init(params: Params) -> StaleMeanGradientsState:
+        return StaleMeanGradientsState(
+            jnp.zeros([], jnp.int32), optax.tree.zeros_like(params)
+        )
+
+    def update(
+        updates: optax.Updates,
+        state: Any,
+        params: Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, StaleMeanGradientsState]:
+        del params, extra_args
+        arriving = exchange.average(state.pending)
+        pending = optax.tree.cast_like(updates, state.pending)
+        if warmup_steps:
+            # The exchange above stays outside of the conditional: only there can
+            # it overlap. During the warm-up it carries zeros.
+            arriving, pending = jax.lax.cond(
+                state.count < warmup_steps,
+                lambda: (exchange.average(pending), optax.tree.zeros_like(pending)),
+                lambda: (arriving, pending),
+            )
+        count = jnp.asarray(optax.safe_increment(state.count))
+        return arriving, StaleMeanGradientsState(count, pending)
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,126 @@
+"""The round as an ordinary optax optimizer, one call per local step."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cocod_jax._typing import Params
+from cocod_jax.round import check_period
+from cocod_jax.rules import MergeRule
+
+
+class EveryState(NamedTuple):
+    """State of :func:`every`; every field is per worker.
+
+    Attributes:
+      count: int32 scalar, local steps since ``init`` (saturating).
+      snapshot: s_i, the parameters at the start of the current round.
+      inner_state: state of the inner optimizer.
+      rule_state: state of the merge rule.
+    """
+
+    count: jax.Array
+    snapshot: Params
+    inner_state: optax.OptState
+    rule_state: optax.OptState
+
+
+def every(
+    period: int,
+    inner: optax.GradientTransformation,
+    rule: MergeRule,
+    delay: int | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """A merge rule for training loops that call an optimizer step by step.
+
+    It follows the same algorithm as :func:`cocod_jax.make_round`, and gives the
+    same numbers, but it hides nothing: a program of one step has its collective
+    in a conditional, where no compiler can run it beside other steps. Take the
+    round for speed.
+
+    Args:
+      period: k, local steps in a round, at least 1 (shared).
+      inner: the optimizer of the local steps.
+      rule: what a worker does with what arrives.
+      delay: d, local steps between the snapshot and the merge, 0 to ``period``
+        (shared); None is the whole period.
+
+    Returns:
+      An optax optimizer with state :class:`EveryState`. ``update(gradients, state,
+      params)`` is to be called inside the front door that binds the rule's axis,
+      with the worker's own gradients.
+
+    Raises:
+      TypeError: when ``rule`` is not a MergeRule.
+      ValueError: when ``period`` or ``delay`` is not an integer in its range; in
+        use, when ``params`` is None.
+
+    Examples:
+      >>> optimizer = cj.every(2, optax.sgd(0.1), cj.cocod("workers"))
+      >>> params, targets = jnp.array([9.0, 9.0]), jnp.array([0.0, 4.0])
+      >>> state = jax.vmap(optimizer.init)(params)
+      >>> update = jax.jit(jax.vmap(optimizer.update, axis_name="workers"))
+      >>> for _ in range(80):
+      ...     updates, state = update(params - targets, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> print(f"{params.mean():.2f}")
+      2.00
+
+    .. note::
+       Delay 0 merges at the end of the last step of a round, where the round
+       merges at the beginning of the next one: no step lies between the two, so
+       that all gradients, losses and weighted means are the same.
+    """
+    if not isinstance(rule, MergeRule):
+        raise TypeError(
+            f"rule={rule!r} must be a MergeRule, such as cj.cocod('workers')."
+        )
+    period, delay = check_period(period, delay)
+    merge_at = (delay - 1) % period
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: Params) -> EveryState:
+        return EveryState(
+            count=jnp.zeros([], jnp.int32),
+            snapshot=jax.tree.map(jnp.array, params),  # a copy: params get donated
+            inner_state=inner.init(params),
+            rule_state=rule.init(params),
+        )
+
+    def update(
+        updates: optax.Updates,
+        state: Any,
+        params: Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, EveryState]:
+        if params is None:
+            raise ValueError(
+                "cj.every needs the parameters: call update(gradients, state, "
+                "params); params was None."
+            )
+        step = state.count % period
+        updates, inner_state = inner.update(
+            updates, state.inner_state, params, **extra_args
+        )
+        snapshot = optax.tree.where(step == 0, params, state.snapshot)
+
+        def merge() -> tuple[optax.Updates, optax.OptState]:
+            reached = optax.apply_updates(params, updates)
+            # Delay 0 is the merge of a snapshot from which no step was taken yet.
+            start = snapshot if delay else reached
+            shift, rule_state = rule.update(
+                optax.tree.sub(reached, start), state.rule_state, start
+            )
+            merged = optax.apply_updates(start, shift)
+            return optax.tree.sub(merged, params), rule_state
+
+        def keep_going() -> tuple[optax.Updates, optax.OptState]:
+            return optax.tree.cast_like(updates, params), state.rule_state
+
+        updates, rule_state = jax.lax.cond(step == merge_at, merge, keep_going)
+        count = jnp.asarray(optax.safe_increment(state.count))
+        return updates, EveryState(count, snapshot, inner_state, rule_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,136 @@
+"""What every merge rule is made of: two halves, and an optax transform around them."""
+
+from typing import Any, Protocol
+
+import jax
+import optax
+
+from cocod_jax._typing import Params, Weight
+
+
+class SendFn(Protocol):
+    """The half that communicates: ``send(state, snapshot, weight=None) -> arriving``.
+
+    It holds every collective of the rule. It is given the rule's state and the
+    snapshot, and nothing that the local steps compute: what cannot be seen
+    cannot be waited for, so the compiler is free to run it beside them.
+    """
+
+    def __call__(
+        self, state: optax.OptState, snapshot: Params, weight: Weight | None = None
+    ) -> Params: ...
+
+
+class MergeFn(Protocol):
+    """The half that computes: ``merge(arriving, progress, state, snapshot)``.
+
+    It holds no collective. It returns the updates to add to the *snapshot*, and
+    the rule's new state.
+    """
+
+    def __call__(
+        self,
+        arriving: Params,
+        progress: Params,
+        state: optax.OptState,
+        snapshot: Params,
+    ) -> tuple[optax.Updates, optax.OptState]: ...
+
+
+class MergeRule(optax.GradientTransformationExtraArgs):
+    """What a worker does with what arrives; an optax transform in two halves.
+
+    A rule unpacks to ``(init, update)`` and goes wherever optax transforms go.
+    Its ``update(progress, state, params=snapshot)`` is
+    ``merge(send(state, snapshot), progress, state, snapshot)``: the exchange and
+    the merge in one breath. :func:`cocod_jax.make_round` uses the two halves
+    apart, with local steps between them.
+
+    All trees are per worker. ``snapshot``, ``arriving``, ``progress`` and the
+    updates have the same structure, shapes and dtypes: the parameters'.
+
+    Attributes:
+      init: ``init(params) -> state``; NamedTuples of arrays, complete at once.
+      send: see :class:`SendFn`.
+      merge: see :class:`MergeFn`.
+      weights: the workers' weights, with sum 1, or None when all count the same.
+
+    Args:
+      init: the state of the rule for these parameters.
+      send: the half that communicates.
+      merge: the half that computes.
+      weights: those of the rule's exchange.
+
+    Examples:
+      A rule that overwrites a worker's progress with the mean:
+
+      >>> exchange = cj.mean("workers")
+      >>> overwrite = cj.MergeRule(
+      ...     init=lambda params: optax.EmptyState(),
+      ...     send=lambda state, snapshot, weight=None: exchange.average(
+      ...         snapshot, weight
+      ...     ),
+      ...     merge=lambda arriving, progress, state, snapshot: (
+      ...         optax.tree.sub(arriving, snapshot),
+      ...         state,
+      ...     ),
+      ... )
+      >>> init, update = overwrite
+    """
+
+    send: SendFn
+    merge: MergeFn
+    weights: tuple[float, ...] | None
+
+    def __new__(
+        cls,
+        init: optax.TransformInitFn,
+        send: SendFn,
+        merge: MergeFn,
+        weights: tuple[float, ...] | None = None,
+    ) -> "MergeRule":
+        def update(
+            updates: optax.Updates,
+            state: optax.OptState,
+            params: Params | None = None,
+            *,
+            weight: Weight | None = None,
+            **extra_args: Any,
+        ) -> tuple[optax.Updates, optax.OptState]:
+            del extra_args
+            if params is None:
+                raise ValueError(
+                    "a merge rule needs the snapshot: call update(progress, state, "
+                    "params=snapshot); params was None."
+                )
+            check_same_tree(updates, params, "progress", "snapshot")
+            arriving = send(state, params, weight)
+            return merge(arriving, updates, state, params)
+
+        self = super().__new__(cls, init, update)
+        self.send = send
+        self.merge = merge
+        self.weights = weights
+        return self
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        """Copies are made of the two halves; the tuple only holds what optax reads."""
+        return (self.init, self.send, self.merge, self.weights)
+
+
+def check_same_tree(tree: Any, like: Any, name: str, like_name: str) -> None:
+    """Raises ValueError unless both trees have the same structure and shapes."""
+    structure, expected = jax.tree.structure(tree), jax.tree.structure(like)
+    if structure != expected:
+        raise ValueError(
+            f"{name} and {like_name} must have the same tree structure; got "
+            f"{structure} and {expected}."
+        )
+    leaves = jax.tree.leaves_with_path(tree)
+    for (path, leaf), other in zip(leaves, jax.tree.leaves(like), strict=True):
+        if jax.numpy.shape(leaf) != jax.numpy.shape(other):
+            raise ValueError(
+                f"{name} and {like_name} must have the same shapes; at "
+                f"{jax.tree_util.keystr(path) or 'the root'} they are "
+                f"{jax.numpy.shape(leaf)} and {jax.numpy.shape(other)}."
+            )

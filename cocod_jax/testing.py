@@ -1,0 +1,204 @@
+"""Invariants of merge rules, for your own rules as well as ours.
+
+Each function merges a few times with random snapshots and progress, on simulated
+workers under ``vmap``, and raises AssertionError with a sentence that says what
+does not hold. None needs a device besides the default one.
+"""
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cocod_jax.rules import MergeRule
+
+_WORKERS = 4
+
+
+def assert_mean_preserved(
+    rule: MergeRule, *, axis_name: str = "workers", atol: float = 1e-5
+) -> None:
+    r"""The merge leaves the weighted mean of the workers unchanged.
+
+    .. math:: \sum_i p_i \, (s_i + u_i) = \sum_i p_i \, (s_i + \text{progress}_i)
+
+    Args:
+      rule: the rule, for any number of workers, or for as many as it has weights.
+      axis_name: the axis that the rule averages over.
+      atol: the absolute tolerance; the values are of order 1, in float32.
+
+    Raises:
+      AssertionError: when the mean moved.
+
+    Examples:
+      >>> from cocod_jax import testing
+      >>> testing.assert_mean_preserved(cj.cocod("workers", weights=(1, 2, 3)))
+    """
+    workers, weights = _workers(rule)
+    snapshot, progress = _tree(workers, seed=0), _tree(workers, seed=1)
+    merged = _merge(rule, axis_name, snapshot, progress, weights)
+    mean = lambda leaf: np.tensordot(weights, leaf, axes=1) / weights.sum()
+    before = jax.tree.map(lambda s, p: mean(s + p), snapshot, progress)
+    after = jax.tree.map(mean, merged)
+    _assert_close(after, before, atol, "the merge moved the weighted mean")
+
+
+def assert_identical_workers_agree(
+    rule: MergeRule, *, axis_name: str = "workers", atol: float = 1e-5
+) -> None:
+    """Identical workers stay identical, and each follows a single worker.
+
+    Args:
+      rule: the rule, for any number of workers, or for as many as it has weights.
+      axis_name: the axis that the rule averages over.
+      atol: the absolute tolerance of the comparison with a single worker.
+
+    Raises:
+      AssertionError: when two of them differ in any bit, or when they differ from a
+        single worker (not compared when the rule's weights fix their number).
+
+    Examples:
+      >>> from cocod_jax import testing
+      >>> testing.assert_identical_workers_agree(cj.cocod("workers"))
+    """
+    workers, weights = _workers(rule)
+    one = (_tree(1, seed=0), _tree(1, seed=1))
+    same = jax.tree.map(lambda leaf: np.repeat(leaf, workers, axis=0), one)
+    merged = _merge(rule, axis_name, same[0], same[1], weights)
+    first = jax.tree.map(lambda leaf: leaf[:1], merged)
+    for worker in range(1, workers):
+        other = jax.tree.map(lambda leaf, i=worker: leaf[i : i + 1], merged)
+        _assert_close(other, first, 0.0, "identical workers became different")
+    if rule.weights is None:
+        alone = _merge(rule, axis_name, one[0], one[1], np.ones(1, np.float32))
+        _assert_close(first, alone, atol, "identical workers differ from a single one")
+
+
+def assert_order_irrelevant(
+    rule: MergeRule, *, axis_name: str = "workers", atol: float = 1e-5
+) -> None:
+    """Permuting the workers, and their weights with them, permutes the result.
+
+    Rules that exchange over a graph do not have this property.
+
+    Args:
+      rule: the rule, for any number of workers, or for as many as it has weights.
+      axis_name: the axis that the rule averages over.
+      atol: the absolute tolerance: sums in another order round differently.
+
+    Raises:
+      AssertionError: when a worker's place in the order changed its result.
+
+    Examples:
+      >>> from cocod_jax import testing
+      >>> testing.assert_order_irrelevant(cj.cocod("workers"))
+    """
+    workers, weights = _workers(rule)
+    order = np.random.default_rng(2).permutation(workers)
+    permuted = lambda tree: jax.tree.map(lambda leaf: leaf[order], tree)
+    snapshot, progress = _tree(workers, seed=0), _tree(workers, seed=1)
+    merged = _merge(rule, axis_name, snapshot, progress, weights)
+    other = _merge(
+        rule, axis_name, permuted(snapshot), permuted(progress), weights[order]
+    )
+    _assert_close(other, permuted(merged), atol, "the order of the workers matters")
+
+
+def assert_fixed_point(
+    rule: MergeRule, *, axis_name: str = "workers", atol: float = 1e-5
+) -> None:
+    """Equal workers without progress stay where they are.
+
+    Args:
+      rule: the rule, for any number of workers, or for as many as it has weights.
+      axis_name: the axis that the rule averages over.
+      atol: the absolute tolerance.
+
+    Raises:
+      AssertionError: when a worker moved.
+
+    Examples:
+      >>> from cocod_jax import testing
+      >>> testing.assert_fixed_point(cj.cocod("workers"))
+    """
+    workers, weights = _workers(rule)
+    snapshot = jax.tree.map(
+        lambda leaf: np.repeat(leaf, workers, axis=0), _tree(1, seed=0)
+    )
+    still = jax.tree.map(np.zeros_like, snapshot)
+    merged = _merge(rule, axis_name, snapshot, still, weights)
+    _assert_close(merged, snapshot, atol, "equal workers without progress moved")
+
+
+def check_rule(
+    rule: MergeRule, *, axis_name: str = "workers", atol: float = 1e-5
+) -> None:
+    """All the invariants of this module, which CoCoD-SGD's rule has.
+
+    Args:
+      rule: the rule, for any number of workers, or for as many as it has weights.
+      axis_name: the axis that the rule averages over.
+      atol: the absolute tolerance.
+
+    Raises:
+      AssertionError: by the first invariant that does not hold.
+
+    Examples:
+      >>> from cocod_jax import testing
+      >>> testing.check_rule(cj.cocod("workers"))
+    """
+    for check in (
+        assert_mean_preserved,
+        assert_identical_workers_agree,
+        assert_order_irrelevant,
+        assert_fixed_point,
+    ):
+        check(rule, axis_name=axis_name, atol=atol)
+
+
+def _workers(rule: MergeRule) -> tuple[int, np.ndarray]:
+    """The number of workers to simulate, and unequal weights for them."""
+    workers = len(rule.weights) if rule.weights else _WORKERS
+    return workers, np.arange(1, workers + 1, dtype=np.float32)
+
+
+def _tree(workers: int, seed: int) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    shapes = {"matrix": (3, 2), "vector": (5,), "scalar": ()}
+    return {
+        name: rng.normal(size=(workers, *shape)).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+
+
+def _merge(
+    rule: MergeRule,
+    axis_name: str,
+    snapshot: Any,
+    progress: Any,
+    weights: np.ndarray,
+    merges: int = 3,
+) -> Any:
+    """The workers after some merges; each goes on from where the last one ended."""
+
+    def one_worker(snapshot: Any, progress: Any, weight: jax.Array) -> Any:
+        state = rule.init(snapshot)
+        for _ in range(merges):
+            updates, state = rule.update(progress, state, snapshot, weight=weight)
+            snapshot = jax.tree.map(jnp.add, snapshot, updates)
+            # The progress counts once; later merges show what the state does.
+            progress = jax.tree.map(jnp.zeros_like, progress)
+        return snapshot
+
+    merged = jax.jit(jax.vmap(one_worker, axis_name=axis_name))(
+        snapshot, progress, weights
+    )
+    return jax.tree.map(np.asarray, merged)
+
+
+def _assert_close(actual: Any, desired: Any, atol: float, message: str) -> None:
+    chex.assert_trees_all_close(
+        actual, desired, rtol=0, atol=atol, custom_message=message
+    )

@@ -1,0 +1,202 @@
+"""From one worker to N and back: replicate, consensus, and the check between."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cocod_jax._typing import ModelState, Params
+from cocod_jax.exchange import normalised
+from cocod_jax.round import RoundState
+
+
+def replicate(tree: Any, workers: int, *, first: int = 0) -> Any:
+    """The same tree on each worker, with a leading worker axis.
+
+    Typed PRNG keys are the exception: each worker gets a key of its own. In a
+    :class:`cocod_jax.RoundState` whose rule has weights, each worker gets its own
+    weight.
+
+    Args:
+      tree: a :class:`cocod_jax.RoundState` from ``round_.init``, or any tree of
+        arrays, such as parameters or an optimizer state (shared).
+      workers: the number of workers that the result is for.
+      first: the index of the first of them among all workers. A process of a
+        multi-process ``pmap`` that drives n devices calls
+        ``replicate(state, n, first=n * jax.process_index())``.
+
+    Returns:
+      A tree of the same structure; each leaf has shape [workers, ...] (per worker).
+
+    Raises:
+      ValueError: when ``workers`` is not an integer of at least 1, or the rule's
+        weights are not one for each worker.
+
+    Examples:
+      >>> print(cj.replicate({"w": jnp.array([1.0, 2.0])}, 3)["w"])
+      [[1. 2.]
+       [1. 2.]
+       [1. 2.]]
+    """
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise ValueError(f"workers={workers!r} must be an integer of at least 1.")
+    if isinstance(tree, RoundState) and tree.weight.ndim:
+        total = tree.weight.shape[0]
+        # In several processes each replicates its share of all the workers.
+        if total not in (workers, workers * jax.process_count()):
+            raise ValueError(
+                f"the rule has weights for {total} workers, but workers={workers}; "
+                "give one weight for each worker."
+            )
+        own = tree.weight[first : first + workers]
+        equal = tree._replace(weight=jnp.ones([]))
+        return replicate(equal, workers, first=first)._replace(weight=own)
+
+    def spread(leaf: jax.Array) -> jax.Array:
+        leaf = jnp.asarray(leaf)
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            own_key = lambda worker: jax.random.fold_in(leaf, worker)
+            return jax.vmap(own_key)(jnp.arange(first, first + workers))
+        return jnp.broadcast_to(leaf, (workers, *leaf.shape))
+
+    return jax.tree.map(spread, tree)
+
+
+def reweight(state: RoundState, weights: Sequence[float]) -> RoundState:
+    """The same state with new weights for the exchanges from now on.
+
+    The weights in force at the snapshot count: a round that has merged is not
+    affected, and the mean that a merge leaves unchanged is the one with the
+    weights that its snapshot was sent with.
+
+    Args:
+      state: after ``replicate``, with N workers (per worker).
+      weights: N positive, finite numbers (shared); only ratios matter.
+
+    Returns:
+      The state with ``weight`` replaced.
+
+    Raises:
+      ValueError: when a weight is not positive and finite, or their number is not
+        the number of workers.
+
+    Examples:
+      >>> round_ = cj.make_round(
+      ...     lambda w, batch: w, optax.sgd(0.1), cj.cocod("workers"), period=1
+      ... )
+      >>> state = cj.replicate(round_.init(jnp.array(0.0)), 2)
+      >>> print(cj.reweight(state, (1, 3)).weight)
+      [0.25 0.75]
+    """
+    shares = jnp.asarray(normalised(weights), state.weight.dtype)
+    if shares.shape != state.weight.shape:
+        raise ValueError(
+            f"weights has {shares.size} entries, but the state has workers of shape "
+            f"{state.weight.shape}; give one weight for each worker."
+        )
+    return state._replace(weight=shares)
+
+
+def consensus(state: RoundState) -> Params:
+    r"""The weighted mean of the workers' parameters: the model to evaluate.
+
+    .. math:: \hat x = \sum_i p_i x_i
+
+    Workers differ between rounds, each by its own progress; no single one is the
+    model. The mean is computed where the arrays are, and does not change ``state``.
+
+    Args:
+      state: after ``replicate`` (per worker, leading axis N).
+
+    Returns:
+      The parameters, without the worker axis, in their own dtypes (shared).
+
+    Examples:
+      >>> loss = lambda w, batch: (w * batch) ** 2
+      >>> round_ = cj.make_round(loss, optax.sgd(0.1), cj.cocod("workers"), period=1)
+      >>> state = cj.replicate(round_.init(jnp.array(1.0)), 2)
+      >>> print(cj.consensus(state._replace(params=jnp.array([1.0, 4.0]))))
+      2.5
+    """
+    return _weighted_mean(state.params, state.weight)
+
+
+def consensus_model_state(state: RoundState) -> ModelState:
+    """The model state that goes with :func:`consensus`.
+
+    Batch statistics stay with their worker while it trains. For evaluation the
+    floating-point leaves are averaged with the workers' weights, and the others,
+    such as counters, take their maximum over the workers. They are averaged, never
+    merged by difference: a variance could turn negative.
+
+    Args:
+      state: after ``replicate`` (per worker, leading axis N).
+
+    Returns:
+      The model state, without the worker axis (shared).
+
+    Examples:
+      >>> loss = lambda w, statistics, batch, key: (w, statistics)
+      >>> round_ = cj.make_round(
+      ...     loss, optax.sgd(0.1), cj.cocod("workers"), period=1, stateful=True
+      ... )
+      >>> state = cj.replicate(round_.init(jnp.array(1.0), {"n": jnp.array(0)}), 2)
+      >>> state = state._replace(model_state={"n": jnp.array([3, 5])})
+      >>> print(cj.consensus_model_state(state)["n"])
+      5
+    """
+    return _weighted_mean(state.model_state, state.weight)
+
+
+@jax.jit
+def _weighted_mean(tree: Any, weight: jax.Array) -> Any:
+    def average(leaf: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            return leaf.max(axis=0)
+        wide = jnp.promote_types(leaf.dtype, jnp.float32)
+        shares = (weight / weight.sum()).astype(wide)
+        return jnp.tensordot(
+            shares, leaf.astype(wide), axes=1, precision=jax.lax.Precision.HIGHEST
+        ).astype(leaf.dtype)
+
+    return jax.tree.map(average, tree)
+
+
+def check_equal_start(state: RoundState) -> None:
+    """Makes sure that all workers start from the same model.
+
+    Averaging cannot repair workers that never had a common start, and the loss
+    does not show it. Call it after ``replicate``, or after loading a checkpoint of
+    workers that should agree.
+
+    Args:
+      state: after ``replicate`` (per worker, leading axis N).
+
+    Raises:
+      ValueError: naming the first array of the parameters or of the model state in
+        which a worker differs from the first, and the worker.
+
+    Examples:
+      >>> round_ = cj.make_round(
+      ...     lambda w, batch: w, optax.sgd(0.1), cj.cocod("workers"), period=1
+      ... )
+      >>> state = cj.replicate(round_.init(jnp.array(1.0)), 2)
+      >>> cj.check_equal_start(state)
+      >>> cj.check_equal_start(state._replace(params=jnp.array([1.0, 1.5])))
+      Traceback (most recent call last):
+      ...
+      ValueError: the workers do not start equal: params of worker 1 differs ...
+    """
+    trees = {"params": state.params, "model_state": state.model_state}
+    for path, leaf in jax.tree.leaves_with_path(trees):
+        rows = np.asarray(leaf)
+        for worker, row in enumerate(rows[1:], start=1):
+            if not np.array_equal(row, rows[0], equal_nan=row.dtype.kind in "fc"):
+                name = path[0].key + jax.tree_util.keystr(path[1:])
+                raise ValueError(
+                    f"the workers do not start equal: {name} of worker {worker} "
+                    "differs from worker 0's. Start all from one tree with "
+                    "cj.replicate."
+                )
