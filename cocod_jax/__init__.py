@@ -29,6 +29,7 @@ from cocod_jax.rules import independent as independent
 from cocod_jax.workers import check_equal_start as check_equal_start
 from cocod_jax.workers import consensus as consensus
 from cocod_jax.workers import consensus_model_state as consensus_model_state
+from cocod_jax.workers import place as place
 from cocod_jax.workers import replicate as replicate
 from cocod_jax.workers import reweight as reweight
 

@@ -23,9 +23,9 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
-import optax
 
-Params: TypeAlias = optax.Params
+# A pytree is a tree of the user's own making: no narrower type would be true.
+Params: TypeAlias = Any
 ModelState: TypeAlias = Any
 Batch: TypeAlias = Any
 Batches: TypeAlias = Any

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from cocod_jax._typing import Batches, Params
 from cocod_jax.exchange import check_axis_name
@@ -18,6 +18,7 @@ from cocod_jax.round import (
     StepMetrics,
     check_batches,
 )
+from cocod_jax.workers import place
 
 Door: TypeAlias = Literal["pmap", "shard_map", "vmap"]
 Execution: TypeAlias = Literal["fused", "split"]
@@ -98,9 +99,7 @@ def distribute(
             return jax.jit(
                 jax.vmap(function, axis_name=axis_name), donate_argnums=donate
             )
-        if via == "pmap":
-            return jax.pmap(function, axis_name, devices=devices, donate_argnums=donate)
-        return _shard_map(function, axis_name, devices, check_vma, donate)
+        return _on_devices(function, axis_name, via, devices, check_vma, donate)
 
     if execution == "fused":
         return door(round_.run, donate=(0,))
@@ -146,14 +145,15 @@ def _split(round_: Round, door: Callable[..., Callable]) -> Run:
     return run
 
 
-def _shard_map(
+def _on_devices(
     function: Callable,
     axis_name: str,
+    via: Door,
     devices: Sequence[jax.Device] | None,
     check_vma: bool,
     donate: tuple[int, ...],
 ) -> Callable:
-    """``function`` of one worker over a mesh with one device for each worker."""
+    """``function`` of one worker, on one device for each worker."""
 
     def block(*args: Any) -> Any:
         # A worker's block still has the worker axis, of length 1.
@@ -161,21 +161,30 @@ def _shard_map(
         return jax.tree.map(lambda leaf: leaf[None], result)
 
     @functools.cache
-    def program(workers: int) -> tuple[Callable, NamedSharding]:
-        chosen = list(devices or jax.devices())[:workers]
+    def program(workers: int) -> tuple[Callable, list[jax.Device]]:
+        chosen = list(devices or jax.local_devices())[:workers]
         if len(chosen) < workers:
             raise ValueError(
                 f"there are {workers} workers but only {len(chosen)} devices; "
-                "shard_map runs one worker on each device."
+                f"via={via!r} runs one worker on each device."
             )
-        mesh, spec = Mesh(np.array(chosen), (axis_name,)), PartitionSpec(axis_name)
+        if via == "pmap":
+            mapped = jax.pmap(
+                function, axis_name, devices=chosen, donate_argnums=donate
+            )
+            return mapped, chosen
         mapped = jax.shard_map(
-            block, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=check_vma
+            block,
+            mesh=Mesh(np.array(chosen), axis_name),
+            in_specs=PartitionSpec(axis_name),
+            out_specs=PartitionSpec(axis_name),
+            check_vma=check_vma,
         )
-        return jax.jit(mapped, donate_argnums=donate), NamedSharding(mesh, spec)
+        return jax.jit(mapped, donate_argnums=donate), chosen
 
     def call(*args: Any) -> Any:
-        run, sharding = program(jax.tree.leaves(args)[0].shape[0])
-        return run(*jax.device_put(args, sharding))
+        run, chosen = program(jax.tree.leaves(args)[0].shape[0])
+        # Arguments that start elsewhere would make the second call compile again.
+        return run(*place(args, chosen, axis_name))
 
     return call

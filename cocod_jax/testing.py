@@ -132,6 +132,37 @@ def assert_fixed_point(
     _assert_close(merged, snapshot, atol, "equal workers without progress moved")
 
 
+def assert_workers_approach(rule: MergeRule, *, axis_name: str = "workers") -> None:
+    r"""Merges without progress bring the workers closer to each other.
+
+    .. math:: \sum_i \lVert x_i - \bar x \rVert^2 \text{ shrinks}
+
+    A merge with the wrong sign keeps every other invariant of this module.
+
+    Args:
+      rule: the rule, for any number of workers, or for as many as it has weights.
+      axis_name: the axis that the rule averages over.
+
+    Raises:
+      AssertionError: when the spread of the workers did not shrink.
+
+    Examples:
+      >>> from cocod_jax import testing
+      >>> testing.assert_workers_approach(cj.cocod("workers"))
+    """
+    workers, weights = _workers(rule)
+    snapshot = _tree(workers, seed=0)
+    still = jax.tree.map(np.zeros_like, snapshot)
+    merged = _merge(rule, axis_name, snapshot, still, weights)
+    spread = lambda tree: sum(leaf.var(axis=0).sum() for leaf in jax.tree.leaves(tree))
+    before, after = spread(snapshot), spread(merged)
+    if not after < before:
+        raise AssertionError(
+            f"merges without progress did not bring the workers closer: their variance "
+            f"was {before:.3g} and is {after:.3g}"
+        )
+
+
 def check_rule(
     rule: MergeRule, *, axis_name: str = "workers", atol: float = 1e-5
 ) -> None:
@@ -156,6 +187,7 @@ def check_rule(
         assert_fixed_point,
     ):
         check(rule, axis_name=axis_name, atol=atol)
+    assert_workers_approach(rule, axis_name=axis_name)
 
 
 def _workers(rule: MergeRule) -> tuple[int, np.ndarray]:

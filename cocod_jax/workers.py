@@ -6,13 +6,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cocod_jax._typing import ModelState, Params
+from cocod_jax._typing import AxisName, ModelState, Params
 from cocod_jax.exchange import normalised
 from cocod_jax.round import RoundState
 
 
-def replicate(tree: Any, workers: int, *, first: int = 0) -> Any:
+def replicate(
+    tree: Any,
+    workers: int,
+    *,
+    first: int = 0,
+    devices: Sequence[jax.Device] | None = None,
+) -> Any:
     """The same tree on each worker, with a leading worker axis.
 
     Typed PRNG keys are the exception: each worker gets a key of its own. In a
@@ -26,13 +33,17 @@ def replicate(tree: Any, workers: int, *, first: int = 0) -> Any:
       first: the index of the first of them among all workers. A process of a
         multi-process ``pmap`` that drives n devices calls
         ``replicate(state, n, first=n * jax.process_index())``.
+      devices: where the workers will run, one device for each, for your own
+        ``pmap`` or ``shard_map``: a state that starts anywhere else makes their
+        second call compile again. None leaves the tree on the default device,
+        from where :func:`cocod_jax.distribute` takes it.
 
     Returns:
       A tree of the same structure; each leaf has shape [workers, ...] (per worker).
 
     Raises:
-      ValueError: when ``workers`` is not an integer of at least 1, or the rule's
-        weights are not one for each worker.
+      ValueError: when ``workers`` is not an integer of at least 1, when there is
+        not one device for each worker, or the rule's weights are not one for each.
 
     Examples:
       >>> print(cj.replicate({"w": jnp.array([1.0, 2.0])}, 3)["w"])
@@ -42,6 +53,13 @@ def replicate(tree: Any, workers: int, *, first: int = 0) -> Any:
     """
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise ValueError(f"workers={workers!r} must be an integer of at least 1.")
+    if devices is not None:
+        if len(devices) != workers:
+            raise ValueError(
+                f"devices has {len(devices)} entries, but workers={workers}; give one "
+                "device for each worker."
+            )
+        return place(replicate(tree, workers, first=first), devices)
     if isinstance(tree, RoundState) and tree.weight.ndim:
         total = tree.weight.shape[0]
         # In several processes each replicates its share of all the workers.
@@ -62,6 +80,28 @@ def replicate(tree: Any, workers: int, *, first: int = 0) -> Any:
         return jnp.broadcast_to(leaf, (workers, *leaf.shape))
 
     return jax.tree.map(spread, tree)
+
+
+def place(
+    tree: Any, devices: Sequence[jax.Device], axis_name: AxisName = "workers"
+) -> Any:
+    """The same tree with the arrays of worker i on device i.
+
+    Args:
+      tree: leaves of shape [N, ...] (per worker).
+      devices: N devices.
+      axis_name: the name of the mesh axis in the arrays' sharding.
+
+    Returns:
+      The tree, sharded over the devices; arrays that are there already stay.
+
+    Examples:
+      >>> placed = cj.place(jnp.arange(2.0), jax.devices()[:2])
+      >>> len(placed.devices())
+      2
+    """
+    mesh = Mesh(np.array(devices), axis_name)
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(axis_name)))
 
 
 def reweight(state: RoundState, weights: Sequence[float]) -> RoundState:

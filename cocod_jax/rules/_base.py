@@ -34,6 +34,7 @@ class MergeFn(Protocol):
         progress: Params,
         state: optax.OptState,
         snapshot: Params,
+        /,
     ) -> tuple[optax.Updates, optax.OptState]: ...
 
 

@@ -1,0 +1,146 @@
+"""Front doors and executions: the choice, donation, compilation, errors."""
+
+import logging
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import cocod_jax as cj
+from tests import problems
+from tests.problems import PERIOD, N
+
+COMBINATIONS = [
+    (via, execution)
+    for via in ("pmap", "shard_map", "vmap")
+    for execution in ("fused", "split")
+]
+
+
+def make_round(**options):
+    inner = optax.sgd(0.05, momentum=0.9)
+    return cj.make_round(
+        problems.loss, inner, cj.cocod("workers"), period=PERIOD, **options
+    )
+
+
+@pytest.mark.parametrize(("via", "execution"), COMBINATIONS)
+def test_the_second_call_compiles_nothing(via, execution, caplog):
+    round_ = make_round(delay=1)
+    run = cj.distribute(round_, via=via, execution=execution)
+    state = cj.replicate(round_.init(problems.params()), N)
+    batches = problems.round_batches(problems.batches(), 0)
+    state, _ = run(state, batches)
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        state, metrics = run(state, batches)
+        jax.block_until_ready((state.params, metrics))
+    assert [r.message for r in caplog.records if "ompil" in r.message] == []
+
+
+@pytest.mark.parametrize(("via", "execution"), COMBINATIONS)
+def test_the_state_is_donated(via, execution):
+    """One copy of the state, and what is kept of it beside is a copy."""
+    round_ = make_round()
+    run = cj.distribute(round_, via=via, execution=execution)
+    state = cj.replicate(round_.init(problems.params()), N)
+    batches = problems.round_batches(problems.batches(), 0)
+    state, _ = run(state, batches)
+    given_away = state.params["w"]
+    state, _ = run(state, batches)
+    assert given_away.is_deleted()
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
+def test_a_fresh_state_shares_no_buffer_with_the_caller():
+    params = jax.tree.map(jax.numpy.asarray, problems.params())
+    inner = optax.chain(optax.ema(0.9), optax.sgd(0.1))
+    round_ = cj.make_round(problems.loss, inner, cj.cocod("workers"), period=PERIOD)
+    state = round_.init(params)
+    jax.jit(lambda state: state, donate_argnums=0)(state)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))
+
+
+def test_cpus_get_split_and_the_user_can_say_otherwise():
+    """Fused compiles ``run``; split never traces it."""
+    for execution, traced in ((None, False), ("split", False), ("fused", True)):
+        round_, calls = make_round(), []
+
+        def spy(*args, run=round_.run, calls=calls):
+            calls.append(1)
+            return run(*args)
+
+        state = cj.replicate(round_.init(problems.params()), N)
+        distributed = cj.distribute(round_._replace(run=spy), execution=execution)
+        distributed(state, problems.round_batches(problems.batches(), 0))
+        assert bool(calls) is traced
+
+
+def test_a_placed_state_compiles_a_users_own_pmap_once(caplog):
+    round_ = make_round()
+    run = jax.pmap(round_.run, axis_name="workers", donate_argnums=0)
+    devices = jax.devices()[:N]
+    state = cj.replicate(round_.init(problems.params()), N, devices=devices)
+    batches = problems.round_batches(problems.batches(), 0)
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            state, _ = run(state, batches)
+    compiled = [r for r in caplog.records if "Finished XLA compilation" in r.message]
+    assert len(compiled) == 1
+    with pytest.raises(ValueError, match=r"devices has 4 entries, but workers=3"):
+        cj.replicate(problems.params(), 3, devices=devices)
+
+
+def test_workers_run_where_they_are_told_to():
+    devices = jax.devices()[4:]
+    for via in ("pmap", "shard_map"):
+        round_ = make_round()
+        run = cj.distribute(round_, via=via, devices=devices)
+        state = cj.replicate(round_.init(problems.params()), N)
+        state, _ = run(state, problems.round_batches(problems.batches(), 0))
+        assert state.params["w"].devices() == set(devices)
+
+
+def test_a_mesh_axis_may_have_any_name():
+    rule = cj.cocod("replica")
+    round_ = cj.make_round(problems.loss, optax.sgd(0.1), rule, period=PERIOD)
+    for via in ("pmap", "shard_map", "vmap"):
+        state = cj.replicate(round_.init(problems.params()), 2)
+        batches = problems.round_batches(problems.batches(workers=2), 0)
+        cj.distribute(round_, "replica", via=via)(state, batches)
+        with pytest.raises(ValueError, match="'replica' is not bound"):
+            cj.distribute(round_, "workers", via=via)(state, batches)
+
+
+def test_device_arrays_are_as_good_as_numpy_batches():
+    round_ = make_round()
+    batches = problems.round_batches(problems.batches(), 0)
+    on_device = jax.pmap(lambda x: x)(batches)
+    for execution in ("fused", "split"):
+        results = []
+        for given in (batches, on_device):
+            state = cj.replicate(round_.init(problems.params()), N)
+            state, _ = cj.distribute(round_, execution=execution)(state, given)
+            results.append(state.params)
+        jax.tree.map(np.testing.assert_array_equal, *results)
+
+
+def test_bad_choices_are_refused():
+    round_ = make_round()
+    with pytest.raises(ValueError, match="via='threads'"):
+        cj.distribute(round_, via="threads")
+    with pytest.raises(ValueError, match="execution='slow'"):
+        cj.distribute(round_, execution="slow")
+    with pytest.raises(ValueError, match="devices has no meaning"):
+        cj.distribute(round_, via="vmap", devices=jax.devices())
+    with pytest.raises(TypeError, match="axis_name"):
+        cj.distribute(round_, 3)
+
+
+def test_more_workers_than_devices_are_refused():
+    round_ = make_round()
+    state = cj.replicate(round_.init(problems.params()), 9)
+    batches = problems.round_batches(problems.batches(workers=9), 0)
+    for via in ("pmap", "shard_map"):
+        with pytest.raises(ValueError, match="9 workers but only 8 devices"):
+            cj.distribute(round_, via=via)(state, batches)

@@ -1,0 +1,172 @@
+"""Merge rules: the two halves, the optax face, the invariants, the errors."""
+
+import copy
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import cocod_jax as cj
+from cocod_jax import testing
+from tests import problems
+from tests.problems import WEIGHTS, N
+
+EXCHANGING = {
+    "cocod": cj.cocod("workers"),
+    "cocod_weighted": cj.cocod("workers", WEIGHTS),
+    "cocod_exchange": cj.cocod(cj.mean("workers")),
+}
+
+
+@pytest.mark.parametrize("name", EXCHANGING)
+def test_rules_keep_the_invariants(name):
+    testing.check_rule(EXCHANGING[name])
+
+
+@pytest.mark.parametrize("name", EXCHANGING)
+def test_update_is_merge_after_send(name):
+    rule = EXCHANGING[name]
+    snapshot = problems.stacked([problems.params()] * N)
+    progress = jax.tree.map(
+        lambda x: 0.1 * np.arange(N).reshape(-1, *[1] * (x.ndim - 1)) + x, snapshot
+    )
+
+    def halves(progress, snapshot):
+        state = rule.init(snapshot)
+        arriving = rule.send(state, snapshot)
+        return rule.merge(arriving, progress, state, snapshot)[0]
+
+    def whole(progress, snapshot):
+        return rule.update(progress, rule.init(snapshot), snapshot)[0]
+
+    results = [
+        jax.pmap(function, axis_name="workers")(progress, snapshot)
+        for function in (halves, whole)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *results)
+
+
+def test_a_rule_is_an_optax_transform():
+    rule = cj.cocod("workers")
+    assert isinstance(rule, optax.GradientTransformationExtraArgs)
+    init, update = rule
+    assert (rule.init, rule.update) == (init, update)
+    other = copy.deepcopy(rule)
+    assert (other.send, other.merge, other.weights) == (rule.send, rule.merge, None)
+
+
+def test_chained_behind_an_optimizer_it_is_cocod_with_period_one():
+    """The optimizer's update is the progress of one step from the snapshot."""
+    targets = jnp.arange(N, dtype=jnp.float32)
+    optimizer = optax.chain(optax.sgd(0.1, momentum=0.9), cj.cocod("workers"))
+    round_ = cj.make_round(
+        lambda x, target: 0.5 * (x - target) ** 2,
+        optax.sgd(0.1, momentum=0.9),
+        cj.cocod("workers"),
+        period=1,
+    )
+    params = jnp.full(N, 9.0)
+    state = jax.vmap(optimizer.init)(params)
+    round_state = cj.replicate(round_.init(params[0]), N)
+    step = jax.vmap(optimizer.update, axis_name="workers")
+    run = cj.distribute(round_, via="vmap")
+    for _ in range(5):
+        updates, state = step(params - targets, state, params)
+        params = optax.apply_updates(params, updates)
+        round_state, _ = run(round_state, targets[:, None])
+        np.testing.assert_allclose(params, round_state.params, rtol=1e-6)
+
+
+def test_masked_leaves_stay_with_their_worker():
+    mask = {"shared": True, "own": False}
+    rule = optax.masked(cj.cocod("workers"), mask)
+    snapshot = {"shared": jnp.arange(4.0), "own": jnp.arange(4.0)}
+    zero = jax.tree.map(jnp.zeros_like, snapshot)
+
+    def merge(progress, snapshot):
+        return rule.update(progress, rule.init(snapshot), snapshot)[0]
+
+    updates = jax.vmap(merge, axis_name="workers")(zero, snapshot)
+    np.testing.assert_allclose(snapshot["shared"] + updates["shared"], 1.5)
+    np.testing.assert_array_equal(updates["own"], 0)
+
+
+def test_extra_arguments_are_accepted():
+    rule = cj.cocod("workers")
+    merge = lambda p, s: rule.update(p, rule.init(s), s, value=1.0, unknown="x")[0]
+    jax.vmap(merge, axis_name="workers")(jnp.zeros(N), jnp.zeros(N))
+
+
+def test_params_are_needed():
+    rule = cj.cocod("workers")
+    with pytest.raises(ValueError, match="params was None"):
+        rule.update(jnp.zeros(()), rule.init(None))
+
+
+def test_progress_and_snapshot_must_match():
+    rule = cj.cocod("workers")
+    snapshot = {"w": jnp.zeros(3), "b": jnp.zeros(2)}
+    with pytest.raises(ValueError, match=r"progress and snapshot.* tree structure"):
+        rule.update({"w": jnp.zeros(3)}, rule.init(None), snapshot)
+    wrong = {"w": jnp.zeros(3), "b": jnp.zeros(3)}
+    with pytest.raises(ValueError, match=r"at \['b'\] they are \(3,\) and \(2,\)"):
+        rule.update(wrong, rule.init(None), snapshot)
+
+
+finite = st.floats(-100, 100, width=32)
+weight = st.floats(2**-6, 64, width=32)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    data=st.lists(st.tuples(finite, finite, weight), min_size=N, max_size=N),
+    order=st.permutations(range(N)),
+)
+def test_any_merge_preserves_the_mean_and_ignores_the_order(data, order):
+    snapshot, progress, weights = np.array(data).T
+    with jax.enable_x64(True):
+        rule = cj.cocod("workers")
+        merge = jax.vmap(
+            lambda s, p, w: s + rule.update(p, rule.init(s), s, weight=w)[0],
+            axis_name="workers",
+        )
+        merged = merge(snapshot, progress, weights)
+        permuted = merge(snapshot[order,], progress[order,], weights[order,])
+    mean = lambda x: np.average(x, weights=weights)
+    # float64 with values up to 200.
+    np.testing.assert_allclose(mean(merged), mean(snapshot + progress), atol=1e-11)
+    np.testing.assert_allclose(permuted, merged[order,], atol=1e-11)
+
+
+BROKEN = {
+    "overwrites": (lambda m, p, s: m - s, testing.assert_mean_preserved),
+    "moves by itself": (lambda m, p, s: m - s + p + 0.1, testing.assert_fixed_point),
+    "wrong sign": (lambda m, p, s: s - m + p, testing.assert_workers_approach),
+    "knows its place": (
+        lambda m, p, s: m - s + p + jax.lax.axis_index("workers"),
+        testing.assert_identical_workers_agree,
+    ),
+    "plays favourites": (
+        lambda m, p, s: m - s + p * (1 + jax.lax.axis_index("workers")),
+        testing.assert_order_irrelevant,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_the_invariants_find_broken_rules(name):
+    merge, check = BROKEN[name]
+    good = cj.cocod("workers")
+    rule = cj.MergeRule(
+        good.init,
+        good.send,
+        lambda m, p, state, s: (jax.tree.map(merge, m, p, s), state),
+    )
+    with pytest.raises(AssertionError):
+        check(rule)
+    with pytest.raises(AssertionError):
+        testing.check_rule(rule)

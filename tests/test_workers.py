@@ -1,0 +1,107 @@
+"""From one worker to N and back."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import cocod_jax as cj
+from tests import problems
+
+
+def make_state(workers, weights=None, model_state=None):
+    round_ = cj.make_round(
+        problems.loss, optax.adam(0.1), cj.cocod("workers", weights), period=1
+    )
+    return cj.replicate(round_.init(problems.params(), model_state), workers)
+
+
+def test_replicate_copies_everything_but_the_keys():
+    state = make_state(3)
+    for leaf in jax.tree.leaves(state._replace(key=())):
+        assert leaf.shape[0] == 3
+        np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
+    keys = jax.random.key_data(state.key)
+    assert len({tuple(row) for row in np.asarray(keys).tolist()}) == 3
+
+
+def test_replicate_in_parts_is_replicate_in_one():
+    """Two processes of two workers each hold what one of four would."""
+    round_ = cj.make_round(problems.loss, optax.sgd(0.1), cj.cocod("workers"), period=1)
+    state = round_.init(problems.params())
+    whole = cj.replicate(state, 4)
+    second = cj.replicate(state, 2, first=2)
+    np.testing.assert_array_equal(
+        jax.random.key_data(whole.key)[2:], jax.random.key_data(second.key)
+    )
+
+
+@pytest.mark.parametrize("workers", [0, -1, 1.5, "2", True])
+def test_replicate_refuses_a_bad_number(workers):
+    with pytest.raises(ValueError, match="workers="):
+        cj.replicate(problems.params(), workers)
+
+
+def test_each_worker_gets_its_own_weight():
+    np.testing.assert_allclose(make_state(2, (1, 3)).weight, [0.25, 0.75])
+    np.testing.assert_allclose(make_state(2).weight, [1, 1])
+    with pytest.raises(ValueError, match="weights for 2 workers, but workers=3"):
+        make_state(3, (1, 3))
+
+
+def test_reweight():
+    state = cj.reweight(make_state(2), (3, 1))
+    np.testing.assert_allclose(state.weight, [0.75, 0.25])
+    with pytest.raises(ValueError, match="weights has 3 entries"):
+        cj.reweight(state, (1, 1, 1))
+    with pytest.raises(ValueError, match="positive, finite"):
+        cj.reweight(state, (1, 0))
+
+
+def test_consensus_is_the_weighted_mean_in_the_leaves_own_dtypes():
+    state = make_state(2, (1, 3))
+    params = {"x": jnp.array([[0.0, 8], [4, 4]]), "h": jnp.array([0, 4], jnp.bfloat16)}
+    mean = cj.consensus(state._replace(params=params))
+    np.testing.assert_allclose(mean["x"], [3, 5])
+    assert mean["h"] == 3
+    assert mean["h"].dtype == jnp.bfloat16
+
+
+def test_consensus_of_sharded_workers():
+    """Also where every worker's arrays are on a device of their own."""
+    state = jax.pmap(lambda s: s)(make_state(8))
+    jax.tree.map(
+        lambda mean, x: np.testing.assert_allclose(mean, x, rtol=1e-6),
+        cj.consensus(state),
+        problems.params(),
+    )
+
+
+def test_statistics_are_averaged_and_counters_take_the_maximum():
+    state = make_state(2, (1, 3))._replace(
+        model_state={"var": jnp.array([1.0, 2.0]), "seen": jnp.array([7, 5])}
+    )
+    model_state = cj.consensus_model_state(state)
+    np.testing.assert_allclose(model_state["var"], 1.75)
+    assert model_state["seen"] == 7
+
+
+def test_unequal_starts_are_found():
+    statistics = {"mean": jnp.zeros(3), "n": jnp.array(0)}
+    state = make_state(3, model_state=statistics)
+    cj.check_equal_start(state)
+    other = state.params["deep"][1]["c"].at[2, 1].add(1e-6)
+    params = {**state.params, "deep": [state.params["deep"][0], {"c": other}]}
+    with pytest.raises(ValueError, match=r"params\['deep'\]\[1\]\['c'\] of worker 2"):
+        cj.check_equal_start(state._replace(params=params))
+    with pytest.raises(ValueError, match=r"model_state\['n'\] of worker 1"):
+        cj.check_equal_start(
+            state._replace(model_state={**state.model_state, "n": jnp.arange(3)})
+        )
+
+
+def test_equal_infinities_and_nans_are_equal():
+    state = make_state(2)
+    strange = jnp.array([[np.nan, np.inf], [np.nan, np.inf]])
+    cj.check_equal_start(state._replace(params=strange))
