@@ -213,10 +213,13 @@ def make_round(
 
     def step(state: RoundState, batch: Batch) -> tuple[RoundState, StepMetrics]:
         def loss_of(params: Params) -> tuple[jax.Array, ModelState]:
+            # Rebuilt here: NNX variables can only be written in the trace that made
+            # them, and differentiation is a trace of its own.
+            model_state = jax.tree.map(lambda leaf: leaf, state.model_state)
             if not stateful:
-                return loss_fn(params, batch), state.model_state
+                return loss_fn(params, batch), model_state
             key = jax.random.fold_in(state.key, state.count)
-            return loss_fn(params, state.model_state, batch, key)
+            return loss_fn(params, model_state, batch, key)
 
         (loss, model_state), gradient = jax.value_and_grad(loss_of, has_aux=True)(
             state.params

@@ -1,0 +1,1 @@
+"""Runnable studies: the main job is ``python -m experiments.train``."""

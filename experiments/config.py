@@ -1,0 +1,59 @@
+"""What one training run is: its configuration, on the command line or in Python."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+Algorithm = Literal["ssgd", "pipe_sgd", "local_sgd", "cocod"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run; the defaults take under 3 minutes on 2 CPU cores."""
+
+    algorithm: Algorithm = "cocod"
+    """Who communicates what, and when."""
+    workers: int | None = None
+    """Number of workers; default: the GPUs that are there, or 4 CPU devices."""
+    period: int = 4
+    """k, local steps in a round."""
+    delay: int | None = None
+    """d, local steps that the exchange of cocod may take; default: the period."""
+    warmup_rounds: int = 0
+    """Rounds of one synchronous step each, before the others."""
+
+    model: Literal["resnet18", "vgg16", "cnn"] = "resnet18"
+    """The network."""
+    width: int | None = 8
+    """Channels of its first stage; default of the paper's networks: 64."""
+
+    data: Literal["mnist5k", "digits", "cifar10", "cifar100"] = "mnist5k"
+    """The data set; mnist5k and digits need no download."""
+    data_dir: Path | None = None
+    """Where the CIFAR archives are."""
+    partition: str = "iid"
+    """How the training data are split: iid, or dirichlet:ALPHA (skewed labels)."""
+
+    epochs: int = 12
+    """Passes over the training data."""
+    batch_size: int = 25
+    """Images in one local batch of one worker."""
+    learning_rate: float = 0.2
+    """For a total batch of 256; scaled linearly to the total batch of the workers."""
+    warmup_epochs: float = 1.0
+    """The learning rate grows linearly from one worker's to all workers'."""
+    decay: Literal["cosine", "step"] = "cosine"
+    """After the warm-up: to zero, or by 10 after 50 % and 75 % of the epochs."""
+    momentum: float = 0.9
+    """Of the local optimizer, Nesterov's; its buffers stay with their worker."""
+    weight_decay: float = 5e-4
+    """On kernels; not on biases and batch norm."""
+
+    seed: int = 0
+    """Of the initial model, the order of the data and the augmentation."""
+    via: Literal["pmap", "shard_map"] = "pmap"
+    """The front door."""
+    execution: Literal["fused", "split"] | None = None
+    """One program per round, or one per step; default: split on CPUs."""
+    out: Path = Path("runs")
+    """Folder for the log and the figure."""

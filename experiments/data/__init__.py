@@ -1,0 +1,31 @@
+"""Data sets, their split between workers, and the input pipeline."""
+
+from pathlib import Path
+
+from experiments.data import builtin, cifar
+from experiments.data.dataset import Dataset as Dataset
+from experiments.data.dataset import normalised as normalised
+from experiments.data.partition import partition as partition
+from experiments.data.pipeline import Pipeline as Pipeline
+
+
+def load(name: str, data_dir: Path | None = None) -> Dataset:
+    """A data set by its name: mnist5k, digits, cifar10 or cifar100.
+
+    Args:
+      name: which.
+      data_dir: the folder of the CIFAR archives.
+
+    Raises:
+      ValueError: when the name is unknown, or an archive is damaged.
+      FileNotFoundError: when an archive is not there.
+    """
+    loaders = {
+        "mnist5k": builtin.mnist5k,
+        "digits": builtin.digits,
+        "cifar10": lambda: cifar.read_cifar(cifar.CIFAR10, data_dir),
+        "cifar100": lambda: cifar.read_cifar(cifar.CIFAR100, data_dir),
+    }
+    if name not in loaders:
+        raise ValueError(f"data={name!r} must be one of {sorted(loaders)}.")
+    return loaders[name]()
