@@ -1,0 +1,64 @@
+"""The certificate from a shell.
+
+    python -m cocod_jax.certify MODULE --target h100 --devices 8 [MODULE'S OWN ARGS]
+
+``MODULE`` brings a function that builds what it would train::
+
+    def certifiable(argv: list[str], devices: int) -> tuple[fn, *args]
+
+It gets the arguments that are not listed below, and the number of workers. It
+returns what :func:`cocod_jax.certify.certify` takes: a Round (or one worker's
+function, or a jitted or pmapped one) and its arguments, of which the shapes are
+enough. Nothing should be computed or downloaded for it.
+
+Exit status: 0 if all communication is hidden, 1 if something is exposed.
+"""
+
+import argparse
+import importlib
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from cocod_jax.certify._certify import certify
+from cocod_jax.certify._compile import TARGETS, install_command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cocod_jax.certify",
+        description="Says whether a module's communication is hidden behind its local "
+        "steps. Other arguments are passed on to the module.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("module", nargs="?", help="has a function certifiable")
+    parser.add_argument("--target", choices=TARGETS, help="default: the GPUs here")
+    parser.add_argument("--devices", type=int, default=8, help="workers (%(default)s)")
+    parser.add_argument("--hosts", type=int, default=1, help="default: %(default)s")
+    parser.add_argument(
+        "--latency-hiding",
+        action=argparse.BooleanOptionalAction,
+        help="turn the latency-hiding scheduler on or off",
+    )
+    parser.add_argument(
+        "--install", action="store_true", help="install the compiler and stop"
+    )
+    ours, theirs = parser.parse_known_args(argv)
+    if ours.install:
+        return subprocess.call(install_command())
+    if ours.module is None:
+        parser.error("name a module, or --install")
+    certifiable = importlib.import_module(ours.module).certifiable
+    certificate = certify(
+        *certifiable(theirs, ours.devices),
+        target=ours.target,
+        hosts=ours.hosts,
+        latency_hiding=ours.latency_hiding,
+    )
+    print(certificate)
+    return 0 if certificate.hidden else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,203 @@
+"""The certificate: whether communication is hidden, why not, and what helps."""
+
+from typing import Any, NamedTuple
+
+from cocod_jax.certify._dataflow import CollectiveFlow, human_bytes
+from cocod_jax.certify._picture import draw, picture
+from cocod_jax.certify._schedule import Schedule
+
+
+class Reason(NamedTuple):
+    """Why a collective is exposed.
+
+    Attributes:
+      id: short and stable, for tests and for links.
+      why: one sentence.
+      cure: what to change.
+    """
+
+    id: str
+    why: str
+    cure: str
+
+
+REASONS = {
+    reason.id: reason
+    for reason in (
+        Reason(
+            "nothing-sent",
+            "The program holds no collective.",
+            "Certify for two devices or more, with the name of the workers' axis.",
+        ),
+        Reason(
+            "conditional",
+            "A collective sits in a conditional, which ends before anything else runs.",
+            "Decide in Python: compile a program for the rounds that send and one for "
+            "those that do not, or use make_round, which always sends.",
+        ),
+        Reason(
+            "in-loop",
+            "A collective sits in the loop of the local steps, so every step waits "
+            "for one.",
+            "Send once a round, before the loop. Synchronous SGD cannot be hidden; "
+            "CoCoD-SGD can.",
+        ),
+        Reason(
+            "reduced-metric",
+            "A second reduction needs the results of the local steps, such as the mean "
+            "of the loss. The compiler merges it with the exchange, which then waits "
+            "for the steps too.",
+            "Return the metrics of each worker and reduce them outside of the round.",
+        ),
+        Reason(
+            "waits-for-steps",
+            "The collective needs the results of the local steps.",
+            "Send the snapshot that was taken before the steps.",
+        ),
+        Reason(
+            "steps-wait",
+            "The local steps need what the collective brings, as in Local SGD "
+            "(delay 0).",
+            "Merge after the steps: a delay of 1 or more.",
+        ),
+        Reason(
+            "no-steps",
+            "The program has no loop of local steps to hide a collective behind.",
+            "Write the local steps as one lax.scan.",
+        ),
+        Reason(
+            "scheduler-off",
+            "The compiler's latency-hiding scheduler is off for this GPU, and "
+            "collectives run alone.",
+            "Set XLA_FLAGS=--xla_gpu_enable_latency_hiding_scheduler=true, or give "
+            "that option to jax.jit. certify(..., latency_hiding=True) tries it.",
+        ),
+        Reason(
+            "many-buffers",
+            "Several collectives share the round, and only one can be in flight beside "
+            "the local steps.",
+            "Send one flat buffer (jax.flatten_util.ravel_pytree), as cj.mean does.",
+        ),
+        Reason(
+            "compiler",
+            "Nothing in the program forbids the overlap, but the compiler did not "
+            "schedule it.",
+            "Look at the compiled text; memory near the GPU's limit and flags in "
+            "XLA_FLAGS can both do this.",
+        ),
+    )
+}
+
+
+class Certificate(NamedTuple):
+    """What the compiler does with the communication of a program.
+
+    Attributes:
+      target: the GPU it was compiled for.
+      devices: the number of workers.
+      hosts: over which they are spread.
+      flows: what the program allows, from the jaxpr.
+      schedule: what the compiler made of it.
+      reasons: why something is exposed, most important first; empty when all is
+        hidden.
+      temp_bytes: memory of one worker beside its inputs and outputs.
+      overlap_bytes: of which the overlap costs this much: the difference to the
+        same round with delay 0. None where there is no such round.
+    """
+
+    target: str
+    devices: int
+    hosts: int
+    flows: tuple[CollectiveFlow, ...]
+    schedule: Schedule
+    reasons: tuple[Reason, ...]
+    temp_bytes: int
+    overlap_bytes: int | None = None
+
+    @property
+    def hidden(self) -> bool:
+        """Whether every collective is in flight while local steps run."""
+        return not self.reasons
+
+    @property
+    def verdict(self) -> str:
+        """One line: hidden behind what, or exposed and why."""
+        if self.reasons:
+            return "exposed: " + "; ".join(r.id for r in self.reasons)
+        least = min(c.steps for c in self.schedule.collectives)
+        return f"hidden behind {least:.3g} of {self.schedule.steps:.3g} local steps"
+
+    def check(self) -> "Certificate":
+        """Returns the certificate if all is hidden.
+
+        Raises:
+          ExposedError: with the whole certificate, when something is exposed.
+        """
+        if not self.hidden:
+            raise ExposedError(str(self))
+        return self
+
+    def __str__(self) -> str:
+        gpus = f"{self.devices} x {self.target}, hosts: {self.hosts}"
+        memory = f"memory beside inputs and outputs: {human_bytes(self.temp_bytes)}"
+        if self.overlap_bytes is not None:
+            memory += f", {human_bytes(self.overlap_bytes)} of it for the overlap"
+        lines = [f"{self.verdict}  ({gpus})", picture(self.schedule), memory]
+        if not self.hidden:
+            lines += dict.fromkeys(f"the program has {flow}" for flow in self.flows)
+            lines += [f"{r.id}: {r.why}\n  -> {r.cure}" for r in self.reasons]
+        return "\n".join(lines)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the schedule with matplotlib: one row computes, the others send.
+
+        Args:
+          ax: axes to draw on; None makes new ones.
+
+        Returns:
+          The axes.
+        """
+        ax = draw(self.schedule, ax)
+        ax.set_title(f"{self.devices} x {self.target}: {self.verdict}")
+        return ax
+
+
+class ExposedError(AssertionError):
+    """A collective that should be hidden is not."""
+
+
+def diagnose(
+    flows: tuple[CollectiveFlow, ...], schedule: Schedule, *, scheduler: bool
+) -> tuple[Reason, ...]:
+    """Why something is exposed; empty when all is hidden.
+
+    Args:
+      flows: what the program allows.
+      schedule: what the compiler made of it. It has the last word on *whether*
+        something is exposed; the data flow explains it.
+      scheduler: whether the latency-hiding scheduler was on.
+    """
+    if not schedule.collectives:
+        return (REASONS["nothing-sent"],)
+    if all(c.hidden for c in schedule.collectives):
+        return ()
+    once = [f for f in flows if not f.in_conditional and not f.in_loop]
+    late = [f for f in once if f.before and not f.beside]
+    early = [f for f in once if f.after and not f.before and not f.beside]
+    # Only the schedule knows the collectives that the partitioner writes.
+    unwritten = set() if flows else {c.place for c in schedule.collectives}
+    causes = {
+        "conditional": any(f.in_conditional for f in flows)
+        or "conditional" in unwritten,
+        "in-loop": any(f.in_loop for f in flows) or "loop" in unwritten,
+        "reduced-metric": late and any(not f.before for f in once),
+        "waits-for-steps": late and all(f.before for f in once),
+        "steps-wait": early,
+        "no-steps": any(not (f.before or f.beside or f.after) for f in once),
+    }
+    found = [name for name, holds in causes.items() if holds]
+    if not found:
+        several = len(schedule.collectives) > 1
+        scheduled = "many-buffers" if several else "compiler"
+        found = [scheduled if scheduler else "scheduler-off"]
+    return tuple(REASONS[name] for name in found)

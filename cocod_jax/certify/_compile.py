@@ -1,0 +1,162 @@
+"""Compiles a program for GPUs that are not there.
+
+The compiler for NVIDIA GPUs comes in two wheels of JAX, with NVIDIA's assembler
+in a third. They are kept in a directory of their own: installed in the usual
+place, JAX would look for a GPU whenever it starts, and complain about not
+finding one. So they are loaded here, when a certificate asks for them, and
+nothing else changes.
+"""
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from importlib import metadata, resources
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from cocod_jax.certify._program import Program, spread
+
+TARGETS = {"h100": 9.0, "h200": 9.0, "a100": 8.0, "v100": 7.0}
+"""The GPUs that are described in ``targets/``, with their compute capability."""
+
+_HIDES_LATENCY = "xla_gpu_enable_latency_hiding_scheduler"
+# From compute capability 9 on the compiler has a cost model of the GPU, and the
+# model turns the scheduler on.
+_COST_MODEL = "xla_gpu_enable_analytical_sol_latency_estimator"
+
+
+class Compiled(NamedTuple):
+    """What the compiler made of a program.
+
+    Attributes:
+      hlo: its text, in the order of execution.
+      temp_bytes: memory of one worker beside its inputs and outputs.
+      scheduler: whether the latency-hiding scheduler was on.
+    """
+
+    hlo: str
+    temp_bytes: int
+    scheduler: bool
+
+
+def compile_program(
+    program: Program, *, target: str | None, hosts: int, latency_hiding: bool | None
+) -> Compiled:
+    """Compiles a program for a target, or for this machine's GPUs (None)."""
+    exported, wanted = program.exported, program.exported.nr_devices
+    devices = jax.devices()[:wanted] if target is None else _gpus(target, wanted, hosts)
+    mesh = Mesh(
+        np.array(devices).reshape(program.mesh.axis_sizes), program.mesh.axis_names
+    )
+    options: dict[str, bool | str] = {}
+    assembler = plugin_directory() / "nvidia" / "cuda_nvcc"
+    if assembler.is_dir():  # rather than one on the PATH: it knows all targets
+        options["xla_gpu_cuda_data_dir"] = str(assembler)
+    if latency_hiding is not None:
+        options[_HIDES_LATENCY] = latency_hiding
+    if latency_hiding is False:
+        options[_COST_MODEL] = False
+    run = jax.jit(exported.call, donate_argnums=program.donated)
+    inputs = spread(exported.in_avals, mesh, program.specs)
+    compiled = run.lower(*inputs).compile(compiler_options=options)
+    hlo, memory = compiled.as_text(), compiled.memory_analysis()
+    if hlo is None or memory is None:
+        raise NotImplementedError(f"the compiler for {devices[0]} shows no schedule.")
+    scheduler = latency_hiding
+    if scheduler is None:
+        asked = f"{_HIDES_LATENCY}=true" in os.environ.get("XLA_FLAGS", "").lower()
+        scheduler = asked or _capability(target) >= 9
+    return Compiled(hlo, memory.temp_size_in_bytes, scheduler)
+
+
+def _gpus(target: str, devices: int, hosts: int) -> list[jax.Device]:
+    """GPUs to compile for, spread evenly over hosts; none needs to exist.
+
+    Raises:
+      ImportError: when the compiler is not installed; it says how to install it.
+    """
+    description = resources.files("cocod_jax.certify") / "targets" / f"{target}.txtpb"
+    topology = lambda: topologies.get_topology_desc(
+        platform="cuda",
+        topology=f"1x{hosts}x{devices // hosts}",
+        target_config=description.read_text(),
+    )
+    # Backends first, so that a compiler loaded later is none of them.
+    jax.devices()
+    try:
+        return topology().devices
+    except NotImplementedError:
+        _load_plugin()
+        return topology().devices
+
+
+def plugin_directory() -> Path:
+    """Where the compiler is kept: in this environment, one for each JAX version."""
+    return Path(sys.prefix) / "share" / "cocod_jax" / f"cuda12-{jax.__version__}"
+
+
+def install_command() -> list[str]:
+    """The pip command that installs the compiler for the installed JAX."""
+    return [
+        *(sys.executable, "-m", "pip", "install", "--no-deps"),
+        *("--target", str(plugin_directory())),
+        *(f"jax-cuda12-{part}=={jax.__version__}" for part in ("plugin", "pjrt")),
+        "nvidia-cuda-nvcc-cu12",
+    ]
+
+
+def compiler_available() -> bool:
+    """Whether programs can be compiled here for GPUs that are not there."""
+    installed = (entry.name for entry in metadata.entry_points(group="jax_plugins"))
+    return plugin_directory().is_dir() or "xla_cuda12" in installed
+
+
+def _load_plugin() -> None:
+    """Registers the compiler with JAX, without a GPU and without a word.
+
+    Raises:
+      ImportError: when it is not installed.
+    """
+    if not compiler_available():
+        raise ImportError(
+            "The compiler for NVIDIA GPUs is not installed. It needs no GPU; install "
+            "it, outside of JAX's sight, with\n\n    "
+            "python -m cocod_jax.certify --install\n\nwhich runs\n\n    "
+            + " ".join(install_command())
+        )
+    if plugin_directory().is_dir():
+        sys.path.append(str(plugin_directory()))
+    with _without_gpu():
+        importlib.import_module("jax_plugins.xla_cuda12").initialize()
+
+
+@contextlib.contextmanager
+def _without_gpu() -> Iterator[None]:
+    """Lets the compiler load where there is no CUDA driver, and say nothing of it."""
+    check = "JAX_SKIP_CUDA_CONSTRAINTS_CHECK"
+    asked = os.environ.get(check)
+    os.environ[check] = "1"
+    stderr = os.dup(2)  # C++ writes to the descriptor, not to sys.stderr
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        del os.environ[check]
+        if asked is not None:
+            os.environ[check] = asked
+
+
+def _capability(target: str | None) -> float:
+    if target is not None:
+        return TARGETS[target]
+    return float(getattr(jax.devices()[0], "compute_capability", 0))
