@@ -9,6 +9,7 @@ See :func:`make_round` for where to start.
 from cocod_jax import testing as testing
 from cocod_jax.exchange import Exchange as Exchange
 from cocod_jax.exchange import mean as mean
+from cocod_jax.execution import device_pairs as device_pairs
 from cocod_jax.execution import distribute as distribute
 from cocod_jax.gradients import StaleMeanGradientsState as StaleMeanGradientsState
 from cocod_jax.gradients import mean_gradients as mean_gradients

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from cocod_jax._typing import Batches, Params
+from cocod_jax._typing import Batches
 from cocod_jax.exchange import check_axis_name
 from cocod_jax.round import (
     Round,
@@ -32,6 +32,7 @@ def distribute(
     via: Door = "pmap",
     execution: Execution | None = None,
     devices: Sequence[jax.Device] | None = None,
+    exchange_devices: Sequence[jax.Device] | None = None,
     check_vma: bool = True,
 ) -> Run:
     """The round on all workers, ready to call.
@@ -56,25 +57,34 @@ def distribute(
 
     All combinations follow the same algorithm with the same numbers.
 
+    A CPU device runs one program at a time, the exchange before the steps. With
+    ``exchange_devices`` the split execution runs it on other devices, beside the
+    steps: give every process twice as many devices as it has workers, and take
+    :func:`cocod_jax.device_pairs`.
+
     Args:
       round_: what :func:`cocod_jax.make_round` returned.
       axis_name: the axis that the round's rule averages over.
       via: the front door.
       execution: None takes ``split`` on CPUs and ``fused`` elsewhere.
-      devices: where the workers run, in order; None takes the first N of
-        ``jax.devices()``. ``vmap`` uses the default device.
+      devices: where the workers run, one for each, over all processes; None takes
+        the first N of ``jax.devices()``. ``vmap`` uses the default device.
+      exchange_devices: where the split execution runs the exchange, one for each
+        worker, in the order of ``devices``; None is ``devices``.
       check_vma: ``shard_map``'s check of what varies between devices.
 
     Returns:
       ``run(state, batches) -> (state, metrics)`` over all workers: the leaves of
       ``state`` and ``metrics`` have a leading axis N, those of ``batches`` have
-      leading axes [N, period]. The state that is passed in is donated.
+      leading axes [N, period]. In each of several processes, N is the number of its
+      own workers. The state that is passed in is donated.
 
     Raises:
       TypeError: when ``axis_name`` is not a string.
-      ValueError: when ``via`` or ``execution`` is none of the above, or ``devices``
-        is given to ``vmap``; in use, when axis 1 of ``batches`` is not the period,
-        or there are more workers than devices.
+      ValueError: when ``via`` or ``execution`` is none of the above, when devices
+        are given to ``vmap``, ``exchange_devices`` to a fused execution, or
+        ``shard_map`` is asked to span processes; in use, when axis 1 of ``batches``
+        is not the period, or there is not one device for each worker.
 
     Examples:
       >>> loss = lambda w, batch: 0.5 * (w - batch) ** 2
@@ -88,34 +98,75 @@ def distribute(
     check_axis_name(axis_name)
     if via not in ("pmap", "shard_map", "vmap"):
         raise ValueError(f"via={via!r} must be 'pmap', 'shard_map' or 'vmap'.")
-    if via == "vmap" and devices is not None:
-        raise ValueError("devices has no meaning for via='vmap', which uses one.")
+    if via == "vmap" and (devices or exchange_devices):
+        raise ValueError("devices have no meaning for via='vmap', which uses one.")
+    if via == "shard_map" and jax.process_count() > 1:
+        raise ValueError("via='shard_map' is for one process; use 'pmap' for several.")
     if execution is None:
         platform = (devices or jax.devices())[0].platform
         execution = "split" if platform == "cpu" else "fused"
+    if execution not in ("fused", "split"):
+        raise ValueError(f"execution={execution!r} must be 'fused', 'split' or None.")
+    if execution == "fused" and exchange_devices:
+        raise ValueError(
+            "exchange_devices belong to execution='split'; fused is one program."
+        )
 
-    def door(function: Callable, donate: tuple[int, ...] = ()) -> Callable:
+    def door(
+        function: Callable,
+        donate: tuple[int, ...] = (),
+        devices: Sequence[jax.Device] | None = devices,
+    ) -> Callable:
         if via == "vmap":
-            return jax.jit(
-                jax.vmap(function, axis_name=axis_name), donate_argnums=donate
-            )
+            mapped = jax.vmap(function, axis_name=axis_name)
+            return jax.jit(mapped, donate_argnums=donate)
         return _on_devices(function, axis_name, via, devices, check_vma, donate)
 
     if execution == "fused":
         return door(round_.run, donate=(0,))
-    if execution == "split":
-        return _split(round_, door)
-    raise ValueError(f"execution={execution!r} must be 'fused', 'split' or None.")
+    return _split(round_, door, exchange_devices or devices)
 
 
-def _split(round_: Round, door: Callable[..., Callable]) -> Run:
+def device_pairs() -> tuple[list[jax.Device], list[jax.Device]]:
+    """Every process's devices in halves: for its workers, and for their exchange.
+
+    For the split execution on CPUs. Each process must have been given two devices
+    for each of its workers, before anything else used JAX:
+    ``jax.config.update("jax_num_cpu_devices", 2)``.
+
+    Returns:
+      ``devices`` and ``exchange_devices`` of :func:`cocod_jax.distribute`, in the
+      same order over all processes.
+
+    Raises:
+      ValueError: when a process has an odd number of devices.
+
+    Examples:
+      >>> devices, exchange_devices = cj.device_pairs()
+      >>> len(devices), len(exchange_devices)
+      (4, 4)
+    """
+    compute, exchange = [], []
+    for process in range(jax.process_count()):
+        own = jax.local_devices(process_index=process)
+        if len(own) % 2:
+            raise ValueError(
+                f"process {process} has {len(own)} devices; pairs need two for each "
+                'worker: jax.config.update("jax_num_cpu_devices", 2).'
+            )
+        compute += own[: len(own) // 2]
+        exchange += own[len(own) // 2 :]
+    return compute, exchange
+
+
+def _split(
+    round_: Round,
+    door: Callable[..., Callable],
+    exchange_devices: Sequence[jax.Device] | None,
+) -> Run:
     """The round as programs of their own: send, each local step, merge."""
-
-    def open_round(state: RoundState) -> tuple[Params, Params]:
-        # The steps give their state away, and the snapshot with it: copy it first.
-        return jax.tree.map(jnp.copy, state.params), round_.send(state)
-
-    send = door(open_round)
+    copy = door(lambda params: jax.tree.map(jnp.copy, params))
+    send = door(round_.send, devices=exchange_devices)
     step = door(round_.step, donate=(0,))
     merge = door(round_.merge, donate=(0,))
 
@@ -130,7 +181,11 @@ def _split(round_: Round, door: Callable[..., Callable]) -> Run:
 
     def run(state: RoundState, batches: Batches) -> tuple[RoundState, RoundMetrics]:
         check_batches(batches, round_.period, axis=1)
-        snapshot, arriving = send(state)
+        # The steps give their state away, and the snapshot with it: copy it first.
+        snapshot = copy(state.params)
+        # The exchange takes no more along than it needs: it may be on other devices.
+        light = state._replace(params=snapshot, opt_state=(), model_state=None)
+        arriving = send(light)
         state, early = local_steps(state, batches, 0, round_.delay)
         state, merged = merge(state, snapshot, arriving)
         state, late = local_steps(state, batches, round_.delay, round_.period)
@@ -162,29 +217,42 @@ def _on_devices(
 
     @functools.cache
     def program(workers: int) -> tuple[Callable, list[jax.Device]]:
-        chosen = list(devices or jax.local_devices())[:workers]
-        if len(chosen) < workers:
-            raise ValueError(
-                f"there are {workers} workers but only {len(chosen)} devices; "
-                f"via={via!r} runs one worker on each device."
-            )
+        every, own = _worker_devices(devices, workers)
         if via == "pmap":
-            mapped = jax.pmap(
-                function, axis_name, devices=chosen, donate_argnums=donate
-            )
-            return mapped, chosen
+            mapped = jax.pmap(function, axis_name, devices=every, donate_argnums=donate)
+            return mapped, own
         mapped = jax.shard_map(
             block,
-            mesh=Mesh(np.array(chosen), axis_name),
+            mesh=Mesh(np.array(every), axis_name),
             in_specs=PartitionSpec(axis_name),
             out_specs=PartitionSpec(axis_name),
             check_vma=check_vma,
         )
-        return jax.jit(mapped, donate_argnums=donate), chosen
+        return jax.jit(mapped, donate_argnums=donate), own
 
     def call(*args: Any) -> Any:
-        run, chosen = program(jax.tree.leaves(args)[0].shape[0])
+        run, own = program(jax.tree.leaves(args)[0].shape[0])
         # Arguments that start elsewhere would make the second call compile again.
-        return run(*place(args, chosen, axis_name))
+        return run(*place(args, own, axis_name))
 
     return call
+
+
+def _worker_devices(
+    devices: Sequence[jax.Device] | None, workers: int
+) -> tuple[list[jax.Device], list[jax.Device]]:
+    """One device for each worker: of all processes, and of this one's ``workers``.
+
+    Raises:
+      ValueError: when this process has not one device for each of its workers.
+    """
+    if devices is None:
+        several = jax.process_count() > 1
+        devices = jax.devices() if several else jax.devices()[:workers]
+    own = [device for device in devices if device.process_index == jax.process_index()]
+    if len(own) != workers:
+        raise ValueError(
+            f"there are {workers} workers and {len(own)} devices; each worker needs a "
+            "device of its own, or via='vmap' to share one."
+        )
+    return list(devices), own

@@ -101,15 +101,37 @@ def test_workers_run_where_they_are_told_to():
         assert state.params["w"].devices() == set(devices)
 
 
+@pytest.mark.parametrize("via", ["pmap", "shard_map"])
+def test_the_exchange_may_run_on_other_devices(via):
+    """The same programs on other devices: the same numbers, in every bit."""
+    devices, exchange_devices = cj.device_pairs()
+    results = []
+    for elsewhere in (None, exchange_devices):
+        round_ = make_round(delay=2)
+        run = cj.distribute(
+            round_,
+            via=via,
+            execution="split",
+            devices=devices,
+            exchange_devices=elsewhere,
+        )
+        state = cj.replicate(round_.init(problems.params()), N)
+        for r in range(2):
+            state, metrics = run(state, problems.round_batches(problems.batches(), r))
+        assert state.params["w"].devices() == set(devices)
+        results.append((state.params, metrics))
+    jax.tree.map(np.testing.assert_array_equal, *results)
+
+
 def test_a_mesh_axis_may_have_any_name():
     rule = cj.cocod("replica")
     round_ = cj.make_round(problems.loss, optax.sgd(0.1), rule, period=PERIOD)
+    batches = problems.round_batches(problems.batches(workers=2), 0)
     for via in ("pmap", "shard_map", "vmap"):
         state = cj.replicate(round_.init(problems.params()), 2)
-        batches = problems.round_batches(problems.batches(workers=2), 0)
-        cj.distribute(round_, "replica", via=via)(state, batches)
         with pytest.raises(ValueError, match="'replica' is not bound"):
             cj.distribute(round_, "workers", via=via)(state, batches)
+        cj.distribute(round_, "replica", via=via)(state, batches)
 
 
 def test_device_arrays_are_as_good_as_numpy_batches():
@@ -131,8 +153,12 @@ def test_bad_choices_are_refused():
         cj.distribute(round_, via="threads")
     with pytest.raises(ValueError, match="execution='slow'"):
         cj.distribute(round_, execution="slow")
-    with pytest.raises(ValueError, match="devices has no meaning"):
+    with pytest.raises(ValueError, match="devices have no meaning"):
         cj.distribute(round_, via="vmap", devices=jax.devices())
+    with pytest.raises(
+        ValueError, match="exchange_devices belong to execution='split'"
+    ):
+        cj.distribute(round_, execution="fused", exchange_devices=jax.devices())
     with pytest.raises(TypeError, match="axis_name"):
         cj.distribute(round_, 3)
 
@@ -142,5 +168,5 @@ def test_more_workers_than_devices_are_refused():
     state = cj.replicate(round_.init(problems.params()), 9)
     batches = problems.round_batches(problems.batches(workers=9), 0)
     for via in ("pmap", "shard_map"):
-        with pytest.raises(ValueError, match="9 workers but only 8 devices"):
+        with pytest.raises(ValueError, match="9 workers and 8 devices"):
             cj.distribute(round_, via=via)(state, batches)
