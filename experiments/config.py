@@ -24,7 +24,7 @@ class TrainConfig:
 
     model: Literal["resnet18", "vgg16", "cnn"] = "resnet18"
     """The network."""
-    width: int | None = 8
+    width: int | None = 12
     """Channels of its first stage; default of the paper's networks: 64."""
 
     data: Literal["mnist5k", "digits", "cifar10", "cifar100"] = "mnist5k"

@@ -1,0 +1,82 @@
+"""The algorithms of the paper side by side: ``python -m experiments.compare``.
+
+Runs ``experiments.train`` for every algorithm and seed, and draws their curves and a
+table of the accuracies from the logs. A run whose log says that it finished is not
+repeated. Arguments after ``--`` go to every run:
+
+    python -m experiments.compare --seeds 0 1 2 -- --epochs 20
+"""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import tyro
+
+from experiments import figures, logbook
+from experiments.config import Algorithm
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Which runs."""
+
+    algorithms: tuple[Algorithm, ...] = get_args(Algorithm)
+    """Who takes part."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each algorithm runs once for each of them."""
+    out: Path = Path("runs/compare")
+    """Folder for the logs, the figure and the table."""
+
+
+def main(config: CompareConfig, train_arguments: list[str]) -> None:
+    """Runs what has not run yet, then draws ``curves.png`` and ``table.md``."""
+    logs = []
+    for seed in config.seeds:
+        for algorithm in config.algorithms:
+            pattern = f"*-{algorithm}-seed{seed}.jsonl"
+            if not any(map(_finished, config.out.glob(pattern))):
+                command = [sys.executable, "-m", "experiments.train", *train_arguments]
+                command += ["--algorithm", algorithm, "--seed", str(seed)]
+                subprocess.run([*command, "--out", str(config.out)], check=True)
+            logs.extend(config.out.glob(pattern))
+    figures.training_curves(logs, config.out / "curves.png")
+    (config.out / "table.md").write_text(table(logs))
+    print(table(logs))
+
+
+def _finished(log: Path) -> bool:
+    end = logbook.read(log).get("end", [])
+    return any(record["status"] == "finished" for record in end)
+
+
+def table(logs: list[Path]) -> str:
+    """The accuracies after the last epoch, as a Markdown table."""
+    accuracies: dict[str, list[float]] = {name: [] for name in figures.STYLES}
+    for records in map(logbook.read, logs):
+        algorithm = records["run"][0]["config"]["algorithm"]
+        accuracies[algorithm].append(100 * records["epoch"][-1]["test_accuracy"])
+    lines = [
+        "| algorithm | test accuracy of the consensus, mean ± std | seeds |",
+        "|---|---|---|",
+    ]
+    for name, values in accuracies.items():
+        if values:
+            spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
+            each = ", ".join(f"{value:.2f}" for value in values)
+            lines.append(
+                f"| {figures.STYLES[name][0]} | {np.mean(values):.2f} ± {spread:.2f} % "
+                f"| {each} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    main(
+        tyro.cli(CompareConfig, description=__doc__, args=sys.argv[1:split]),
+        sys.argv[split + 1 :],
+    )
