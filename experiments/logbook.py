@@ -21,7 +21,7 @@ def circumstances(config: Any) -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "experiments.train", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", _module(), *sys.argv[1:]]),
         "config": {k: _plain(v) for k, v in dataclasses.asdict(config).items()},
         "versions": {
             "python": platform.python_version(),
@@ -29,6 +29,12 @@ def circumstances(config: Any) -> dict[str, Any]:
         },
         "devices": [device.platform, device.device_kind, jax.device_count()],
     }
+
+
+def _module() -> str:
+    """The module that ``python -m`` was given."""
+    spec = sys.modules["__main__"].__spec__
+    return "experiments" if spec is None else spec.name.removesuffix(".__main__")
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,7 @@ every epoch as it ends, so that a run that is stopped leaves a log that can be u
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 import cocod_jax as cj
-from experiments import data, figures, models
+from experiments import data, figures, logbook, models
 from experiments.algorithms import AXIS, local_optimizer, make_rounds
 from experiments.config import TrainConfig
 from experiments.devices import start_devices
@@ -111,8 +111,8 @@ def number_of_rounds(job: Job) -> tuple[int, int]:
     return warm, math.ceil((total - warm) / job.main.period)
 
 
-def train(job: Job, log: Logbook, show: Display) -> Iterator[dict[str, float]]:
-    """Runs all rounds and logs them; yields the record of each epoch."""
+def train(job: Job, log: Logbook, show: Display) -> None:
+    """Runs all rounds and logs them, and each epoch as it ends."""
     config = job.config
     evaluate = evaluator(job)
     key = jax.random.key(config.seed)
@@ -151,7 +151,6 @@ def train(job: Job, log: Logbook, show: Display) -> Iterator[dict[str, float]]:
                 }
                 log.write("epoch", **record)
                 show.epoch_done(record)
-                yield record
                 losses, images, seconds = [], 0, 0.0
 
 
@@ -161,7 +160,6 @@ def main(config: TrainConfig) -> int:
     job = prepare(config)
     name = f"{config.data}-{config.model}-{config.algorithm}-seed{config.seed}"
     path = config.out / f"{name}.jsonl"
-    epochs: list[dict[str, float]] = []
     with open_logbook(path) as log:
         log.write(
             "run",
@@ -172,13 +170,13 @@ def main(config: TrainConfig) -> int:
         status = "interrupted"
         try:
             with display(console, config.epochs, number_of_rounds(job)) as show:
-                for record in train(job, log, show):
-                    epochs.append(record)
+                train(job, log, show)
             status = "finished"
         except KeyboardInterrupt:
             console.print("Interrupted; the log holds everything up to here.")
         finally:
             log.write("end", status=status)
+    epochs = logbook.read(path).get("epoch", [])
     if epochs:
         figures.training_curves([path], path.with_suffix(".png"))
     console.print(closing_table(job, epochs, path))

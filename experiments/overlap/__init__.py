@@ -1,0 +1,1 @@
+"""The overlap of communication and computation, measured on a slow network."""

@@ -1,0 +1,153 @@
+"""The overlap on a real slow network: ``python -m experiments.overlap``.
+
+Every worker is a process on a core of its own, in a network namespace of its own;
+rate-limited links join them. Rates other than ``none`` (loopback) need Linux, root
+and iproute2. In one run, interleaved and repeated: the local steps alone (Tc), the
+exchange alone (Tm), and a round of every algorithm.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from experiments.logbook import Logbook, circumstances, open_logbook
+from experiments.overlap import figures
+from experiments.overlap.network import Network, free_port
+from experiments.overlap.peers import run_torch, torch_python
+from experiments.overlap.processes import run_workers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OverlapConfig:
+    """What is measured, and on which links."""
+
+    rate: str = "500mbit,200mbit"
+    """Rates of the links, as ``tc`` writes them, with commas; none for loopback."""
+    workers: int = 2
+    """Processes, each on its core."""
+    width: int = 64
+    """Channels of the first stage of ResNet-18."""
+    batch_size: int = 16
+    """Images of 32 x 32 pixels in a local batch."""
+    period: int = 4
+    """Local steps in a round."""
+    repeats: int = 5
+    """Interleaved measurements of each algorithm; their median counts."""
+    peers: Literal["none", "torch"] = "none"
+    """Whether PyTorch runs on the same links, in a virtual environment of its own."""
+    peers_environment: Path = Path(".venv-torch")
+    """Where that environment is, or will be made."""
+    out: Path = Path("runs/overlap")
+    """Folder for the log and the figures."""
+
+
+def measure(config: OverlapConfig, rate: str, log: Logbook) -> list[dict[str, Any]]:
+    """The results at one rate, each written to the log."""
+    link = None if rate == "none" else rate
+    with Network(config.workers, link) as network:
+        records = run_jax(config, network)
+    for record in records:
+        if "timeline" in record:
+            name = record.pop("timeline")
+            log.write("timeline", rate=rate, algorithm=name, **record)
+    results = [
+        _result(config, rate, "ours", record, record["seconds_per_round"])
+        for record in records
+        if "algorithm" in record and record["worker"] == 0
+    ]
+    if config.peers == "torch":
+        python = torch_python(config.peers_environment)
+        with Network(config.workers, link) as network:
+            peers = run_torch(
+                network, python, period=config.period, repeats=config.repeats
+            )
+        results += [
+            _result(config, rate, "PyTorch", r, r["seconds_per_step"] * config.period)
+            for r in peers
+            if r["worker"] == 0 and r["algorithm"] not in ("local steps", "exchange")
+        ]
+    for result in results:
+        log.write("result", **result)
+    return results
+
+
+def run_jax(config: OverlapConfig, network: Network) -> list[dict[str, Any]]:
+    """What the workers of this library measured."""
+    address = f"{network.address(0)}:{free_port()}"
+    options = {
+        "workers": config.workers,
+        "address": address,
+        "width": config.width,
+        "batch-size": config.batch_size,
+        "period": config.period,
+        "repeats": config.repeats,
+    }
+    words = [
+        word for key, value in options.items() for word in (f"--{key}", str(value))
+    ]
+    module = "experiments.overlap.jax_worker"
+    return run_workers(
+        network,
+        lambda rank: [sys.executable, "-m", module, "--rank", str(rank), *words],
+        timeout=3600,
+    )
+
+
+def _result(
+    config: OverlapConfig, rate: str, side: str, record: dict[str, Any], seconds: float
+) -> dict[str, Any]:
+    return {
+        "rate": rate,
+        "side": side,
+        "algorithm": record["algorithm"],
+        "is_algorithm": record["algorithm"] not in ("local steps", "exchange"),
+        "seconds_per_step": seconds / config.period,
+        "seconds_per_round": seconds,
+        "repeats": record["repeats"],
+        "delay": record.get("delay"),
+    }
+
+
+def table(config: OverlapConfig, rate: str, results: list[dict[str, Any]]) -> Table:
+    """Seconds per step, the speed-up over our S-SGD, the needed share of the round."""
+    ours = {
+        r["algorithm"]: r["seconds_per_round"] for r in results if r["side"] == "ours"
+    }
+    compute, exchange = ours["local steps"], ours["exchange"]
+    shown = Table(
+        title=f"{rate} links: Tc {compute / config.period:.3f} s, Tm {exchange:.3f} s"
+    )
+    for column in ("algorithm", "s per step", "against S-SGD", "max(k Tc, Tm) / round"):
+        shown.add_column(column, justify="left" if column == "algorithm" else "right")
+    for r in results:
+        if r["is_algorithm"]:
+            shown.add_row(
+                f"{r['algorithm']} ({r['side']})",
+                f"{r['seconds_per_step']:.3f}",
+                f"{ours['S-SGD'] / r['seconds_per_round']:.2f} x",
+                f"{max(compute, exchange) / r['seconds_per_round']:.3f}",
+            )
+    return shown
+
+
+def main(config: OverlapConfig) -> None:
+    """Measures at every rate; leaves a log and figures."""
+    console = Console()
+    path = config.out / "overlap.jsonl"
+    with open_logbook(path) as log:
+        log.write("run", **circumstances(config))
+        for rate in config.rate.split(","):
+            console.print(table(config, rate, measure(config, rate, log)))
+    figures.bars(path, config.out / "bars.png")
+    for rate in config.rate.split(","):
+        figures.timelines(path, rate, config.out / f"timeline-{rate}.png")
+    console.print(f"log and figures: {config.out}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(OverlapConfig, description=__doc__))

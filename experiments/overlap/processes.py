@@ -1,0 +1,140 @@
+"""One pinned process per worker; what they print as JSON comes back."""
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import IO, Any
+
+from experiments.overlap.network import Network
+
+_ENVIRONMENT = {
+    # One thread computes. JAX gives a process as many as it has cores or devices; a
+    # process of one device, pinned to one core, needs a second to exchange beside it.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "NPROC": "2",
+    "PJRT_NPROC": "2",
+    # glibc returns large buffers to the system at once. Having their pages cleared anew
+    # takes more of the core than the exchange does: let it keep them in one heap.
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+}
+
+
+def run_workers(
+    network: Network,
+    argv_of_worker: Callable[[int], Sequence[str]],
+    env: Mapping[str, str] | None = None,
+    timeout: float = 600.0,
+) -> list[dict[str, Any]]:
+    """Runs one process per worker of a network, each on its own core.
+
+    Worker i is pinned to core i, modulo the cores at hand (where the system can pin).
+    When one fails the others are ended, and nothing runs on after this returns.
+
+    Args:
+      network: where they run; entered.
+      argv_of_worker: the command of worker i.
+      env: added to this process's environment.
+      timeout: seconds that all of them have.
+
+    Returns:
+      Every JSON object printed on a line of its own, in the order of the workers, with
+      the worker's number under "worker". Other lines are skipped: libraries chat.
+
+    Raises:
+      RuntimeError: when a worker fails, with the end of what it wrote to stderr.
+      TimeoutError: when they take too long, with the same of every worker.
+    """
+    environment = {**os.environ, **_ENVIRONMENT, **(env or {})}
+    with ExitStack() as stack:
+        workers: list[_Worker] = []
+        stack.callback(_end, workers)
+        for i in range(network.workers):
+            out, err = (stack.enter_context(tempfile.TemporaryFile()) for _ in "oe")
+            with _pinned(i):
+                process = subprocess.Popen(
+                    network.command(i, argv_of_worker(i)),
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                    start_new_session=True,  # a group of its own, ended as a whole
+                )
+            workers.append(_Worker(process, out, err))
+        _wait(workers, timeout)
+        return [
+            {**record, "worker": i}
+            for i, worker in enumerate(workers)
+            for record in worker.records()
+        ]
+
+
+@dataclass
+class _Worker:
+    process: subprocess.Popen
+    out: IO[bytes]
+    err: IO[bytes]
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        self.out.seek(0)
+        for line in self.out:
+            with suppress(ValueError):
+                record = json.loads(line)
+                if isinstance(record, dict):
+                    yield record
+
+    def last_words(self, lines: int = 20) -> str:
+        self.err.seek(0)
+        text = self.err.read().decode(errors="replace")
+        return "\n".join(text.splitlines()[-lines:]) or "(nothing on stderr)"
+
+
+def _wait(workers: Sequence[_Worker], timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while any(worker.process.poll() is None for worker in workers):
+        _check(workers)
+        if time.monotonic() > deadline:
+            words = "\n".join(
+                f"worker {i}: {worker.last_words()}" for i, worker in enumerate(workers)
+            )
+            raise TimeoutError(f"The workers ran for more than {timeout} s.\n{words}")
+        time.sleep(0.05)
+    _check(workers)
+
+
+def _check(workers: Sequence[_Worker]) -> None:
+    for i, worker in enumerate(workers):
+        if status := worker.process.poll():
+            raise RuntimeError(
+                f"Worker {i} failed with status {status}:\n{worker.last_words()}"
+            )
+
+
+def _end(workers: Sequence[_Worker]) -> None:
+    for worker in workers:
+        with suppress(ProcessLookupError):
+            os.killpg(worker.process.pid, signal.SIGKILL)
+        worker.process.wait()
+
+
+@contextmanager
+def _pinned(worker: int) -> Iterator[None]:
+    """Pins what is started meanwhile: a child inherits its parent's cores."""
+    if not hasattr(os, "sched_setaffinity"):  # not on Linux
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {sorted(cores)[worker % len(cores)]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)

@@ -1,0 +1,179 @@
+"""PyTorch on the same links: seconds per step of DDP and of its local SGD.
+
+Needs nothing but torch: it runs in an environment of its own.
+"""
+
+# pyrefly: ignore-errors
+# torch is no dependency of this project: the checker cannot see it.
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import (
+    PostLocalSGDState,
+    post_localSGD_hook,
+)
+from torch.distributed.algorithms.model_averaging.averagers import (
+    PeriodicModelAverager,
+)
+from torch.distributed.optim import PostLocalSGDOptimizer
+from torch.nn.parallel import DistributedDataParallel
+
+Step = Callable[[], None]
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions and a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False),
+                nn.BatchNorm2d(outputs),
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+def resnet18() -> nn.Module:
+    """ResNet-18 for 32x32 images, 11,173,962 parameters, in channels-last order."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(3, 64, 3, 1, 1, bias=False),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+    ]
+    inputs = 64
+    for outputs, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        layers += [Block(inputs, outputs, stride), Block(outputs, outputs, 1)]
+        inputs = outputs
+    layers += [nn.AvgPool2d(4), nn.Flatten(), nn.Linear(512, 10)]
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+
+
+def training_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> Step:
+    """One step on a synthetic batch that stays the same."""
+    images = torch.randn(16, 3, 32, 32).to(memory_format=torch.channels_last)
+    labels = torch.randint(10, [16])
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+
+def local_steps() -> Step:
+    """Tc: no communication at all."""
+    model = resnet18()
+    return training_step(model, sgd(model))
+
+
+def ddp(bucket_mb: float) -> Step:
+    """Synchronous SGD: each bucket of gradients leaves as soon as it is ready.
+
+    ``static_graph=True`` made no difference to the time.
+    """
+    model = DistributedDataParallel(
+        resnet18(), bucket_cap_mb=bucket_mb, gradient_as_bucket_view=True
+    )
+    return training_step(model, sgd(model))
+
+
+def local_sgd(period: int, through_ddp: bool) -> Step:
+    """Local SGD: the models are averaged after every ``period`` steps.
+
+    As documented, it goes through DDP and a hook that leaves each worker its own
+    gradients; without DDP the same steps have less to do.
+    """
+    model = resnet18()
+    if through_ddp:
+        state = PostLocalSGDState(
+            process_group=None,
+            subgroup=None,
+            start_localSGD_iter=0,
+            post_local_gradient_allreduce=False,
+        )
+        model = DistributedDataParallel(model, gradient_as_bucket_view=True)
+        model.register_comm_hook(state, post_localSGD_hook)
+    averager = PeriodicModelAverager(period=period, warmup_steps=0)
+    return training_step(model, PostLocalSGDOptimizer(sgd(model), averager))
+
+
+def exchange() -> Step:
+    """Tm: one all-reduce of as many bytes as the model has."""
+    flat = torch.zeros(sum(p.numel() for p in resnet18().parameters()))
+    return lambda: dist.all_reduce(flat)
+
+
+def seconds(step: Step, steps: int) -> float:
+    """Seconds per step, from a common start to this worker's end."""
+    dist.barrier()
+    start = time.perf_counter()
+    for _ in range(steps):
+        step()
+    return (time.perf_counter() - start) / steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rank", type=int, required=True)
+    parser.add_argument("--workers", type=int, required=True)
+    parser.add_argument("--address", required=True, help="HOST:PORT of worker 0")
+    parser.add_argument("--period", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"tcp://{args.address}",
+        rank=args.rank,
+        world_size=args.workers,
+        timeout=timedelta(seconds=120),
+    )
+    algorithms = {
+        "local steps": local_steps(),
+        "exchange": exchange(),
+        "DDP": ddp(25),  # the default
+        "DDP, 5 MB buckets": ddp(5),
+        "DDP, 1 MB buckets": ddp(1),
+        "local SGD": local_sgd(args.period, through_ddp=True),
+        "local SGD without DDP": local_sgd(args.period, through_ddp=False),
+    }
+    # DDP lays its buckets out anew after the first step.
+    for step in algorithms.values():
+        seconds(step, args.period)
+    times: dict[str, list[float]] = {name: [] for name in algorithms}
+    for _ in range(args.repeats):
+        for name, step in algorithms.items():
+            times[name].append(seconds(step, args.period))
+    for name, values in times.items():
+        median = statistics.median(values)
+        record = {"algorithm": name, "seconds_per_step": median, "repeats": values}
+        print(json.dumps(record))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

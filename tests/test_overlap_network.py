@@ -1,0 +1,232 @@
+"""The benchmark's network and processes: what they start, and that nothing stays."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.overlap.network import Network, parse_rate
+from experiments.overlap.processes import run_workers
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+@pytest.mark.parametrize(
+    ("rate", "bits"),
+    [("200mbit", 200e6), ("1gbit", 1e9), ("2.5gbit", 2.5e9), ("64kbit", 64e3)],
+)
+def test_a_rate_is_read_as_tc_reads_it(rate, bits):
+    assert parse_rate(rate) == bits
+
+
+@pytest.mark.parametrize("rate", ["", "fast", "200", "-1mbit", "0mbit", "200 mbit"])
+def test_a_bad_rate_is_refused_by_name(rate):
+    with pytest.raises(ValueError, match="'200mbit'"):
+        Network(2, rate)
+
+
+@pytest.mark.parametrize("workers", [0, 251])
+def test_the_number_of_workers_is_checked(workers):
+    with pytest.raises(ValueError, match=f"workers={workers}"):
+        Network(workers, None)
+
+
+def test_without_a_rate_workers_run_as_they_are_on_the_loopback():
+    with Network(2, None) as network:
+        assert network.command(1, ["worker", "--flag"]) == ["worker", "--flag"]
+        assert network.address(1) == "127.0.0.1"
+
+
+@pytest.mark.parametrize("missing", ["ip", "tc"])
+def test_a_missing_tool_is_named_with_its_package(monkeypatch, missing):
+    monkeypatch.setattr(shutil, "which", lambda tool: tool != missing or None)
+    with pytest.raises(RuntimeError, match=f"{missing}: install iproute2"):
+        Network(2, "200mbit").__enter__()
+
+
+def test_without_root_it_says_so(monkeypatch):
+    monkeypatch.setattr(shutil, "which", str)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(RuntimeError, match="run as root"):
+        Network(2, "200mbit").__enter__()
+
+
+def test_sigterm_unwinds_the_context():
+    previous = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as leaving, Network(2, None):
+        signal.raise_signal(signal.SIGTERM)
+    assert leaving.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is previous
+
+
+def test_records_come_back_in_the_order_of_the_workers():
+    def worker(i):
+        return python(f"print('chatter'); print('{{\"square\": {i * i}}}'); print(3)")
+
+    with Network(3, None) as network:
+        records = run_workers(network, worker)
+    assert records == [{"square": i * i, "worker": i} for i in range(3)]
+
+
+def test_a_worker_has_one_core_and_its_environment():
+    code = (
+        "import os, json; print(json.dumps([*os.sched_getaffinity(0)]));"
+        "print(json.dumps({'cores': len(os.sched_getaffinity(0)),"
+        " 'omp': os.environ['OMP_NUM_THREADS'], 'mine': os.environ['MINE']}))"
+    )
+    before = os.sched_getaffinity(0)
+    with Network(2, None) as network:
+        records = run_workers(network, lambda _: python(code), {"MINE": "yes"})
+    assert os.sched_getaffinity(0) == before
+    for record in records:
+        assert (record["cores"], record["omp"], record["mine"]) == (1, "1", "yes")
+
+
+def test_a_dying_worker_ends_the_others_and_tells_why(tmp_path):
+    def worker(i):
+        if i == 1:
+            return python("raise ValueError('no luck')")
+        note = tmp_path / "pid"
+        return python(
+            f"import os, pathlib, time; pathlib.Path({str(note)!r})"
+            ".write_text(str(os.getpid())); time.sleep(60)"
+        )
+
+    with (
+        pytest.raises(RuntimeError, match=r"(?s)Worker 1 .*status 1.*no luck"),
+        Network(2, None) as network,
+    ):
+        run_workers(network, worker)
+    if (tmp_path / "pid").exists():  # it may have been ended before it could write
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_a_timeout_ends_all_and_tells_what_they_said():
+    code = "import sys, time; print('stuck', file=sys.stderr, flush=True)"
+    code += "; time.sleep(60)"
+    start = time.monotonic()
+    with (
+        pytest.raises(TimeoutError, match=r"(?s)more than 2.*worker 1: stuck"),
+        Network(2, None) as network,
+    ):
+        run_workers(network, lambda _: python(code), timeout=2)
+    assert time.monotonic() - start < 30
+
+
+def _why_no_network() -> str | None:
+    if shutil.which("ip") is None or shutil.which("tc") is None:
+        return "iproute2 is not installed"
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    # Containers give root without the right to make namespaces.
+    trial = ["unshare", "--net", "tc", "qdisc", "add", "dev", "lo", "root", "tbf"]
+    trial += ["rate", "1mbit", "burst", "10kb", "latency", "50ms"]
+    if subprocess.run(trial, capture_output=True).returncode:
+        return "this kernel or container has no network namespaces with tbf"
+    return None
+
+
+shaped = pytest.mark.skipif(
+    _why_no_network() is not None, reason=str(_why_no_network())
+)
+
+
+def left_behind(pid: int) -> list[str]:
+    """Namespaces and their configuration that the run of this process made."""
+    folders = (Path("/run/netns"), Path("/etc/netns"))
+    return [str(path) for folder in folders for path in folder.glob(f"cocod-{pid}-*")]
+
+
+TRANSFER = """
+import json, socket, sys, time
+me, receiver, size = int(sys.argv[1]), sys.argv[2], 12_000_000
+if me == 0:
+    server = socket.create_server((receiver, 5001))
+    connection, _ = server.accept()
+    received, start = len(connection.recv(1)), time.perf_counter()
+    while received < size:
+        received += len(connection.recv(1 << 20))
+    seconds = time.perf_counter() - start
+    print(json.dumps({"bits": 8 * size / seconds, "host": socket.gethostbyname(
+        socket.gethostname())}))
+else:
+    for _ in range(100):
+        try:
+            connection = socket.create_connection((receiver, 5001))
+            break
+        except ConnectionRefusedError:
+            time.sleep(0.1)
+    connection.sendall(bytes(size))
+"""
+
+
+@shaped
+def test_a_link_carries_its_rate_and_leaves_nothing():
+    with Network(2, "200mbit") as network:
+        assert left_behind(os.getpid())
+        records = run_workers(
+            network,
+            lambda i: [*python(TRANSFER), str(i), network.address(0)],
+            timeout=60,
+        )
+    assert 0.8 * 200e6 < records[0]["bits"] < 1.05 * 200e6
+    assert records[0]["host"] == network.address(0)
+    assert left_behind(os.getpid()) == []
+
+
+@shaped
+def test_an_exception_leaves_nothing():
+    with pytest.raises(ZeroDivisionError), Network(2, "200mbit"):
+        raise ZeroDivisionError
+    assert left_behind(os.getpid()) == []
+
+
+@shaped
+def test_a_failure_half_way_leaves_nothing(monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Network(2, "200mbit").__enter__()
+    assert left_behind(os.getpid()) == []
+
+
+HOLD = """
+import signal, subprocess, time
+from experiments.overlap.network import Network
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+with Network(2, "200mbit") as network:
+    worker = subprocess.Popen(network.command(0, ["sleep", "600"]))
+    print(worker.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+@shaped
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_leaves_nothing_for_the_next_run(number):
+    with subprocess.Popen(
+        python(HOLD), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as run:
+        assert run.stdout is not None
+        worker = int(run.stdout.readline())
+        assert left_behind(run.pid)
+        with Network(1, "200mbit"):
+            assert left_behind(run.pid), "a live run was taken for a dead one"
+        run.send_signal(number)
+    if number == signal.SIGKILL:
+        with Network(1, "200mbit"):
+            pass
+    assert left_behind(run.pid) == []
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    state = Path(f"/proc/{worker}/stat")
+    assert not state.exists() or ") Z " in state.read_text()
