@@ -24,8 +24,8 @@ class Exchange(NamedTuple):
     Attributes:
       average: ``(tree, weight=None) -> tree``, run inside the front door that
         binds the workers' axis. It holds every collective of the exchange.
-        ``weight`` is this worker's relative weight; None takes ``weights``.
-        The result has the structure, shapes and dtypes of ``tree``.
+        ``weight`` is this worker's share p_i; all of them have sum 1. None takes
+        ``weights``. The result has the structure, shapes and dtypes of ``tree``.
       weights: the weights given at construction, one for each worker, with sum
         1; None when all workers count the same.
     """
@@ -41,9 +41,8 @@ def mean(axis_name: AxisName, weights: Sequence[float] | None = None) -> Exchang
 
     The leaves are raveled into one buffer per dtype. Leaves narrower than 32
     bits (bfloat16, float16) are summed in float32, in the float32 buffer, and
-    come back in their own dtype. The worker's weight is the last element of the
-    buffer, so that weights which change from round to round need no collective
-    of their own. Leaves that are not floating point stay with their worker.
+    come back in their own dtype. Leaves that are not floating point stay with their
+    worker.
 
     Args:
       axis_name: the axis that ``pmap``, ``shard_map`` or ``vmap`` binds; a tuple
@@ -81,14 +80,14 @@ def mean(axis_name: AxisName, weights: Sequence[float] | None = None) -> Exchang
                 f"{workers} workers; give one weight for each worker."
             )
         if weight is None:
-            weight = 1.0 if weights is None else _own(weights, axis_name)
+            weight = 1 / workers if weights is None else _own(weights, axis_name)
 
         leaves, treedef = jax.tree.flatten(tree)
         for dtype, members in _by_wire_dtype(leaves).items():
             buffer = jnp.concatenate([leaves[i].astype(dtype).ravel() for i in members])
-            w = jnp.asarray(weight, dtype)
-            total = lax.psum(jnp.append(buffer * w, w), axis_name)
-            buffer = total[:-1] / total[-1]
+            # Weighted before the sum: work that is left for after it, such as a
+            # division, invites compilers to finish the exchange ahead of the steps.
+            buffer = lax.psum(buffer * jnp.asarray(weight, dtype), axis_name)
             sizes = [leaves[i].size for i in members]
             ends = [sum(sizes[: n + 1]) for n in range(len(sizes) - 1)]
             for i, part in zip(members, jnp.split(buffer, ends), strict=True):

@@ -27,8 +27,9 @@ class RoundState(NamedTuple):
       key: typed PRNG key, a different one on each worker. Step t draws from
         ``fold_in(key, t)``; the key itself does not change.
       count: int32 scalar, local steps since ``init``, over all rounds.
-      weight: floating-point scalar, the worker's relative weight in the next
-        exchange. Before ``replicate`` it may have shape [N].
+      weight: floating-point scalar p_i, the worker's share in the next exchange; the
+        workers' shares have sum 1 (:func:`cocod_jax.reweight` changes them). Before
+        ``replicate``, 1, or the rule's weights with shape [N].
     """
 
     params: Params

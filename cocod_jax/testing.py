@@ -39,7 +39,7 @@ def assert_mean_preserved(
     workers, weights = _workers(rule)
     snapshot, progress = _tree(workers, seed=0), _tree(workers, seed=1)
     merged = _merge(rule, axis_name, snapshot, progress, weights)
-    mean = lambda leaf: np.tensordot(weights, leaf, axes=1) / weights.sum()
+    mean = lambda leaf: np.tensordot(weights, leaf, axes=1)
     before = jax.tree.map(lambda s, p: mean(s + p), snapshot, progress)
     after = jax.tree.map(mean, merged)
     _assert_close(after, before, atol, "the merge moved the weighted mean")
@@ -193,7 +193,8 @@ def check_rule(
 def _workers(rule: MergeRule) -> tuple[int, np.ndarray]:
     """The number of workers to simulate, and unequal weights for them."""
     workers = len(rule.weights) if rule.weights else _WORKERS
-    return workers, np.arange(1, workers + 1, dtype=np.float32)
+    weights = np.arange(1, workers + 1, dtype=np.float32)
+    return workers, weights / weights.sum()
 
 
 def _tree(workers: int, seed: int) -> dict[str, Any]:

@@ -23,8 +23,8 @@ def replicate(
     """The same tree on each worker, with a leading worker axis.
 
     Typed PRNG keys are the exception: each worker gets a key of its own. In a
-    :class:`cocod_jax.RoundState` whose rule has weights, each worker gets its own
-    weight.
+    :class:`cocod_jax.RoundState` each worker gets its weight: the rule's, or one of
+    N equal shares.
 
     Args:
       tree: a :class:`cocod_jax.RoundState` from ``round_.init``, or any tree of
@@ -60,17 +60,10 @@ def replicate(
                 "device for each worker."
             )
         return place(replicate(tree, workers, first=first), devices)
-    if isinstance(tree, RoundState) and tree.weight.ndim:
-        total = tree.weight.shape[0]
-        # In several processes each replicates its share of all the workers.
-        if total not in (workers, workers * jax.process_count()):
-            raise ValueError(
-                f"the rule has weights for {total} workers, but workers={workers}; "
-                "give one weight for each worker."
-            )
-        own = tree.weight[first : first + workers]
-        equal = tree._replace(weight=jnp.ones([]))
-        return replicate(equal, workers, first=first)._replace(weight=own)
+    if isinstance(tree, RoundState):
+        weights = _shares(tree.weight, workers)[first : first + workers]
+        others = replicate(tuple(tree._replace(weight=())), workers, first=first)
+        return RoundState(*others)._replace(weight=weights)
 
     def spread(leaf: jax.Array) -> jax.Array:
         leaf = jnp.asarray(leaf)
@@ -80,6 +73,23 @@ def replicate(
         return jnp.broadcast_to(leaf, (workers, *leaf.shape))
 
     return jax.tree.map(spread, tree)
+
+
+def _shares(weights: jax.Array, workers: int) -> jax.Array:
+    """The shares of all workers, over all processes, which have ``workers`` each.
+
+    Raises:
+      ValueError: when there are weights, but not one for each worker.
+    """
+    total = workers * jax.process_count()
+    if weights.ndim == 0:
+        return jnp.full(total, 1 / total)
+    if weights.shape != (total,):
+        raise ValueError(
+            f"the rule has weights for {weights.shape[0]} workers, but "
+            f"workers={workers}; give one weight for each worker."
+        )
+    return weights
 
 
 def place(

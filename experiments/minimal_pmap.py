@@ -19,7 +19,7 @@ PERIOD, BATCH, ROUNDS = 8, 16, 200
 
 # Data: 1,797 real 8x8 digits; worker i draws from its own part of the first 1,500.
 images, labels = map(np.asarray, load_digits(return_X_y=True))
-images = np.float32(images / 16)
+images = (images / 16).astype(np.float32)
 devices = jax.devices()
 parts = np.array_split(np.arange(1500), len(devices))
 rng = np.random.default_rng(0)

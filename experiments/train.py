@@ -48,16 +48,51 @@ def prepare(config: TrainConfig) -> Job:
     pipeline = data.Pipeline(
         dataset, shards, batch_size=config.batch_size, seed=config.seed
     )
-    model = models.build(
-        config.model,
-        num_classes=dataset.num_classes,
-        channels=dataset.train_images.shape[-1],
-        width=config.width,
-        key=jax.random.key(config.seed),
-    )
+    model = build_model(config)
     optimizer = local_optimizer(config, len(devices), pipeline.steps_per_epoch)
     warm, main = make_rounds(config, loss_of(model), optimizer)
     return Job(config, devices, dataset, pipeline, model, warm, main)
+
+
+def build_model(config: TrainConfig) -> models.Model:
+    """The network for the data set, with the initial values of the seed."""
+    (*_, channels), num_classes = data.SHAPES[config.data]
+    return models.build(
+        config.model,
+        num_classes=num_classes,
+        channels=channels,
+        width=config.width,
+        key=jax.random.key(config.seed),
+    )
+
+
+def certifiable(argv: list[str], devices: int) -> tuple[cj.Round, Any, Any]:
+    """The round of this job, and the shapes that it takes, for the certificate.
+
+    ``python -m cocod_jax.certify experiments.train --target h100 --algorithm cocod``
+
+    Args:
+      argv: the command line of a run.
+      devices: the number of workers.
+    """
+    config = tyro.cli(TrainConfig, args=argv)
+    model = build_model(config)
+    # The learning rate's schedule has no influence on the program but constants.
+    optimizer = local_optimizer(config, devices, steps_per_epoch=100)
+    _, round_ = make_rounds(config, loss_of(model), optimizer)
+    state = jax.eval_shape(
+        lambda: cj.replicate(round_.init(model.params, model.model_state), devices)
+    )
+    image, _ = data.SHAPES[config.data]
+    batches = (devices, config.period, config.batch_size)
+    return (
+        round_,
+        state,
+        {
+            "image": jax.ShapeDtypeStruct((*batches, *image), np.float32),
+            "label": jax.ShapeDtypeStruct(batches, np.int32),
+        },
+    )
 
 
 def loss_of(model: models.Model) -> Callable[..., tuple[jax.Array, Any]]:

@@ -1,6 +1,7 @@
 """Front doors and executions: the choice, donation, compilation, errors."""
 
 import logging
+from typing import Any
 
 import jax
 import numpy as np
@@ -149,10 +150,12 @@ def test_device_arrays_are_as_good_as_numpy_batches():
 
 def test_bad_choices_are_refused():
     round_ = make_round()
+    wrong: Any = "threads", "slow", 3
+    via, execution, axis_name = wrong
     with pytest.raises(ValueError, match="via='threads'"):
-        cj.distribute(round_, via="threads")
+        cj.distribute(round_, via=via)
     with pytest.raises(ValueError, match="execution='slow'"):
-        cj.distribute(round_, execution="slow")
+        cj.distribute(round_, execution=execution)
     with pytest.raises(ValueError, match="devices have no meaning"):
         cj.distribute(round_, via="vmap", devices=jax.devices())
     with pytest.raises(
@@ -160,7 +163,7 @@ def test_bad_choices_are_refused():
     ):
         cj.distribute(round_, execution="fused", exchange_devices=jax.devices())
     with pytest.raises(TypeError, match="axis_name"):
-        cj.distribute(round_, 3)
+        cj.distribute(round_, axis_name)
 
 
 def test_more_workers_than_devices_are_refused():

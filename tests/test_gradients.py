@@ -1,5 +1,7 @@
 """Gradient averaging as optax transforms; their numbers are in test_round.py."""
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,7 +40,7 @@ def test_composes_with_optax(name):
         )
         updates, state = update(jax.tree.map(draw, params), state, params)
         assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == types
-        params = optax.apply_updates(params, updates)
+        params = cast(Any, optax.apply_updates(params, updates))
     w = np.asarray(params["w"], np.float32)
     if name != "mean":  # clipping made the workers' gradients differ; the mean not
         np.testing.assert_array_equal(w, w[:1].repeat(N, axis=0))
@@ -50,7 +52,7 @@ def test_stale_gradients_of_different_shapes_of_dtype():
     transform = TRANSFORMS["stale"]
     params = jnp.ones(N, jnp.bfloat16)
     state = jax.vmap(transform.init)(params)
-    update = jax.vmap(transform.update, axis_name="workers")
+    update: Any = jax.vmap(transform.update, axis_name="workers")
     _, state = update(jnp.ones(N, jnp.float32), state)
     assert state.pending.dtype == jnp.bfloat16
 
@@ -60,7 +62,7 @@ def test_a_non_finite_gradient_is_applied_once():
     for warmup_steps in (0, 1, 3):
         transform = cj.stale_mean_gradients("workers", warmup_steps=warmup_steps)
         state = jax.vmap(transform.init)(jnp.zeros(N))
-        update = jax.vmap(transform.update, axis_name="workers")
+        update: Any = jax.vmap(transform.update, axis_name="workers")
         finite = []
         for t in range(6):
             gradient = jnp.ones(N).at[0].set(jnp.inf if t == 2 else 1.0)

@@ -1,5 +1,7 @@
 """``every``: the round's numbers from an ordinary per-step optimizer."""
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -93,7 +95,8 @@ def test_masked_leaves_are_not_averaged():
     shared = optax.masked(
         cj.every(1, optax.sgd(0.05), cj.cocod("workers"), delay=0), is_shared
     )
-    own = optax.masked(optax.sgd(0.05), lambda tree: {k: k == "b" for k in tree})
+    is_own = lambda tree: {k: k == "b" for k in tree}
+    own = optax.masked(optax.sgd(0.05), is_own)
     params = train(optax.chain(shared, own))
     assert len(set(params["b"].tolist())) == N
     np.testing.assert_allclose(params["w"], params["w"][:1].repeat(N, 0), rtol=1e-5)
@@ -164,7 +167,7 @@ def test_a_non_finite_gradient_does_not_reach_the_snapshot():
     optimizer = cj.every(3, optax.sgd(0.1), cj.cocod("workers"))
     params = jnp.zeros([N, 2])
     state = jax.vmap(optimizer.init)(params)
-    update = jax.vmap(optimizer.update, axis_name="workers")
+    update: Any = jax.vmap(optimizer.update, axis_name="workers")
     gradient = jnp.zeros([N, 2]).at[0].set(jnp.inf)
     updates, state = update(gradient, state, params)
     assert np.isfinite(np.asarray(updates)).all(axis=1).tolist() == [
@@ -178,12 +181,13 @@ def test_a_non_finite_gradient_does_not_reach_the_snapshot():
 
 def test_errors():
     rule = cj.cocod("workers")
+    no_rule: Any = optax.sgd(0.1)
     with pytest.raises(ValueError, match="period=0"):
         cj.every(0, optax.sgd(0.1), rule)
     with pytest.raises(ValueError, match="delay=3"):
         cj.every(2, optax.sgd(0.1), rule, delay=3)
     with pytest.raises(TypeError, match="MergeRule"):
-        cj.every(2, optax.sgd(0.1), optax.sgd(0.1))
+        cj.every(2, optax.sgd(0.1), no_rule)
     optimizer = cj.every(2, optax.sgd(0.1), rule)
     with pytest.raises(ValueError, match="params was None"):
         optimizer.update(jnp.zeros(()), optimizer.init(jnp.zeros(())))

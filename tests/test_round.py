@@ -1,5 +1,7 @@
 """The round against the papers' loops, on every front door and execution."""
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from tests import problems, reference
 from tests.problems import PERIOD, ROUNDS, WEIGHTS, N
 
 LEARNING_RATE = 0.05
-DOORS = {
+DOORS: dict[str, dict[str, Any]] = {
     "pmap": {"via": "pmap"},
     "shard_map": {"via": "shard_map"},
     "shard_map_unchecked": {"via": "shard_map", "check_vma": False},
@@ -179,6 +181,7 @@ def test_the_mean_follows_sgd_exactly():
             over = lambda function: jax.jit(jax.vmap(function, axis_name="workers"))
             send, step, merge = map(over, (round_.send, round_.step, round_.merge))
             mean = cj.consensus(state)
+            snapshot = arriving = None
             for t in range(problems.STEPS):
                 if t % PERIOD == 0:
                     snapshot, arriving = state.params, send(state)
@@ -473,10 +476,12 @@ def test_a_bad_delay_is_refused(delay):
 
 
 def test_a_rule_must_be_a_rule():
+    no_rule: Any = optax.sgd(0.1)
+    no_loss: Any = None
     with pytest.raises(TypeError, match="must be a MergeRule"):
-        cj.make_round(problems.loss, optax.sgd(0.1), optax.sgd(0.1), period=4)
+        cj.make_round(problems.loss, optax.sgd(0.1), no_rule, period=4)
     with pytest.raises(TypeError, match="loss_fn"):
-        cj.make_round(None, optax.sgd(0.1), cj.cocod("workers"), period=4)
+        cj.make_round(no_loss, optax.sgd(0.1), cj.cocod("workers"), period=4)
 
 
 @pytest.mark.parametrize("execution", ["fused", "split"])

@@ -8,6 +8,14 @@ from experiments.data.dataset import normalised as normalised
 from experiments.data.partition import partition as partition
 from experiments.data.pipeline import Pipeline as Pipeline
 
+SHAPES = {
+    "mnist5k": ((32, 32, 1), 10),
+    "digits": ((32, 32, 1), 10),
+    "cifar10": ((32, 32, 3), 10),
+    "cifar100": ((32, 32, 3), 100),
+}
+"""Of each data set: the shape of an image, and the number of classes."""
+
 
 def load(name: str, data_dir: Path | None = None) -> Dataset:
     """A data set by its name: mnist5k, digits, cifar10 or cifar100.

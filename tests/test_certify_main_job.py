@@ -1,0 +1,103 @@
+"""The main job at full width, certified: what the README promises of it."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import cocod_jax as cj
+from cocod_jax.certify import certify, compiler_available
+from experiments import train
+
+pytestmark = pytest.mark.skipif(
+    not compiler_available(),
+    reason="needs the compiler for GPUs: python -m cocod_jax.certify --install",
+)
+
+FULL = ["--width", "64", "--data", "cifar10", "--batch-size", "32", "--period", "8"]
+WORKERS = 8
+
+
+def main_job(*argv):
+    return train.certifiable([*FULL, *argv], WORKERS)
+
+
+def bfloat16(state):
+    """The shapes of a state whose parameters are bfloat16."""
+    narrow = lambda x: jax.ShapeDtypeStruct(
+        x.shape, jnp.bfloat16 if x.dtype == jnp.float32 else x.dtype
+    )
+    return state._replace(
+        params=jax.tree.map(narrow, state.params),
+        opt_state=jax.tree.map(narrow, state.opt_state),
+    )
+
+
+def through(door, round_):
+    """The round on eight devices, as users run it."""
+    run = cj.distribute(round_, via=door, execution="fused")
+    return jax.jit(run, donate_argnums=0)
+
+
+# Each model, delay, door, optimizer, dtype and number of hosts at least twice.
+HIDDEN = [
+    ("resnet18", 8, "pmap", "sgd", "float32", 1),
+    ("resnet18", 2, "shard_map", "adamw", "bfloat16", 2),
+    ("vgg16", 8, "shard_map", "adamw", "float32", 2),
+    ("vgg16", 2, "pmap", "sgd", "bfloat16", 1),
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "delay", "door", "optimizer", "dtype", "hosts"), HIDDEN
+)
+def test_cocod_is_hidden_on_h100(model, delay, door, optimizer, dtype, hosts):
+    round_, state, batches = main_job("--model", model, "--delay", str(delay))
+    if optimizer == "adamw":
+        network = train.build_model(
+            train.TrainConfig(model=model, width=64, data="cifar10")
+        )
+        round_ = cj.make_round(
+            train.loss_of(network),
+            optax.adamw(1e-3),
+            cj.cocod("workers"),
+            period=8,
+            delay=delay,
+            stateful=True,
+        )
+        start = lambda: cj.replicate(
+            round_.init(network.params, network.model_state), WORKERS
+        )
+        state = jax.eval_shape(start)
+    if dtype == "bfloat16":
+        state = bfloat16(state)
+    certificate = certify(
+        through(door, round_), state, batches, target="h100", hosts=hosts
+    )
+    certificate.check()
+    assert certificate.verdict == f"hidden behind {delay} of 8 local steps"
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a100_needs_the_flag(hidden):
+    round_, state, batches = main_job("--model", "resnet18")
+    certificate = certify(
+        through("shard_map", round_),
+        state,
+        batches,
+        target="a100",
+        latency_hiding=hidden or None,
+    )
+    assert certificate.hidden is hidden
+    if not hidden:
+        assert "scheduler-off" in str(certificate)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "reason"), [("local_sgd", "steps-wait"), ("ssgd", "in-loop")]
+)
+def test_the_baselines_are_exposed(algorithm, reason):
+    round_, state, batches = main_job("--algorithm", algorithm, "--width", "8")
+    certificate = certify(through("shard_map", round_), state, batches, target="h100")
+    assert not certificate.hidden
+    assert reason in str(certificate)

@@ -1,0 +1,395 @@
+"""The main job: from the command line to a log and a figure."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tyro
+
+import cocod_jax as cj
+from experiments import figures, logbook
+from experiments.algorithms import AXIS, local_optimizer, make_rounds
+from experiments.config import TrainConfig
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["--model=cnn", "--width=4", "--data=digits", "--batch-size=16", "--workers=2"]
+
+
+def start(module, *arguments):
+    """A program of the experiments, whose warnings are errors of ours."""
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "COLUMNS": "120"}
+    # The default generator takes the compiler seconds for each shape.
+    env["JAX_DEFAULT_PRNG_IMPL"] = "rbg"
+    return subprocess.Popen(
+        [sys.executable, "-W", "error::UserWarning", "-m", module, *arguments],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process, timeout=120):
+    """(exit status, standard output, standard error)."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    return process.returncode, out, err
+
+
+def kinds(log):
+    return [json.loads(line)["kind"] for line in log.read_text().splitlines()]
+
+
+# ------------------------------------------------------------------ whole programs
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options"),
+    [
+        ("ssgd", "--warmup-rounds 3"),
+        ("pipe_sgd", "--warmup-rounds 3 --decay step"),
+        ("local_sgd", "--partition dirichlet:1.0 --batch-size 8"),
+        ("cocod", "--via shard_map --execution fused"),
+    ],
+)
+def test_the_main_job_leaves_a_log_and_a_figure(algorithm, options, tmp_path):
+    arguments = [*SMALL, "--epochs", "1", "--algorithm", algorithm, *options.split()]
+    process = start("experiments.train", *arguments, "--out", str(tmp_path))
+    status, out, err = finish(process)
+    assert (status, err) == (0, ""), err
+    lines = out.splitlines()
+    assert lines[0].startswith("epoch   1/1   loss ")
+    assert "images/s   ETA 0 s" in lines[0]
+    assert "\x1b" not in out, "control codes outside of a terminal"
+
+    log = tmp_path / f"digits-cnn-{algorithm}-seed0.jsonl"
+    order = kinds(log)
+    assert order[0] == "run"
+    assert order[-1] == "end"
+    records = logbook.read(log)
+    assert records["end"] == [{"status": "finished"}]
+    (run,) = records["run"]
+    assert run["command"].split()[:3] == ["python", "-m", "experiments.train"]
+    assert run["command"].split()[3 : 3 + len(arguments)] == arguments
+    assert run["config"]["algorithm"] == algorithm
+    assert run["config"]["out"] == str(tmp_path)
+    assert {"python", "jax", "jaxlib", "flax", "optax", "cocod-jax"} <= set(
+        run["versions"]
+    )
+    assert run["devices"] == ["cpu", "cpu", 2]
+    assert run["workers"] == 2
+
+    # Every step once, rounds of one step first, and an epoch when it is complete.
+    warm = run["config"]["warmup_rounds"]
+    steps = [record["step"] for record in records["round"]]
+    assert steps[:warm] == [*range(1, warm + 1)]
+    assert set(np.diff(steps[warm:])) == {4}
+    for record in records["round"]:
+        assert np.isfinite([record[k] for k in ("loss", "grad_norm", "distance")]).all()
+    (epoch,) = records["epoch"]
+    assert epoch["epoch"] == 1
+    assert 0 <= epoch["test_accuracy"] <= 1
+    losses = [record["loss"] for record in records["round"]]
+    assert epoch["train_loss"] == pytest.approx(np.mean(losses))
+    assert log.with_suffix(".png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_ctrl_c_leaves_a_log_and_says_where(tmp_path):
+    process = start(
+        "experiments.train", *SMALL, "--epochs", "10000", "--out", str(tmp_path)
+    )
+    log = tmp_path / "digits-cnn-cocod-seed0.jsonl"
+    try:
+        for _ in range(1000):
+            if process.poll() is not None or (
+                log.exists() and '"kind": "epoch"' in log.read_text()
+            ):
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+    finally:
+        status, out, err = finish(process)
+    assert status == 130, err
+    assert "Traceback" not in err
+    assert "Interrupted" in out
+    assert log.name in out
+    assert logbook.read(log)["end"] == [{"status": "interrupted"}]
+    assert kinds(log)[-1] == "end"
+    assert log.with_suffix(".png").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "choices"),
+    [
+        ("algorithm", ["ssgd", "pipe_sgd", "local_sgd", "cocod"]),
+        ("model", ["resnet18", "vgg16", "cnn"]),
+        ("data", ["mnist5k", "digits", "cifar10", "cifar100"]),
+        ("via", ["pmap", "shard_map"]),
+    ],
+)
+def test_a_wrong_option_names_the_choices(option, choices, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        tyro.cli(TrainConfig, args=[f"--{option}", "wrong"])
+    message = capsys.readouterr().err
+    for choice in choices:
+        assert choice in message
+
+
+def test_the_pmap_script_is_short_and_learns():
+    script = ROOT / "experiments" / "minimal_pmap.py"
+    assert len(script.read_text().splitlines()) < 60
+    status, out, err = finish(start("experiments.minimal_pmap"))
+    assert (status, err) == (0, ""), err
+    accuracy = out.splitlines()[-1].removeprefix("test accuracy of the consensus: ")
+    assert float(accuracy.removesuffix("%")) > 90
+
+
+# ------------------------------------------------------------- the local optimizer
+
+
+def learning_rates(config, workers, steps_per_epoch, steps):
+    """The rate of each step, by what it does to a gradient of one."""
+    optimizer = local_optimizer(config, workers, steps_per_epoch)
+    params: Any = jnp.zeros([])
+
+    def step(state, _):
+        updates, state = optimizer.update(jnp.ones([]), state, params)
+        return state, optax.tree.scale(-1, updates)
+
+    return np.asarray(jax.lax.scan(step, optimizer.init(params), length=steps)[1])
+
+
+def plain(**options):
+    """Settings whose updates are the learning rate times the gradient."""
+    return TrainConfig(momentum=0.0, weight_decay=0.0, **options)
+
+
+# Rates are computed in float32 from a count of steps.
+CLOSE = {"rtol": 1e-5, "atol": 1e-7}
+
+
+def test_the_rate_grows_from_one_workers_to_all_workers():
+    config = plain(learning_rate=0.4, batch_size=32, epochs=10, warmup_epochs=2)
+    rates = learning_rates(config, workers=8, steps_per_epoch=5, steps=50)
+    single, peak = 0.4 * 32 / 256, 0.4 * 8 * 32 / 256
+    np.testing.assert_allclose(rates[:11], np.linspace(single, peak, 11), **CLOSE)
+    half_wave = (1 + np.cos(np.pi * np.arange(40) / 40)) / 2
+    np.testing.assert_allclose(rates[10:], peak * half_wave, **CLOSE)
+
+
+def test_step_decay_divides_by_10_after_half_and_three_quarters():
+    config = plain(
+        learning_rate=0.5, batch_size=64, epochs=8, warmup_epochs=1, decay="step"
+    )
+    rates = learning_rates(config, workers=4, steps_per_epoch=10, steps=80)
+    np.testing.assert_allclose(rates[10:40], 0.5, **CLOSE)
+    np.testing.assert_allclose(rates[40:60], 0.05, **CLOSE)
+    np.testing.assert_allclose(rates[60:], 0.005, **CLOSE)
+
+
+@pytest.mark.parametrize("decay", ["cosine", "step"])
+def test_a_warmup_longer_than_the_run_is_cut(decay):
+    config = plain(epochs=1, warmup_epochs=3.0, decay=decay)
+    rates = learning_rates(config, workers=4, steps_per_epoch=6, steps=6)
+    peak = 0.2 * 100 / 256
+    np.testing.assert_allclose(rates[:5], np.linspace(peak / 4, peak, 6)[:5], **CLOSE)
+    assert np.isfinite(rates).all()
+
+
+def test_one_worker_has_no_warmup():
+    config = plain(batch_size=256, epochs=4, decay="step")
+    rates = learning_rates(config, workers=1, steps_per_epoch=5, steps=10)
+    np.testing.assert_allclose(rates, 0.2, **CLOSE)
+
+
+def test_weight_decay_is_for_kernels_only():
+    config = TrainConfig(momentum=0.0, weight_decay=0.1, warmup_epochs=0)
+    optimizer = local_optimizer(config, workers=2, steps_per_epoch=5)
+    params: Any = {
+        "conv": {"kernel": jnp.ones([3, 3, 2, 4]), "bias": jnp.ones(4)},
+        "norm": {"scale": jnp.ones(4), "bias": jnp.ones(4)},
+        "head": {"kernel": jnp.ones([4, 2])},
+    }
+    zeros = optax.tree.zeros_like(params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    decayed = jax.tree.map(lambda update: bool((update != 0).all()), updates)
+    assert decayed == {
+        "conv": {"kernel": True, "bias": False},
+        "norm": {"scale": False, "bias": False},
+        "head": {"kernel": True},
+    }
+
+
+def test_momentum_is_nesterovs():
+    config = TrainConfig(weight_decay=0.0, warmup_epochs=0, decay="step", epochs=100)
+    rates = learning_rates(config, workers=1, steps_per_epoch=5, steps=3)
+    rate = 0.2 * 25 / 256
+    # g + 0.9 (g + 0.9 (g + ...)): a step ahead of heavy ball.
+    np.testing.assert_allclose(rates / rate, [1.9, 2.71, 3.439], **CLOSE)
+
+
+# ------------------------------------------------------------------ the algorithms
+
+
+@pytest.mark.parametrize(
+    ("options", "delay"),
+    [
+        ({"algorithm": "ssgd", "delay": 2}, 0),
+        ({"algorithm": "pipe_sgd"}, 0),
+        ({"algorithm": "local_sgd", "delay": 2}, 0),
+        ({"algorithm": "cocod"}, 5),
+        ({"algorithm": "cocod", "delay": 2}, 2),
+    ],
+)
+def test_periods_and_delays(options, delay):
+    config = TrainConfig(period=5, **options)
+    warm, main = make_rounds(config, quadratic, optax.sgd(0.1))
+    assert (warm.period, warm.delay) == (1, 0)
+    assert (main.period, main.delay) == (5, delay)
+
+
+WORKERS, PERIOD, RATE = 2, 3, 0.1
+
+
+def quadratic(params, model_state, batch, key):
+    del key
+    return 0.5 * (params - batch) ** 2, model_state
+
+
+def gradient_descent(algorithm, x, targets, warmup):
+    """What the algorithm makes of x [workers], one step a column, in plain NumPy."""
+    x, pending = np.full(WORKERS, x), np.zeros(WORKERS)
+    snapshot = x
+    for t in range(targets.shape[1]):
+        in_warmup = t < warmup
+        if (t - warmup) % PERIOD == 0 or in_warmup:
+            # Delay 0 merges at the start of a round, as the rounds here do.
+            snapshot = x
+            if algorithm == "local_sgd" or (algorithm == "cocod" and in_warmup):
+                x = np.full(WORKERS, x.mean())
+        gradient = x - targets[:, t]
+        match algorithm:
+            case "ssgd":
+                gradient = np.full(WORKERS, gradient.mean())
+            case "pipe_sgd" if in_warmup:
+                gradient = np.full(WORKERS, gradient.mean())
+            case "pipe_sgd":
+                gradient, pending = np.full(WORKERS, pending.mean()), gradient
+        x = x - RATE * gradient
+        if algorithm == "cocod" and not in_warmup and (t - warmup) % PERIOD == 2:
+            x = snapshot.mean() + (x - snapshot)
+    return x
+
+
+@pytest.mark.parametrize("algorithm", list(figures.STYLES))
+def test_the_rounds_are_the_algorithms(algorithm):
+    warmup, rounds = 2, 3
+    config = TrainConfig(algorithm=algorithm, period=PERIOD, warmup_rounds=warmup)
+    warm, main = make_rounds(config, quadratic, optax.sgd(RATE))
+    rng = np.random.default_rng(0)
+    targets = rng.normal(size=(WORKERS, warmup + rounds * PERIOD))
+    state = cj.replicate(main.init(jnp.array(3.0)), WORKERS)
+    step = 0
+    for round_, count in ((warm, warmup), (main, rounds)):
+        run = cj.distribute(round_, AXIS, via="vmap", execution="fused")
+        for _ in range(count):
+            batches = jnp.asarray(targets[:, step : step + round_.period], jnp.float32)
+            state, _ = run(state, batches)
+            step += round_.period
+    expected = gradient_descent(algorithm, 3.0, targets, warmup)
+    # Eleven float32 steps of numbers around 1.
+    np.testing.assert_allclose(state.params, expected, rtol=1e-5)
+
+
+# --------------------------------------------------------------- logs and figures
+
+
+def write_log(path, *, algorithm="cocod", seed=0, epochs=3, level=0.9):
+    with logbook.open_logbook(path) as log:
+        config = {"algorithm": algorithm, "seed": seed, "model": "cnn", "width": 4}
+        config |= {"data": "digits", "period": 4}
+        log.write("run", config=config, workers=2)
+        for epoch in range(1, epochs + 1):
+            log.write(
+                "epoch",
+                epoch=epoch,
+                train_loss=1 / (epoch + seed),
+                test_accuracy=level - 0.1 / epoch,
+            )
+        log.write("end", status="finished")
+    return path
+
+
+def test_a_log_reads_back_by_kind_and_in_order(tmp_path):
+    path = tmp_path / "new" / "folder" / "log.jsonl"
+    with logbook.open_logbook(path) as log:
+        log.write("run", config={"epochs": 2})
+        for step in range(3):
+            log.write("round", step=step, loss=0.1 * step)
+            # On disk at once: a run that is killed leaves what it has done.
+            assert len(logbook.read(path)["round"]) == step + 1
+    records = logbook.read(path)
+    assert records["run"] == [{"config": {"epochs": 2}}]
+    assert records["round"] == [{"step": s, "loss": 0.1 * s} for s in range(3)]
+
+
+def test_circumstances_can_be_written(tmp_path):
+    config = TrainConfig(data_dir=tmp_path)
+    path = tmp_path / "log.jsonl"
+    with logbook.open_logbook(path) as log:
+        log.write("run", **logbook.circumstances(config))
+    (run,) = logbook.read(path)["run"]
+    assert run["config"]["data_dir"] == str(tmp_path)
+    assert run["versions"]["jax"] == jax.__version__
+    assert run["devices"] == ["cpu", "cpu", jax.device_count()]
+
+
+def test_a_log_without_an_epoch_cannot_be_drawn(tmp_path):
+    path = write_log(tmp_path / "log.jsonl", epochs=0)
+    with pytest.raises(ValueError, match=r"log\.jsonl has no finished epoch"):
+        figures.training_curves([path], tmp_path / "curves.png")
+
+
+def test_seeds_become_a_mean_and_a_band(tmp_path, monkeypatch):
+    drawn = []
+    # The figure is looked at in the moment in which it would be closed.
+    monkeypatch.setattr(figures.plt, "close", drawn.append)
+    logs = [
+        write_log(tmp_path / "a.jsonl", seed=0, level=0.9, epochs=4),
+        write_log(tmp_path / "b.jsonl", seed=1, level=0.8),
+        write_log(tmp_path / "c.jsonl", algorithm="ssgd", level=0.95),
+    ]
+    out = tmp_path / "curves.png"
+    figures.training_curves(logs, out)
+    monkeypatch.undo()
+    (figure,) = drawn
+    loss, accuracy = figure.axes
+    assert [line.get_label() for line in accuracy.get_lines()] == [
+        "S-SGD",
+        "CoCoD-SGD",
+    ]
+    x, y = accuracy.get_lines()[1].get_data()
+    # As many epochs as the shortest of the runs.
+    np.testing.assert_array_equal(x, [1, 2, 3])
+    np.testing.assert_allclose(y, 100 * (0.85 - 0.1 / np.arange(1, 4)))
+    (band,) = accuracy.collections
+    vertices = band.get_paths()[0].vertices
+    assert vertices[:, 1].min() == pytest.approx(100 * (0.8 - 0.1))
+    assert vertices[:, 1].max() == pytest.approx(100 * (0.9 - 0.1 / 3))
+    assert loss.get_yscale() == "log"
+    assert "2 seeds" in figure.get_suptitle()
+    assert out.read_bytes().startswith(b"\x89PNG")
+    figures.plt.close(figure)
