@@ -60,10 +60,6 @@ def replicate(
                 "device for each worker."
             )
         return place(replicate(tree, workers, first=first), devices)
-    if isinstance(tree, RoundState):
-        weights = _shares(tree.weight, workers)[first : first + workers]
-        others = replicate(tuple(tree._replace(weight=())), workers, first=first)
-        return RoundState(*others)._replace(weight=weights)
 
     def spread(leaf: jax.Array) -> jax.Array:
         leaf = jnp.asarray(leaf)
@@ -72,7 +68,11 @@ def replicate(
             return jax.vmap(own_key)(jnp.arange(first, first + workers))
         return jnp.broadcast_to(leaf, (workers, *leaf.shape))
 
-    return jax.tree.map(spread, tree)
+    replicated = jax.tree.map(spread, tree)
+    if isinstance(tree, RoundState):
+        weights = _shares(tree.weight, workers)[first : first + workers]
+        return replicated._replace(weight=weights)
+    return replicated
 
 
 def _shares(weights: jax.Array, workers: int) -> jax.Array:
