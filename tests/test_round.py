@@ -404,6 +404,43 @@ def test_a_legacy_key_is_as_good_as_a_typed_one():
 
 
 @pytest.mark.parametrize("execution", ["fused", "split"])
+def test_mixed_dtypes_follow_the_paper(execution):
+    """float32 and float64 leaves in one tree: two buffers, one algorithm."""
+    with jax.enable_x64(True):
+        params = problems.params(np.float64)
+        params["w"] = params["w"].astype(np.float32)
+        round_ = cj.make_round(
+            problems.loss,
+            optax.sgd(LEARNING_RATE, momentum=0.9),
+            cj.cocod("workers", WEIGHTS),
+            period=PERIOD,
+        )
+        run = cj.distribute(round_, execution=execution)
+        batches = problems.batches(np.float64)
+        state = cj.replicate(round_.init(params), N)
+        for r in range(ROUNDS):
+            state, _ = run(state, problems.round_batches(batches, r))
+        _, workers = reference.cocod_sgd(
+            problems.numpy_gradient,
+            jax.tree.map(np.float64, params),
+            problems.per_worker(batches),
+            problems.shares(WEIGHTS),
+            PERIOD,
+            learning_rate=LEARNING_RATE,
+            momentum=0.9,
+        )
+        assert state.params["w"].dtype == np.float32
+        assert state.params["b"].dtype == np.float64
+        tolerance = TOLERANCE[np.float32]  # the weakest leaf sets it for all
+        chex.assert_trees_all_close(
+            jax.tree.map(np.float64, state.params),
+            problems.stacked(workers),
+            rtol=tolerance,
+            atol=tolerance,
+        )
+
+
+@pytest.mark.parametrize("execution", ["fused", "split"])
 def test_bfloat16_parameters_keep_their_dtype(execution):
     to_bf16 = lambda tree: jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), tree)
     params = to_bf16(problems.params())
