@@ -34,7 +34,7 @@ class TrainConfig:
     partition: str = "iid"
     """How the training data are split: iid, or dirichlet:ALPHA (skewed labels)."""
 
-    epochs: int = 12
+    epochs: int = 10
     """Passes over the training data."""
     batch_size: int = 25
     """Images in one local batch of one worker."""

@@ -21,9 +21,12 @@ def partition(
       For each worker the indices of its examples.
 
     Raises:
-      ValueError: when the scheme is unknown or ALPHA is not positive.
+      ValueError: when ``workers`` is not an integer of at least 1, the scheme is
+        unknown or ALPHA is not positive.
     """
-    rng = np.random.default_rng(np.random.SeedSequence([seed, workers]))
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise ValueError(f"workers={workers!r} must be an integer of at least 1.")
+    rng = np.random.default_rng([0, seed])  # 1 and 2 are the pipeline's
     if scheme == "iid":
         return np.array_split(rng.permutation(len(labels)), workers)
     kind, _, alpha = scheme.partition(":")

@@ -27,7 +27,8 @@ class Pipeline:
       seed: of the orders and of the augmentation.
 
     Raises:
-      ValueError: when a shard has fewer examples than a batch.
+      ValueError: when ``batch_size`` is not positive, or a shard has fewer examples
+        than a batch.
     """
 
     def __init__(
@@ -38,6 +39,8 @@ class Pipeline:
         batch_size: int,
         seed: int,
     ):
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be at least 1.")
         sizes = [len(shard) for shard in shards]
         if min(sizes) < batch_size:
             raise ValueError(
@@ -79,13 +82,13 @@ class Pipeline:
     def _batch(self, step: int, worker: int) -> tuple[np.ndarray, np.ndarray]:
         epoch, position = divmod(step, self.steps_per_epoch)
         chosen = self._shards[worker][self._order(epoch, worker)[position]]
-        rng = np.random.default_rng([self._seed, epoch, worker, position])
+        rng = np.random.default_rng([2, self._seed, epoch, worker, position])
         images = augmented(self._dataset, self._dataset.train_images[chosen], rng)
         return normalised(self._dataset, images), self._dataset.train_labels[chosen]
 
     def _order(self, epoch: int, worker: int) -> grain.MapDataset[np.ndarray]:
         """The batches of one epoch of one worker, as positions in its shard."""
-        seed = np.random.SeedSequence([self._seed, epoch, worker]).generate_state(1)
+        seed = np.random.SeedSequence([1, self._seed, epoch, worker]).generate_state(1)
         return (
             grain.MapDataset.range(len(self._shards[worker]))
             .shuffle(seed=int(seed[0]))

@@ -35,6 +35,11 @@ class VGG16(nnx.Module):
         self.head = nnx.Linear(cin, num_classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        if min(x.shape[1:3]) < 32:
+            raise ValueError(
+                f"images of shape {x.shape[1:3]} are too small for VGG-16, which halves "
+                "them five times; give it at least 32 x 32 pixels."
+            )
         layers = iter(zip(self.convs, self.norms, strict=True))
         for depth, _ in _STAGES:
             for _ in range(depth):
