@@ -444,3 +444,31 @@ def test_missing_archives_say_what_to_download_and_where_to_put_it(name, tmp_pat
     for data_dir in (None, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"--data-dir .* Download https://"):
             data.load(name, data_dir)
+
+
+def test_each_seed_worker_and_step_draws_its_own_augmentation():
+    # Equal images: whatever differs between two batches was drawn by augmentation.
+    image = np.random.default_rng(0).integers(0, 256, (1, 5, 4, 3), dtype=np.uint8)
+    half = image.repeat(64, axis=0), np.arange(64) % 2
+    dataset = make_dataset(half, half, crop=2, flip=True)
+    shards = np.split(np.arange(64), 2)
+
+    def batches(seed):
+        source = data.Pipeline(dataset, shards, batch_size=8, seed=seed)
+        (round_,) = source.rounds(first_step=0, period=8, count=1)
+        return round_["image"].reshape(16, -1)
+
+    # Two seeds, two workers, two epochs of four steps; 50 views of each of 8 images.
+    assert len(np.unique(np.concatenate([batches(0), batches(1)]), axis=0)) == 32
+
+
+def test_the_published_checksums():
+    """As on the data sets' page; no test downloads the archives."""
+    assert cifar.CIFAR10.md5 == "c32a1d4ab5d03f1284b67883e8d87530"
+    assert cifar.CIFAR100.md5 == "03b5dce01913d631647c71ecec9e9cb8"
+
+
+@pytest.mark.parametrize("workers", [0, -1, 2.5, True])
+def test_a_bad_number_of_workers_is_refused(workers):
+    with pytest.raises(ValueError, match="workers="):
+        data.partition(np.zeros(10, int), workers, "iid", 0)

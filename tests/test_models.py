@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from experiments import models
+from experiments.models.resnet import batch_norm
 
 NAMES = ("resnet18", "vgg16", "cnn")
 WITH_BATCH_NORM = ("resnet18", "vgg16")
@@ -176,3 +178,96 @@ def test_a_width_that_is_no_positive_integer_is_an_error(width):
         models.build(
             "cnn", num_classes=2, channels=1, width=width, key=jax.random.key(0)
         )
+
+
+def conv(x, kernel, stride=1):
+    pad = kernel.shape[0] // 2
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), [(pad, pad)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )  # fmt: skip
+
+
+def norm(x, params, state):
+    x = (x - state["mean"]) / jnp.sqrt(state["var"] + 1e-5)
+    return x * params["scale"] + params["bias"]
+
+
+def resnet18(p, s, x):
+    """He et al. 2016, section 4.2, layer by layer from the trees."""
+    x = jax.nn.relu(norm(conv(x, p["stem"]["kernel"]), p["norm"], s["norm"]))
+    for i in range(8):
+        q, t, stride = p["blocks"][i], s["blocks"][i], 2 if i in (2, 4, 6) else 1
+        y = conv(x, q["conv1"]["kernel"], stride)
+        y = jax.nn.relu(norm(y, q["norm1"], t["norm1"]))
+        y = norm(conv(y, q["conv2"]["kernel"]), q["norm2"], t["norm2"])
+        if stride == 2:
+            one, two = q["shortcut"]["layers"][0], q["shortcut"]["layers"][1]
+            x = conv(x, one["kernel"], stride)
+            x = norm(x, two, t["shortcut"]["layers"][1])
+        x = jax.nn.relu(x + y)
+    return x.mean(axis=(1, 2)) @ p["head"]["kernel"] + p["head"]["bias"]
+
+
+def vgg16(p, s, x):
+    for i in range(13):
+        c = p["convs"][i]
+        x = jax.nn.relu(
+            norm(conv(x, c["kernel"]) + c["bias"], p["norms"][i], s["norms"][i])
+        )
+        if i in (1, 3, 6, 9, 12):
+            n, h, w, d = x.shape
+            x = x.reshape(n, h // 2, 2, w // 2, 2, d).max(axis=(2, 4))
+    return x[:, 0, 0] @ p["head"]["kernel"] + p["head"]["bias"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"), [("resnet18", resnet18), ("vgg16", vgg16)]
+)
+def test_evaluation_equals_the_network_written_out(name, reference):
+    model = models.build(
+        name, num_classes=10, channels=3, width=4, key=jax.random.key(0, impl="rbg")
+    )
+    rng = np.random.default_rng(0)
+    # No scale of 1 and no mean of 0: each layer's own numbers matter.
+    params, state = jax.tree.map(
+        lambda leaf: leaf + rng.uniform(0.1, 0.3, leaf.shape).astype(np.float32),
+        (model.params, model.model_state),
+    )
+    image = rng.normal(size=(2, 32, 32, 3)).astype(np.float32)
+    ours = jax.jit(lambda *a: model.apply(*a, train=False)[0])
+    # rank promotion is allowed here: the formulas are those of the paper.
+    with jax.numpy_rank_promotion("allow"):
+        expected = jax.jit(reference)(params, state, image)
+    np.testing.assert_allclose(ours(params, state, image), expected, rtol=1e-3)
+
+
+def test_batch_norm_keeps_nine_tenths_of_its_statistics():
+    layer = batch_norm(1, nnx.Rngs(0))
+    x = np.array([3.0, 5.0], np.float32).reshape(2, 1, 1, 1)
+    y = layer(x)
+    np.testing.assert_allclose(layer.mean[...], [0.9 * 0 + 0.1 * 4], rtol=1e-6)
+    np.testing.assert_allclose(layer.var[...], [0.9 * 1 + 0.1 * 1], rtol=1e-6)
+    assert y.shape == x.shape
+
+
+def test_kernels_of_the_resnet_start_with_the_variance_of_he_by_fan_out():
+    model = models.build(
+        "resnet18",
+        num_classes=2,
+        channels=3,
+        width=16,
+        key=jax.random.key(0, impl="rbg"),
+    )
+    # 27 x 16 draws: 3.4 % is one deviation of the estimate.
+    stem = np.asarray(model.params["stem"]["kernel"])
+    np.testing.assert_allclose(stem.std(), np.sqrt(2 / (9 * 16)), rtol=0.15)
+
+
+def test_vgg_refuses_images_that_vanish():
+    model = models.build(
+        "vgg16", num_classes=2, channels=1, width=2, key=jax.random.key(0, impl="rbg")
+    )
+    image = jnp.zeros([1, 28, 28, 1])
+    with pytest.raises(ValueError, match=r"\(28, 28\) pixels are too small"):
+        model.apply(model.params, model.model_state, image, train=False)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -21,7 +23,7 @@ DOORS: dict[str, dict[str, Any]] = {
     "vmap": {"via": "vmap"},
 }
 # float64: sums in another order. float32: the same over 12 steps, values near 1.
-TOLERANCE = {np.float64: 1e-10, np.float32: 1e-5}
+TOLERANCE: dict[Any, float] = {np.float64: 1e-10, np.float32: 1e-5}
 
 
 def train(run, round_, batches, dtype, rounds=ROUNDS, **replicate):

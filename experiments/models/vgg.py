@@ -37,8 +37,8 @@ class VGG16(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         if min(x.shape[1:3]) < 32:
             raise ValueError(
-                f"images of shape {x.shape[1:3]} are too small for VGG-16, which halves "
-                "them five times; give it at least 32 x 32 pixels."
+                f"images of {x.shape[1:3]} pixels are too small for VGG-16, which "
+                "halves them five times; give it at least 32 x 32."
             )
         layers = iter(zip(self.convs, self.norms, strict=True))
         for depth, _ in _STAGES:
