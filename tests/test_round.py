@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from typing import Any
-
 import chex
 import jax
 import jax.numpy as jnp
