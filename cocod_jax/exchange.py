@@ -58,7 +58,8 @@ def mean(axis_name: AxisName, weights: Sequence[float] | None = None) -> Exchang
         of strings.
       ValueError: at construction, when a weight is not positive and finite; in
         use, when ``axis_name`` is not bound, when there is not one weight for
-        each worker, or when the tree has no floating-point leaf.
+        each worker, when a weight that travels is not a scalar, or when the tree has
+        no floating-point leaf.
 
     Examples:
       >>> exchange = cj.mean("workers", weights=(1, 3))
@@ -81,8 +82,13 @@ def mean(axis_name: AxisName, weights: Sequence[float] | None = None) -> Exchang
             )
         if weight is None:
             weight = 1 / workers if weights is None else _own(weights, axis_name)
+        if jnp.ndim(weight):
+            raise ValueError(
+                f"weight has shape {jnp.shape(weight)}, but each worker has one scalar "
+                "of its own; spread the state over the workers with cj.replicate."
+            )
 
-        leaves, treedef = jax.tree.flatten(tree)
+        leaves, treedef = jax.tree.flatten(jax.tree.map(jnp.asarray, tree))
         for dtype, members in _by_wire_dtype(leaves).items():
             buffer = jnp.concatenate([leaves[i].astype(dtype).ravel() for i in members])
             # Weighted before the sum: work that is left for after it, such as a

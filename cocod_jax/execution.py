@@ -10,7 +10,6 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from cocod_jax._typing import Batches
-from cocod_jax.exchange import check_axis_name
 from cocod_jax.round import (
     Round,
     RoundMetrics,
@@ -95,19 +94,20 @@ def distribute(
       >>> print(state.params, metrics.loss[0])
       [2. 2.] [32.  8.]
     """
-    check_axis_name(axis_name)
+    if not isinstance(axis_name, str):
+        raise TypeError(f"axis_name={axis_name!r} must be a string.")
     if via not in ("pmap", "shard_map", "vmap"):
         raise ValueError(f"via={via!r} must be 'pmap', 'shard_map' or 'vmap'.")
-    if via == "vmap" and (devices or exchange_devices):
+    if via == "vmap" and not (devices is None and exchange_devices is None):
         raise ValueError("devices have no meaning for via='vmap', which uses one.")
     if via == "shard_map" and jax.process_count() > 1:
         raise ValueError("via='shard_map' is for one process; use 'pmap' for several.")
     if execution is None:
-        platform = (devices or jax.devices())[0].platform
+        platform = (jax.devices() if devices is None else devices)[0].platform
         execution = "split" if platform == "cpu" else "fused"
     if execution not in ("fused", "split"):
         raise ValueError(f"execution={execution!r} must be 'fused', 'split' or None.")
-    if execution == "fused" and exchange_devices:
+    if execution == "fused" and exchange_devices is not None:
         raise ValueError(
             "exchange_devices belong to execution='split'; fused is one program."
         )
@@ -124,7 +124,9 @@ def distribute(
 
     if execution == "fused":
         return door(round_.run, donate=(0,))
-    return _split(round_, door, exchange_devices or devices)
+    return _split(
+        round_, door, devices if exchange_devices is None else exchange_devices
+    )
 
 
 def device_pairs() -> tuple[list[jax.Device], list[jax.Device]]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from cocod_jax._typing import Params
-from cocod_jax.round import check_period
+from cocod_jax.round import check_period, own_copy
 from cocod_jax.rules import MergeRule
 
 
@@ -43,7 +43,7 @@ def every(
     Args:
       period: k, local steps in a round, at least 1 (shared).
       inner: the optimizer of the local steps.
-      rule: what a worker does with what arrives.
+      rule: what a worker does with what arrives; its own weights count.
       delay: d, local steps between the snapshot and the merge, 0 to ``period``
         (shared); None is the whole period.
 
@@ -84,9 +84,9 @@ def every(
     def init(params: Params) -> EveryState:
         return EveryState(
             count=jnp.zeros([], jnp.int32),
-            snapshot=jax.tree.map(jnp.array, params),  # a copy: params get donated
-            inner_state=inner.init(params),
-            rule_state=rule.init(params),
+            snapshot=own_copy(params),
+            inner_state=own_copy(inner.init(params)),
+            rule_state=own_copy(rule.init(params)),
         )
 
     def update(

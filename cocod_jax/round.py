@@ -29,7 +29,7 @@ class RoundState(NamedTuple):
       count: int32 scalar, local steps since ``init``, over all rounds.
       weight: floating-point scalar p_i, the worker's share in the next exchange; the
         workers' shares have sum 1 (:func:`cocod_jax.reweight` changes them). Before
-        ``replicate``, 1, or the rule's weights with shape [N].
+        ``replicate``, the rule's weights [N], or [1] when all workers count the same.
     """
 
     params: Params
@@ -96,7 +96,8 @@ class Round(NamedTuple):
 
     Attributes:
       init: ``(params, model_state=None, key=None) -> RoundState``, outside of the
-        front door, without a worker axis.
+        front door, without a worker axis. Without a key all runs draw the same
+        numbers, those of ``jax.random.key(0)``.
       run: ``(state, batches) -> (state, RoundMetrics)``; ``batches`` has leaves of
         shape [period, ...].
       send: ``(state) -> arriving``; holds every collective of the merge rule.
@@ -195,18 +196,14 @@ def make_round(
             key = jax.random.key(0)
         if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
             key = jax.random.wrap_key_data(key)
-        weights = jnp.ones([]) if rule.weights is None else jnp.array(rule.weights)
-        # Copies: a donated state must not take the caller's arrays with it, nor
-        # hold one buffer twice.
-        copy = lambda tree: jax.tree.map(jnp.array, tree)
         return RoundState(
-            params=copy(params),
-            opt_state=copy(inner.init(params)),
-            rule_state=copy(rule.init(params)),
-            model_state=copy(model_state),
+            params=own_copy(params),
+            opt_state=own_copy(inner.init(params)),
+            rule_state=own_copy(rule.init(params)),
+            model_state=own_copy(model_state),
             key=key,
             count=jnp.zeros([], jnp.int32),
-            weight=weights,
+            weight=jnp.array(rule.weights or [1.0]),
         )
 
     def send(state: RoundState) -> Params:
@@ -269,6 +266,16 @@ def make_round(
         )
 
     return Round(init, run, send, step, merge, period, delay)
+
+
+def own_copy(tree: Any) -> Any:
+    """The tree with buffers and dtypes of its own.
+
+    A donated state must not take the caller's arrays with it, nor hold one buffer
+    twice; and a dtype that is only a Python number's would change in the first step,
+    and the second would compile again.
+    """
+    return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.result_type(leaf)), tree)
 
 
 def check_period(period: int, delay: int | None) -> tuple[int, int]:

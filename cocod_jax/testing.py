@@ -2,7 +2,8 @@
 
 Each function merges a few times with random snapshots and progress, on simulated
 workers under ``vmap``, and raises AssertionError with a sentence that says what
-does not hold. None needs a device besides the default one.
+does not hold. None needs a device besides the default one. The workers' shares
+are given to the rule with each merge, as a round does.
 """
 
 from typing import Any
@@ -191,9 +192,9 @@ def check_rule(
 
 
 def _workers(rule: MergeRule) -> tuple[int, np.ndarray]:
-    """The number of workers to simulate, and unequal weights for them."""
+    """The number of workers to simulate, and their weights: the rule's, or unequal."""
     workers = len(rule.weights) if rule.weights else _WORKERS
-    weights = np.arange(1, workers + 1, dtype=np.float32)
+    weights = np.array(rule.weights or range(1, workers + 1), np.float32)
     return workers, weights / weights.sum()
 
 

@@ -43,7 +43,8 @@ def replicate(
 
     Raises:
       ValueError: when ``workers`` is not an integer of at least 1, when there is
-        not one device for each worker, or the rule's weights are not one for each.
+        not one device for each worker, when the rule's weights are not one for each
+        worker of all processes, or ``first`` reaches beyond them.
 
     Examples:
       >>> print(cj.replicate({"w": jnp.array([1.0, 2.0])}, 3)["w"])
@@ -70,26 +71,33 @@ def replicate(
 
     replicated = jax.tree.map(spread, tree)
     if isinstance(tree, RoundState):
-        weights = _shares(tree.weight, workers)[first : first + workers]
-        return replicated._replace(weight=weights)
+        return replicated._replace(weight=_shares(tree.weight, workers, first))
     return replicated
 
 
-def _shares(weights: jax.Array, workers: int) -> jax.Array:
-    """The shares of all workers, over all processes, which have ``workers`` each.
+def _shares(weights: jax.Array, workers: int, first: int) -> jax.Array:
+    """The shares of ``workers`` workers from ``first`` on, of those of all processes.
+
+    Each process has as many as this one. ``weights`` are everybody's, or one that
+    stands for all.
 
     Raises:
-      ValueError: when there are weights, but not one for each worker.
+      ValueError: when there is not one weight for each, or ``first`` is too far.
     """
     total = workers * jax.process_count()
-    if weights.ndim == 0:
-        return jnp.full(total, 1 / total)
+    if weights.shape == (1,):
+        weights = jnp.full(total, 1 / total)
     if weights.shape != (total,):
         raise ValueError(
-            f"the rule has weights for {weights.shape[0]} workers, but "
-            f"workers={workers}; give one weight for each worker."
+            f"there are {weights.size} weights, but {total} workers; give one weight "
+            "for each worker."
         )
-    return weights
+    if first + workers > total:
+        raise ValueError(
+            f"first={first} and workers={workers} reach beyond the {total} workers of "
+            f"{jax.process_count()} processes."
+        )
+    return weights[first : first + workers]
 
 
 def place(
@@ -114,7 +122,9 @@ def place(
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(axis_name)))
 
 
-def reweight(state: RoundState, weights: Sequence[float]) -> RoundState:
+def reweight(
+    state: RoundState, weights: Sequence[float], *, first: int = 0
+) -> RoundState:
     """The same state with new weights for the exchanges from now on.
 
     The weights in force at the snapshot count: a round that has merged is not
@@ -122,8 +132,10 @@ def reweight(state: RoundState, weights: Sequence[float]) -> RoundState:
     weights that its snapshot was sent with.
 
     Args:
-      state: after ``replicate``, with N workers (per worker).
-      weights: N positive, finite numbers (shared); only ratios matter.
+      state: after ``replicate`` (per worker).
+      weights: positive, finite numbers, one for each worker of all processes
+        (shared); only ratios matter.
+      first: as in :func:`cocod_jax.replicate`.
 
     Returns:
       The state with ``weight`` replaced.
@@ -141,12 +153,7 @@ def reweight(state: RoundState, weights: Sequence[float]) -> RoundState:
       [0.25 0.75]
     """
     shares = jnp.asarray(normalised(weights), state.weight.dtype)
-    if shares.shape != state.weight.shape:
-        raise ValueError(
-            f"weights has {shares.size} entries, but the state has workers of shape "
-            f"{state.weight.shape}; give one weight for each worker."
-        )
-    return state._replace(weight=shares)
+    return state._replace(weight=_shares(shares, state.weight.shape[0], first))
 
 
 def consensus(state: RoundState) -> Params:
@@ -178,8 +185,9 @@ def consensus_model_state(state: RoundState) -> ModelState:
 
     Batch statistics stay with their worker while it trains. For evaluation the
     floating-point leaves are averaged with the workers' weights, and the others,
-    such as counters, take their maximum over the workers. They are averaged, never
-    merged by difference: a variance could turn negative.
+    such as counters, take their maximum over the workers; PRNG keys are the first
+    worker's. They are averaged, never merged by difference: a variance could turn
+    negative.
 
     Args:
       state: after ``replicate`` (per worker, leading axis N).
@@ -203,12 +211,13 @@ def consensus_model_state(state: RoundState) -> ModelState:
 @jax.jit
 def _weighted_mean(tree: Any, weight: jax.Array) -> Any:
     def average(leaf: jax.Array) -> jax.Array:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf[0]
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             return leaf.max(axis=0)
         wide = jnp.promote_types(leaf.dtype, jnp.float32)
-        shares = (weight / weight.sum()).astype(wide)
         return jnp.tensordot(
-            shares, leaf.astype(wide), axes=1, precision=jax.lax.Precision.HIGHEST
+            weight.astype(wide), leaf.astype(wide), axes=1, precision="highest"
         ).astype(leaf.dtype)
 
     return jax.tree.map(average, tree)
@@ -241,9 +250,12 @@ def check_equal_start(state: RoundState) -> None:
     """
     trees = {"params": state.params, "model_state": state.model_state}
     for path, leaf in jax.tree.leaves_with_path(trees):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            continue  # every worker draws numbers of its own
+        floats = jnp.issubdtype(leaf.dtype, jnp.inexact)
         rows = np.asarray(leaf)
         for worker, row in enumerate(rows[1:], start=1):
-            if not np.array_equal(row, rows[0], equal_nan=row.dtype.kind in "fc"):
+            if not np.array_equal(row, rows[0], equal_nan=floats):
                 name = path[0].key + jax.tree_util.keystr(path[1:])
                 raise ValueError(
                     f"the workers do not start equal: {name} of worker {worker} "

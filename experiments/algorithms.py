@@ -12,7 +12,7 @@ AXIS = "workers"
 def local_optimizer(
     config: TrainConfig, workers: int, steps_per_epoch: int
 ) -> optax.GradientTransformation:
-    """Nesterov SGD with weight decay and a learning rate for ``workers`` workers.
+    """Momentum SGD with weight decay and a learning rate for ``workers`` workers.
 
     The rate is scaled linearly with the total batch and warmed up from one worker's
     rate (Goyal et al., 2017).
@@ -32,7 +32,7 @@ def local_optimizer(
     is_kernel = lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)
     return optax.chain(
         optax.add_decayed_weights(config.weight_decay, mask=is_kernel),
-        optax.sgd(schedule, momentum=config.momentum, nesterov=True),
+        optax.sgd(schedule, momentum=config.momentum, nesterov=config.nesterov),
     )
 
 

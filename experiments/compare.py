@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 
 from experiments import figures, logbook
-from experiments.config import Algorithm
+from experiments.config import Algorithm, TrainConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,20 +37,27 @@ def main(config: CompareConfig, train_arguments: list[str]) -> None:
     logs = []
     for seed in config.seeds:
         for algorithm in config.algorithms:
-            pattern = f"*-{algorithm}-seed{seed}.jsonl"
-            if not any(map(_finished, config.out.glob(pattern))):
-                command = [sys.executable, "-m", "experiments.train", *train_arguments]
-                command += ["--algorithm", algorithm, "--seed", str(seed)]
-                subprocess.run([*command, "--out", str(config.out)], check=True)
-            logs.extend(config.out.glob(pattern))
+            own = ["--algorithm", algorithm, "--seed", str(seed)]
+            arguments = [*train_arguments, *own, "--out", str(config.out)]
+            run = tyro.cli(TrainConfig, args=arguments)
+            if not _finished(run):
+                command = [sys.executable, "-m", "experiments.train", *arguments]
+                subprocess.run(command, check=True)
+            logs.append(run.log)
     figures.training_curves(logs, config.out / "curves.png")
     (config.out / "table.md").write_text(table(logs))
     print(table(logs))
 
 
-def _finished(log: Path) -> bool:
-    end = logbook.read(log).get("end", [])
-    return any(record["status"] == "finished" for record in end)
+def _finished(run: TrainConfig) -> bool:
+    """Whether the log is that of this very run, and complete."""
+    if not run.log.exists():
+        return False
+    records, wanted = logbook.read(run.log), logbook.plain(run)
+    recorded = records["run"][0]["config"]
+    # An option that the log does not know had its default value then.
+    same = recorded == {name: wanted[name] for name in recorded}
+    return same and records.get("end") == [{"status": "finished"}]
 
 
 def table(logs: list[Path]) -> str:

@@ -45,7 +45,9 @@ class TrainConfig:
     decay: Literal["cosine", "step"] = "cosine"
     """After the warm-up: to zero, or by 10 after 50 % and 75 % of the epochs."""
     momentum: float = 0.9
-    """Of the local optimizer, Nesterov's; its buffers stay with their worker."""
+    """Of the local optimizer; its buffers stay with their worker."""
+    nesterov: bool = True
+    """Whether the momentum is Nesterov's."""
     weight_decay: float = 5e-4
     """On kernels; not on biases and batch norm."""
 
@@ -57,3 +59,9 @@ class TrainConfig:
     """One program per round, or one per step; default: split on CPUs."""
     out: Path = Path("runs")
     """Folder for the log and the figure."""
+
+    @property
+    def log(self) -> Path:
+        """The log of this run; the figure is beside it."""
+        name = f"{self.data}-{self.model}-{self.algorithm}-seed{self.seed}.jsonl"
+        return self.out / name

@@ -22,7 +22,7 @@ def circumstances(config: Any) -> dict[str, Any]:
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", _module(), *sys.argv[1:]]),
-        "config": {k: _plain(v) for k, v in dataclasses.asdict(config).items()},
+        "config": plain(config),
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in packages},
@@ -37,8 +37,10 @@ def _module() -> str:
     return "experiments" if spec is None else spec.name.removesuffix(".__main__")
 
 
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
+def plain(config: Any) -> dict[str, Any]:
+    """A configuration as JSON has it."""
+    fields = dataclasses.asdict(config).items()
+    return {k: str(v) if isinstance(v, Path) else v for k, v in fields}
 
 
 class Logbook:

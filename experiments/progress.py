@@ -33,9 +33,11 @@ class Display:
         accuracy = f"test {record['test_accuracy']:.2%}"
         self._progress.update(self._task, accuracy=accuracy)
         if not self._console.is_terminal:
-            remaining = self._progress.tasks[0].time_remaining or 0
+            task = self._progress.tasks[0]
+            remaining = task.time_remaining or 0
             self._console.print(
                 f"epoch {record['epoch']:3d}/{self._epochs}   "
+                f"round {task.completed:.0f}/{task.total:.0f}   "
                 f"loss {record['train_loss']:.4f}   {accuracy}   "
                 f"{record['images_per_second']:,.0f} images/s   ETA {remaining:.0f} s",
                 highlight=False,

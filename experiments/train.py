@@ -174,7 +174,7 @@ def train(job: Job, log: Logbook, show: Display) -> None:
             step += round_.period
             means = {k: float(np.mean(v)) for k, v in metrics._asdict().items()}
             log.write("round", step=step, seconds=seconds, **means)
-            losses.append(means["loss"])
+            losses.extend(metrics.loss.mean(axis=0))
             show.round_done(epoch, means["loss"], images / seconds)
             if step // job.pipeline.steps_per_epoch > epoch:
                 epoch = step // job.pipeline.steps_per_epoch
@@ -193,8 +193,7 @@ def main(config: TrainConfig) -> int:
     """Trains, and leaves a log, a figure and a table; returns the exit status."""
     console = Console()
     job = prepare(config)
-    name = f"{config.data}-{config.model}-{config.algorithm}-seed{config.seed}"
-    path = config.out / f"{name}.jsonl"
+    path = config.log
     with open_logbook(path) as log:
         log.write(
             "run",

@@ -51,15 +51,6 @@ def test_weights_that_travel_count_instead_of_the_constructed_ones():
     chex.assert_trees_all_close(result, expected, rtol=1e-6)
 
 
-def test_a_weight_of_zero_that_travels_leaves_a_worker_out():
-    tree = rows()
-    weights = np.array([1, 1, 0, 1], np.float32) / 3
-    result = jax.pmap(cj.mean("workers").average, axis_name="workers")(tree, weights)
-    expected = jax.tree.map(lambda x: x[[0, 1, 3]].mean(axis=0), tree)
-    own = jax.tree.map(lambda x: x[2], result)
-    chex.assert_trees_all_close(own, expected, rtol=1e-5, atol=1e-6)
-
-
 def test_one_all_reduce_for_each_dtype_on_the_wire():
     many = {f"layer{i}": np.ones([N, 3, 2], np.float32) for i in range(20)}
     exchange = cj.mean("workers", WEIGHTS)

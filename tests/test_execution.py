@@ -77,6 +77,16 @@ def test_cpus_get_split_and_the_user_can_say_otherwise():
         assert bool(calls) is traced
 
 
+def test_gpus_get_fused():
+    """The choice is the platform's; nothing runs on the device that is not there."""
+
+    class GPU:
+        platform = "gpu"
+
+    with pytest.raises(ValueError, match="exchange_devices belong to"):
+        cj.distribute(make_round(), devices=[GPU()], exchange_devices=jax.devices())
+
+
 def test_a_placed_state_compiles_a_users_own_pmap_once(caplog):
     round_ = make_round()
     run = jax.pmap(round_.run, axis_name="workers", donate_argnums=0)

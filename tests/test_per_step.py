@@ -1,5 +1,6 @@
 """``every``: the round's numbers from an ordinary per-step optimizer."""
 
+import functools
 from typing import Any
 
 import chex
@@ -33,8 +34,27 @@ def train(optimizer, dtype=np.float32, door=jax.pmap, steps=STEPS):
     return jax.tree.map(np.asarray, params)
 
 
+def over_mesh(function, axis_name, check_vma=True):
+    """``shard_map`` with the interface of ``pmap``."""
+
+    def block(*args):
+        result = function(*jax.tree.map(lambda leaf: leaf[0], args))
+        return jax.tree.map(lambda leaf: leaf[None], result)
+
+    spec = jax.P(axis_name)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:N]), axis_name)
+    return jax.jit(
+        jax.shard_map(
+            block, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=check_vma
+        )
+    )
+
+
+over_mesh_unchecked = functools.partial(over_mesh, check_vma=False)
+
+
 @pytest.mark.parametrize("delay", range(PERIOD + 1))
-@pytest.mark.parametrize("door", [jax.pmap, jax.vmap])
+@pytest.mark.parametrize("door", [jax.pmap, jax.vmap, over_mesh, over_mesh_unchecked])
 def test_every_is_the_papers_algorithm(delay, door):
     with jax.enable_x64(True):
         rule = cj.cocod("workers", WEIGHTS)
@@ -124,12 +144,6 @@ def test_no_recompilation_and_stable_types():
     state = jax.vmap(optimizer.init)(params)
     types = jax.tree.map(lambda x: (x.shape, x.dtype), state)
     traces = []
-
-    @jax.jit
-    @jax.vmap
-    def count(x):
-        traces.append(1)
-        return x
 
     def step(gradient, state, params):
         traces.append(1)

@@ -31,10 +31,12 @@ def test_replicate_in_parts_is_replicate_in_one():
     round_ = cj.make_round(problems.loss, optax.sgd(0.1), cj.cocod("workers"), period=1)
     state = round_.init(problems.params())
     whole = cj.replicate(state, 4)
-    second = cj.replicate(state, 2, first=2)
+    second = cj.replicate({"key": state.key}, 2, first=2)
     np.testing.assert_array_equal(
-        jax.random.key_data(whole.key)[2:], jax.random.key_data(second.key)
+        jax.random.key_data(whole.key)[2:], jax.random.key_data(second["key"])
     )
+    with pytest.raises(ValueError, match="beyond the 2 workers of 1 processes"):
+        cj.replicate(state, 2, first=2)
 
 
 @pytest.mark.parametrize("workers", [0, -1, 1.5, "2", True])
@@ -46,14 +48,14 @@ def test_replicate_refuses_a_bad_number(workers):
 def test_each_worker_gets_its_own_weight():
     np.testing.assert_allclose(make_state(2, (1, 3)).weight, [0.25, 0.75])
     np.testing.assert_allclose(make_state(2).weight, [0.5, 0.5])
-    with pytest.raises(ValueError, match="weights for 2 workers, but workers=3"):
+    with pytest.raises(ValueError, match="2 weights, but 3 workers"):
         make_state(3, (1, 3))
 
 
 def test_reweight():
     state = cj.reweight(make_state(2), (3, 1))
     np.testing.assert_allclose(state.weight, [0.75, 0.25])
-    with pytest.raises(ValueError, match="weights has 3 entries"):
+    with pytest.raises(ValueError, match="3 weights, but 2 workers"):
         cj.reweight(state, (1, 1, 1))
     with pytest.raises(ValueError, match="positive, finite"):
         cj.reweight(state, (1, 0))
@@ -104,4 +106,26 @@ def test_unequal_starts_are_found():
 def test_equal_infinities_and_nans_are_equal():
     state = make_state(2)
     strange = jnp.array([[np.nan, np.inf], [np.nan, np.inf]])
-    cj.check_equal_start(state._replace(params=strange))
+    for dtype in (jnp.float32, jnp.bfloat16):
+        cj.check_equal_start(state._replace(params=strange.astype(dtype)))
+
+
+def test_keys_in_the_model_state_belong_to_their_worker():
+    """NNX keeps those of dropout there."""
+    state = make_state(2, model_state={"rng": jax.random.key(0)})
+    cj.check_equal_start(state)
+    rng = cj.consensus_model_state(state)["rng"]
+    np.testing.assert_array_equal(
+        jax.random.key_data(rng), jax.random.key_data(state.model_state["rng"][0])
+    )
+
+
+def test_a_state_that_was_not_replicated_is_refused():
+    """Stacked by hand, the workers would have no shares of their own."""
+    round_ = cj.make_round(
+        lambda w, b: w, optax.sgd(0.1), cj.cocod("workers"), period=1
+    )
+    state = round_.init(jnp.array(1.0))
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), state)
+    with pytest.raises(ValueError, match=r"spread the state .* cj\.replicate"):
+        jax.vmap(round_.run, axis_name="workers")(stacked, jnp.zeros([2, 1]))

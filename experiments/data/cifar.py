@@ -31,6 +31,7 @@ class Archive:
       test: the file of the test half.
       records: in each file of the training half, and in the test file.
       label_bytes: of each record; the last one is the label.
+      num_classes: labels are below it.
     """
 
     url: str
@@ -41,6 +42,7 @@ class Archive:
     test: str
     records: tuple[int, int]
     label_bytes: int
+    num_classes: int
 
 
 CIFAR10 = Archive(
@@ -52,6 +54,7 @@ CIFAR10 = Archive(
     test="test_batch.bin",
     records=(10_000, 10_000),
     label_bytes=1,
+    num_classes=10,
 )
 CIFAR100 = Archive(
     url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
@@ -62,11 +65,14 @@ CIFAR100 = Archive(
     test="test.bin",
     records=(50_000, 10_000),
     label_bytes=2,  # coarse, fine
+    num_classes=100,
 )
 
 
 def read_cifar(archive: Archive, data_dir: Path | None) -> Dataset:
     """The data set from the archive, or from its unpacked folder, in ``data_dir``.
+
+    The checksum is the archive's; of an unpacked folder, the sizes are checked.
 
     Raises:
       FileNotFoundError: when neither is there, saying what to download and where to.
@@ -139,5 +145,11 @@ def _records(
             f"truncated, or another file. Unpack {archive.url} again."
         )
     table = np.frombuffer(content, np.uint8).reshape(records, length)
+    labels = table[:, archive.label_bytes - 1]
+    if labels.max() >= archive.num_classes:
+        raise ValueError(
+            f"{archive.folder}/{name} has a label {labels.max()}, but there are "
+            f"{archive.num_classes} classes: it is damaged. Unpack {archive.url} again."
+        )
     pixels = table[:, archive.label_bytes :].reshape(-1, 3, 32, 32)
-    return pixels.transpose(0, 2, 3, 1), table[:, archive.label_bytes - 1]
+    return pixels.transpose(0, 2, 3, 1), labels

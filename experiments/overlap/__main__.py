@@ -136,7 +136,16 @@ def table(config: OverlapConfig, rate: str, results: list[dict[str, Any]]) -> Ta
 
 
 def main(config: OverlapConfig) -> None:
-    """Measures at every rate; leaves a log and figures."""
+    """Measures at every rate; leaves a log and figures.
+
+    Raises:
+      ValueError: when PyTorch would run another network or batch.
+    """
+    if config.peers == "torch" and (config.width, config.batch_size) != (64, 16):
+        raise ValueError(
+            f"--peers torch has width 64 and batch size 16, not {config.width} and "
+            f"{config.batch_size}."
+        )
     console = Console()
     path = config.out / "overlap.jsonl"
     with open_logbook(path) as log:
