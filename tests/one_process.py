@@ -4,36 +4,38 @@ import json
 import sys
 
 import jax
+import numpy as np
+import optax
 
-rank, processes, address = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-jax.config.update("jax_num_cpu_devices", 2)
-jax.distributed.initialize(address, processes, rank)
+import cocod_jax as cj
+from tests import problems
 
-import numpy as np  # noqa: E402
-import optax  # noqa: E402
 
-import cocod_jax as cj  # noqa: E402
-from tests import problems  # noqa: E402
+def main(rank: int, processes: int, address: str) -> None:
+    jax.config.update("jax_num_cpu_devices", 2)
+    jax.distributed.initialize(address, processes, rank)
+    devices, exchange_devices = cj.device_pairs()
+    round_ = cj.make_round(
+        problems.loss,
+        optax.sgd(0.05, momentum=0.9),
+        cj.cocod("workers", weights=range(1, processes + 1)),
+        period=problems.PERIOD,
+        delay=2,
+    )
+    run = cj.distribute(round_, devices=devices, exchange_devices=exchange_devices)
+    state = cj.replicate(round_.init(problems.params()), 1, first=rank)
+    own = jax.tree.map(
+        lambda leaf: leaf[rank : rank + 1], problems.batches(workers=processes)
+    )
+    losses = []
+    for r in range(problems.ROUNDS):
+        state, metrics = run(state, problems.round_batches(own, r))
+        losses.append(metrics.loss)
+    bits = lambda leaf: np.asarray(leaf.addressable_shards[0].data).tobytes().hex()
+    leaves = jax.tree.leaves((state.params, losses))
+    print(json.dumps({"bits": [bits(leaf) for leaf in leaves]}))
+    jax.distributed.shutdown()
 
-devices, exchange_devices = cj.device_pairs()
-round_ = cj.make_round(
-    problems.loss,
-    optax.sgd(0.05, momentum=0.9),
-    cj.cocod("workers", weights=range(1, processes + 1)),
-    period=problems.PERIOD,
-    delay=2,
-)
-run = cj.distribute(round_, devices=devices, exchange_devices=exchange_devices)
-state = cj.replicate(round_.init(problems.params()), 1, first=rank)
-own = jax.tree.map(
-    lambda leaf: leaf[rank : rank + 1], problems.batches(workers=processes)
-)
-losses = []
-for r in range(problems.ROUNDS):
-    state, metrics = run(state, problems.round_batches(own, r))
-    losses.append(metrics.loss)
 
-bits = lambda leaf: np.asarray(leaf.addressable_shards[0].data).tobytes().hex()
-leaves = jax.tree.leaves((state.params, losses))
-print(json.dumps({"bits": [bits(leaf) for leaf in leaves]}))
-jax.distributed.shutdown()
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

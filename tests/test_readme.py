@@ -40,7 +40,7 @@ def test_the_script_is_the_one_in_the_repository():
 
 
 def test_the_table_is_that_of_the_logs():
-    assert "@" not in README, "a placeholder was left"
+    assert not re.search(r"@[A-Z]+@", README), "a placeholder was left"
     folder = ROOT / "experiments" / "results" / "20261123_mnist5k"
     assert compare.table(sorted(folder.glob("*.jsonl"))) in README
 
