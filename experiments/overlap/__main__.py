@@ -43,7 +43,7 @@ class OverlapConfig:
     peers_environment: Path = Path(".venv-torch")
     """Where that environment is, or will be made."""
     out: Path = Path("runs/overlap")
-    """Folder for the log and the figures."""
+    """Folder for the log and the figure."""
 
 
 def measure(config: OverlapConfig, rate: str, log: Logbook) -> list[dict[str, Any]]:
@@ -136,7 +136,7 @@ def table(config: OverlapConfig, rate: str, results: list[dict[str, Any]]) -> Ta
 
 
 def main(config: OverlapConfig) -> None:
-    """Measures at every rate; leaves a log and figures.
+    """Measures at every rate; leaves a log and a figure.
 
     Raises:
       ValueError: when PyTorch would run another network or batch.
@@ -153,9 +153,7 @@ def main(config: OverlapConfig) -> None:
         for rate in config.rate.split(","):
             console.print(table(config, rate, measure(config, rate, log)))
     figures.bars(path, config.out / "bars.png")
-    for rate in config.rate.split(","):
-        figures.timelines(path, rate, config.out / f"timeline-{rate}.png")
-    console.print(f"log and figures: {config.out}")
+    console.print(f"log and figure: {config.out}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""The figures of the benchmark, drawn from its log."""
+"""The figure of the benchmark, drawn from its log."""
 
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
@@ -12,7 +11,6 @@ import matplotlib.pyplot as plt
 from experiments import logbook
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
-COLOURS = {"step": "#0072B2", "exchange": "#E69F00", "merge": "#009E73"}
 OURS, THEIRS = "#D55E00", "#999999"
 
 
@@ -48,38 +46,3 @@ def bars(log: Path, out: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(out, dpi=160)
     plt.close(figure)
-
-
-def timelines(log: Path, rate: str, out: Path) -> None:
-    """What worker 0 computed and exchanged when, algorithm under algorithm.
-
-    Raises:
-      ValueError: when the log has no timeline at this rate.
-    """
-    records = [
-        record
-        for record in logbook.read(log).get("timeline", [])
-        if record["rate"] == rate and record["worker"] == 0
-    ]
-    if not records:
-        raise ValueError(f"{log} has no timeline at {rate}.")
-    figure, axes = plt.subplots(
-        len(records), 1, figsize=(9, 1.15 * len(records) + 0.8), sharex=True,
-        layout="constrained",
-    )  # fmt: skip
-    for axis, record in zip(axes, records, strict=True):
-        for what, row in (("step", 1), ("merge", 1), ("exchange", 0)):
-            spans = [(e["start"], e["end"] - e["start"]) for e in _spans(record, what)]
-            axis.broken_barh(
-                spans, (row - 0.4, 0.8), color=COLOURS[what], edgecolor="white"
-            )
-        axis.set_yticks([0, 1], ["exchange", "compute"])
-        axis.set_title(record["algorithm"], loc="left", fontsize=10)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[-1].set_xlabel(f"seconds (measured, {rate} links, one worker)")
-    figure.savefig(out, dpi=160)
-    plt.close(figure)
-
-
-def _spans(record: dict[str, Any], what: str) -> list[dict[str, Any]]:
-    return [event for event in record["events"] if event["what"] == what]
