@@ -41,6 +41,7 @@ class Display:
                 f"loss {record['train_loss']:.4f}   {accuracy}   "
                 f"{record['images_per_second']:,.0f} images/s   ETA {remaining:.0f} s",
                 highlight=False,
+                soft_wrap=True,
             )
 
 
