@@ -51,7 +51,7 @@ def distribute(
     ``fused``       is one program, which the compiler schedules with the exchange
                     beside the local steps: for GPUs and TPUs
     ``split``       is the same functions as separate programs, one per local step:
-                    for CPUs, where a convolution inside a loop is 40 times slower
+                    for CPUs, where a convolution inside a loop is much slower
     ==============  ==============================================================
 
     All combinations follow the same algorithm with the same numbers.

@@ -114,9 +114,9 @@ def _own(devices: list[jax.Device]) -> list[jax.Device]:
     return [d for d in devices if d.process_index == jax.process_index()]
 
 
-def local_steps(worker: Worker) -> Run:
-    """The local steps of a round alone: k Tc."""
-    round_ = worker.round_(cj.independent())
+def steps(worker: Worker, optimizer: optax.GradientTransformation | None = None) -> Run:
+    """The steps of a round alone, k Tc; S-SGD with an optimizer that communicates."""
+    round_ = worker.round_(cj.independent(), optimizer)
     step = worker.over(round_.step, worker.devices, donate=0)
     state = worker.state(round_)
 
@@ -136,22 +136,6 @@ def exchange(worker: Worker) -> Run:
     state = worker.state(round_)._replace(opt_state=(), model_state=())
     state = worker.there(state)
     return lambda: jax.block_until_ready(send(state))
-
-
-def every_step(worker: Worker) -> Run:
-    """S-SGD: the mean gradient at every step, and nothing beside it."""
-    optimizer = optax.chain(cj.mean_gradients(AXIS), worker.optimizer)
-    round_ = worker.round_(cj.independent(), optimizer, delay=0)
-    step = worker.over(round_.step, worker.devices, donate=0)
-    state = worker.state(round_)
-
-    def run() -> None:
-        nonlocal state
-        for _ in range(worker.config.period):
-            state, _ = step(state, worker.batch)
-        jax.block_until_ready(state.params)
-
-    return run
 
 
 def pipelined(worker: Worker, stale: bool = True, note: Note = ignore) -> Run:
@@ -292,13 +276,14 @@ def main(config: WorkerConfig) -> None:
     jax.config.update("jax_num_cpu_devices", 2)
     jax.distributed.initialize(config.address, config.workers, config.rank)
     worker = Worker(config)
-    compute, send = local_steps(worker), exchange(worker)
+    compute, send = steps(worker), exchange(worker)
+    synchronous = optax.chain(cj.mean_gradients(AXIS), worker.optimizer)
     compute(), send()  # compile
     delay = just_in_time(worker, compute, send)
     algorithms = {
         "local steps": compute,
         "exchange": send,
-        "S-SGD": every_step(worker),
+        "S-SGD": steps(worker, synchronous),
         "Pipe-SGD": pipelined(worker),
         "Local SGD": rounds(worker, 0),
         "CoCoD-SGD": rounds(worker, config.period),
