@@ -7,9 +7,10 @@ exchange alone (Tm), and a round of every algorithm.
 """
 
 import dataclasses
+import math
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import tyro
 from rich.console import Console
@@ -17,6 +18,7 @@ from rich.table import Table
 
 from experiments.logbook import Logbook, circumstances, open_logbook
 from experiments.overlap import figures
+from experiments.overlap.jax_worker import Algorithm
 from experiments.overlap.network import Network, free_port
 from experiments.overlap.peers import run_torch, torch_python
 from experiments.overlap.processes import run_workers
@@ -38,6 +40,8 @@ class OverlapConfig:
     """Local steps in a round."""
     repeats: int = 5
     """Interleaved measurements of each algorithm; their median counts."""
+    algorithms: tuple[Algorithm, ...] = get_args(Algorithm)
+    """Which of this library's."""
     peers: Literal["none", "torch"] = "none"
     """Whether PyTorch runs on the same links, in a virtual environment of its own."""
     peers_environment: Path = Path(".venv-torch")
@@ -51,12 +55,19 @@ def measure(config: OverlapConfig, rate: str, log: Logbook) -> list[dict[str, An
     link = None if rate == "none" else rate
     with Network(config.workers, link) as network:
         records = run_jax(config, network)
+    hidden = {}
     for record in records:
-        if "timeline" in record:
-            name = record.pop("timeline")
-            log.write("timeline", rate=rate, algorithm=name, **record)
+        if record.get("timeline"):
+            hidden[record["timeline"]] = record["hidden"]
+        for kind in ("timeline", "part"):
+            if kind in record:
+                log.write(kind, rate=rate, name=record.pop(kind), **record)
     results = [
-        _result(config, rate, "ours", record, record["seconds_per_round"])
+        {
+            **_result(config, rate, "ours", record, record["seconds_per_round"]),
+            "delay": record.get("delay"),
+            "hidden": hidden.get(record["algorithm"]),
+        }
         for record in records
         if "algorithm" in record and record["worker"] == 0
     ]
@@ -90,6 +101,7 @@ def run_jax(config: OverlapConfig, network: Network) -> list[dict[str, Any]]:
     words = [
         word for key, value in options.items() for word in (f"--{key}", str(value))
     ]
+    words += ["--algorithms", *config.algorithms]
     module = "experiments.overlap.jax_worker"
     return run_workers(
         network,
@@ -109,12 +121,15 @@ def _result(
         "seconds_per_step": seconds / config.period,
         "seconds_per_round": seconds,
         "repeats": record["repeats"],
-        "delay": record.get("delay"),
     }
 
 
 def table(config: OverlapConfig, rate: str, results: list[dict[str, Any]]) -> Table:
-    """Seconds per step, the speed-up over our S-SGD, the needed share of the round."""
+    """Seconds per step, the speed-up over our S-SGD, and how good that is.
+
+    The last two columns: the part of the round that computation or exchange needs
+    anyway, and the part of the exchange beside which this worker computed.
+    """
     ours = {
         r["algorithm"]: r["seconds_per_round"] for r in results if r["side"] == "ours"
     }
@@ -122,21 +137,37 @@ def table(config: OverlapConfig, rate: str, results: list[dict[str, Any]]) -> Ta
     shown = Table(
         title=f"{rate} links: Tc {compute / config.period:.3f} s, Tm {exchange:.3f} s"
     )
-    for column in ("algorithm", "s per step", "against S-SGD", "max(k Tc, Tm) / round"):
-        shown.add_column(column, justify="left" if column == "algorithm" else "right")
+    shown.add_column("algorithm")
+    for column in ("s per step", "against S-SGD", "max(k Tc, Tm) / round", "hidden"):
+        shown.add_column(column, justify="right")
     for r in results:
         if r["is_algorithm"]:
+            faster = ours.get("S-SGD", math.nan) / r["seconds_per_round"]
             shown.add_row(
                 f"{r['algorithm']} ({r['side']})",
                 f"{r['seconds_per_step']:.3f}",
-                f"{ours['S-SGD'] / r['seconds_per_round']:.2f} x",
+                f"{faster:.2f} x",
                 f"{max(compute, exchange) / r['seconds_per_round']:.3f}",
+                f"{r['hidden']:.0%}" if r.get("hidden") is not None else "",
             )
     return shown
 
 
+def machine() -> dict[str, Any]:
+    """What else decides how fast a network of processes is."""
+    files = {
+        "congestion_control": "/proc/sys/net/ipv4/tcp_congestion_control",
+        "load": "/proc/loadavg",
+    }
+    return {
+        name: Path(path).read_text().strip()
+        for name, path in files.items()
+        if Path(path).exists()
+    }
+
+
 def main(config: OverlapConfig) -> None:
-    """Measures at every rate; leaves a log and a figure.
+    """Measures at every rate; leaves a log and two figures.
 
     Raises:
       ValueError: when PyTorch would run another network or batch.
@@ -149,11 +180,12 @@ def main(config: OverlapConfig) -> None:
     console = Console()
     path = config.out / "overlap.jsonl"
     with open_logbook(path) as log:
-        log.write("run", **circumstances(config))
+        log.write("run", **circumstances(config), machine=machine())
         for rate in config.rate.split(","):
             console.print(table(config, rate, measure(config, rate, log)))
     figures.bars(path, config.out / "bars.png")
-    console.print(f"log and figure: {config.out}")
+    figures.timelines(path, config.out / "timelines.png")
+    console.print(f"log and figures: {config.out}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The figure of the benchmark, drawn from its log."""
+"""The figures of the benchmark, drawn from its log."""
 
 from pathlib import Path
 
@@ -7,11 +7,13 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.patches import Patch
 
 from experiments import logbook
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 OURS, THEIRS = "#D55E00", "#999999"
+COMPUTE, EXCHANGE = "#0072B2", "#E69F00"
 
 
 def bars(log: Path, out: Path) -> None:
@@ -40,9 +42,62 @@ def bars(log: Path, out: Path) -> None:
             if r["rate"] == rate and r["algorithm"] == "local steps"
         )
         axis.axvline(compute, color="#000000", linestyle=":", linewidth=1)
-        axis.set(xlabel="seconds per local step (dotted: computation alone)")
+        axis.set(xlabel="seconds per local step\n(dotted: computation alone)")
         axis.set_title(f"{rate} links", fontsize=11)
         axis.set_xlim(0, 1.18 * max(values))
         axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(out, dpi=160)
+    plt.close(figure)
+
+
+def timelines(log: Path, out: Path) -> None:
+    """Two rounds of each algorithm as the profiler saw them, a panel for each rate.
+
+    Every worker has two lanes: what it computed, and below it what it exchanged.
+
+    Raises:
+      ValueError: when the log has no timeline.
+    """
+    records = logbook.read(log).get("timeline")
+    if not records:
+        raise ValueError(f"{log} has no timeline to draw.")
+    rates = list(dict.fromkeys(record["rate"] for record in records))
+    names = list(dict.fromkeys(record["name"] for record in records))
+    workers = 1 + max(record["worker"] for record in records)
+    figure, axes = plt.subplots(
+        len(rates),
+        1,
+        figsize=(9, 0.6 + len(rates) * (0.9 + 0.28 * workers * len(names))),
+        layout="constrained",
+        squeeze=False,
+    )
+    for axis, rate in zip(axes[:, 0], rates, strict=True):
+        for row, name in enumerate(names):
+            rows = [r for r in records if (r["rate"], r["name"]) == (rate, name)]
+            origin = min(start for r in rows for _, start, _ in r["intervals"])
+            for record in rows:
+                top = row * (workers + 0.6) + record["worker"]
+                for lane, start, end in record["intervals"]:
+                    axis.broken_barh(
+                        [(start - origin, end - start)],
+                        (top, 0.55) if lane == "compute" else (top + 0.55, 0.25),
+                        color=COMPUTE if lane == "compute" else EXCHANGE,
+                        edgecolor="white",
+                        linewidth=0.5,
+                    )
+        middles = [
+            row * (workers + 0.6) + workers / 2 - 0.1 for row in range(len(names))
+        ]
+        axis.set_yticks(middles, names)
+        axis.invert_yaxis()
+        axis.set_title(f"{rate} links", fontsize=11)
+        axis.tick_params(axis="y", length=0)
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.grid(axis="x", alpha=0.25)
+        axis.set_axisbelow(True)
+    axes[-1, 0].set_xlabel("seconds")
+    colours = {"computation": COMPUTE, "exchange": EXCHANGE}
+    handles = [Patch(color=colour, label=label) for label, colour in colours.items()]
+    figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False)
     figure.savefig(out, dpi=160)
     plt.close(figure)

@@ -1,17 +1,19 @@
 """One worker of the benchmark: what each algorithm takes, and when it does what.
 
 Every worker is a process with two CPU devices, one for the local steps and one for
-the exchange. Prints JSON lines: one record an algorithm, one a measured timeline.
+the exchange. Prints JSON lines: a record for each algorithm, for its timeline, and for
+each part of a round.
 """
 
 import dataclasses
 import json
 import math
+import os
 import statistics
-import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -22,18 +24,17 @@ from jax.experimental import multihost_utils
 
 import cocod_jax as cj
 from experiments import models
+from experiments.overlap import trace
 from experiments.train import loss_of
 
 AXIS = "workers"
 
-Run = Callable[[], None]
+Algorithm = Literal[
+    "S-SGD", "Pipe-SGD", "Local SGD", "CoCoD-SGD", "CoCoD-SGD, just in time"
+]
+
+Run = Callable[[], object]
 """Does a round's worth of work, and waits for its end."""
-Note = Callable[[str, Any], None]
-"""Takes note of when a result is there."""
-
-
-def ignore(what: str, result: Any) -> None:
-    """Takes no note."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,8 @@ class WorkerConfig:
     """Local steps in a round."""
     repeats: int = 5
     """Interleaved measurements of each algorithm."""
+    algorithms: tuple[Algorithm, ...] = get_args(Algorithm)
+    """Which of them."""
 
 
 class Worker:
@@ -138,12 +141,12 @@ def exchange(worker: Worker) -> Run:
     return lambda: jax.block_until_ready(send(state))
 
 
-def pipelined(worker: Worker, stale: bool = True, note: Note = ignore) -> Run:
+def pipelined(worker: Worker) -> Run:
     """Pipe-SGD: the exchange of the last gradient beside the next one.
 
     A CPU device runs one program at a time, so that the transform
     ``stale_mean_gradients`` cannot overlap there; this is the same algorithm with
-    its exchange on the exchange device. Without ``stale``, it is S-SGD in parts.
+    its exchange on the exchange device.
     """
     gradient_fn = jax.grad(loss_of(worker.model), has_aux=True)
     state = worker.state(worker.round_(cj.independent()))
@@ -164,12 +167,8 @@ def pipelined(worker: Worker, stale: bool = True, note: Note = ignore) -> Run:
     def run() -> None:
         nonlocal params, opt_state, model_state, pending
         for _ in range(worker.config.period):
-            arriving = average(worker.there(pending)) if stale else None
+            arriving = average(worker.there(pending))
             pending, model_state = gradient(params, model_state, worker.batch)
-            note("step", model_state)
-            if arriving is None:
-                arriving = average(worker.there(pending))
-            note("exchange", arriving)
             params, opt_state = apply(params, opt_state, worker.here(arriving))
         jax.block_until_ready(params)
 
@@ -213,62 +212,43 @@ def just_in_time(worker: Worker, compute: Run, send: Run) -> int:
     return min(int(np.max(delays)), worker.config.period)
 
 
-def rounds_in_parts(worker: Worker, delay: int, note: Note) -> Run:
-    """The programs of the library's split execution, each with its end noted."""
-    round_ = worker.round_(cj.cocod(AXIS), delay=delay)
-    step = worker.over(round_.step, worker.devices, donate=0)
-    merge = worker.over(round_.merge, worker.devices, donate=0)
-    send = worker.over(round_.send, worker.exchange_devices)
-    copy = worker.over(lambda tree: jax.tree.map(jnp.copy, tree), worker.devices)
+def parts(worker: Worker) -> dict[str, Run]:
+    """What a round does besides local steps and exchange, each part alone."""
+    round_ = worker.round_(cj.cocod(AXIS))
     state = worker.state(round_)
-
-    def run() -> None:
-        nonlocal state
-        snapshot = copy(state.params)
-        light = state._replace(params=snapshot, opt_state=(), model_state=())
-        arriving = send(worker.there(light))
-        note("exchange", arriving)
-        for t in range(worker.config.period + 1):
-            if t == delay:
-                state, merged = merge(state, snapshot, worker.here(arriving))
-                note("merge", merged)
-            if t < worker.config.period:
-                state, metrics = step(state, worker.batch)
-                note("step", metrics)
-        jax.block_until_ready(state.params)
-
-    return run
+    copy = worker.over(lambda tree: jax.tree.map(jnp.copy, tree), worker.devices)
+    merge = worker.over(round_.merge, worker.devices)
+    snapshot = copy(state.params)
+    sent = worker.there(snapshot)
+    each = {
+        "copy of the snapshot": lambda: copy(snapshot),
+        "move to the exchange": lambda: worker.there(snapshot),
+        "move back": lambda: worker.here(sent),
+        "merge": lambda: merge(state, snapshot, snapshot),
+    }
+    return {
+        name: lambda part=part: jax.block_until_ready(part())
+        for name, part in each.items()
+    }
 
 
-def timeline(
-    make: Callable[[Note], Run], times: int = 2
-) -> list[dict[str, str | float]]:
-    """When each program of an algorithm ended, in seconds from a common start."""
-    events: list[tuple[float, str]] = []
-    waiting: list[threading.Thread] = []
+def core_seconds(run: Run) -> float:
+    """Seconds for which this worker's core was busy during one call.
 
-    def note(what: str, result: Any) -> None:
-        def wait() -> None:
-            jax.block_until_ready(result)
-            events.append((time.perf_counter(), what))
+    The kernel's share counts too: it moves the packets, in nobody's process time.
+    """
+    (core,) = os.sched_getaffinity(0)
+    multihost_utils.sync_global_devices("core")
+    before = _busy_ticks(core)
+    run()
+    return (_busy_ticks(core) - before) / os.sysconf("SC_CLK_TCK")
 
-        waiting.append(threading.Thread(target=wait))
-        waiting[-1].start()
 
-    def finish() -> None:
-        for thread in waiting:
-            thread.join()
-
-    run = make(note)
-    run()  # compiles
-    finish()
-    events.clear()
-    multihost_utils.sync_global_devices("timeline")
-    start = time.perf_counter()
-    for _ in range(times):
-        run()
-    finish()
-    return [{"what": what, "end": end - start} for end, what in sorted(events)]
+def _busy_ticks(core: int) -> int:
+    lines = Path("/proc/stat").read_text().splitlines()
+    ticks = next(line.split()[1:] for line in lines if line.startswith(f"cpu{core} "))
+    user, nice, system, _idle, _wait, irq, softirq = map(int, ticks[:7])
+    return user + nice + system + irq + softirq
 
 
 def main(config: WorkerConfig) -> None:
@@ -277,42 +257,49 @@ def main(config: WorkerConfig) -> None:
     jax.distributed.initialize(config.address, config.workers, config.rank)
     worker = Worker(config)
     compute, send = steps(worker), exchange(worker)
-    synchronous = optax.chain(cj.mean_gradients(AXIS), worker.optimizer)
     compute(), send()  # compile
     delay = just_in_time(worker, compute, send)
-    algorithms = {
-        "local steps": compute,
-        "exchange": send,
-        "S-SGD": steps(worker, synchronous),
-        "Pipe-SGD": pipelined(worker),
-        "Local SGD": rounds(worker, 0),
-        "CoCoD-SGD": rounds(worker, config.period),
-        "CoCoD-SGD, just in time": rounds(worker, delay),
+    synchronous = optax.chain(cj.mean_gradients(AXIS), worker.optimizer)
+    make: dict[Algorithm, Callable[[], Run]] = {
+        "S-SGD": lambda: steps(worker, synchronous),
+        "Pipe-SGD": lambda: pipelined(worker),
+        "Local SGD": lambda: rounds(worker, 0),
+        "CoCoD-SGD": lambda: rounds(worker, config.period),
+        "CoCoD-SGD, just in time": lambda: rounds(worker, delay),
     }
-    for run in algorithms.values():
+    algorithms = {name: make[name]() for name in config.algorithms}
+    runs = {"local steps": compute, "exchange": send, **algorithms}
+    for run in runs.values():
         seconds(run, 2)
-    times: dict[str, list[float]] = {name: [] for name in algorithms}
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(config.repeats):
-        for name, run in algorithms.items():
+        for name, run in runs.items():
             times[name].append(seconds(run, 2))
     for name, values in times.items():
-        record = {
+        result = {
             "algorithm": name,
             "seconds_per_round": statistics.median(values),
             "repeats": values,
         }
         if name.endswith("just in time"):
-            record["delay"] = delay
-        print(json.dumps(record), flush=True)
-    timelines = {
-        "S-SGD": lambda note: pipelined(worker, stale=False, note=note),
-        "Pipe-SGD": lambda note: pipelined(worker, note=note),
-        "Local SGD": lambda note: rounds_in_parts(worker, 0, note),
-        "CoCoD-SGD": lambda note: rounds_in_parts(worker, config.period, note),
-    }
-    for name, make in timelines.items():
-        print(json.dumps({"timeline": name, "events": timeline(make)}), flush=True)
+            result["delay"] = delay
+        report(result)
+    for name, run in algorithms.items():
+        multihost_utils.sync_global_devices("timeline")
+        found = trace.record(lambda run=run: (run(), run()), jax.local_devices()[0])
+        report({"timeline": name, "hidden": trace.hidden(found), "intervals": found})
+    for name, part in parts(worker).items():
+        seconds(part, 2)
+        report({"part": name, "seconds": seconds(part, 5)})
+    if hasattr(os, "sched_getaffinity"):  # Linux, where the workers are pinned
+        busy = core_seconds(lambda: [send() for _ in range(10)]) / 10
+        report({"part": "the core's work for an exchange", "seconds": busy})
     jax.distributed.shutdown()
+
+
+def report(result: dict[str, Any]) -> None:
+    """Hands a result to the process that started this one."""
+    print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,131 @@
+"""What a round costs with more parameters and more workers.
+
+``python -m experiments.overlap.scale``: ResNet-18 of several widths on links of one
+rate, Local SGD and CoCoD-SGD. Four workers on two cores share them, which slows the
+computation; compare within one number of workers.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import jax
+import matplotlib.pyplot as plt
+import tyro
+
+from experiments import logbook, models
+from experiments.overlap.__main__ import OverlapConfig, machine, run_jax
+from experiments.overlap.network import Network
+
+ALGORITHMS = ("Local SGD", "CoCoD-SGD")
+STYLES = {
+    "k Tc": ("local steps alone", "#0072B2", ":"),
+    "Tm": ("exchange alone", "#E69F00", ":"),
+    "Local SGD": ("Local SGD", "#009E73", "-"),
+    "CoCoD-SGD": ("CoCoD-SGD", "#D55E00", "-"),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScaleConfig:
+    """Which sizes."""
+
+    rate: str = "500mbit"
+    """Of the links, as ``tc`` writes it; none for loopback."""
+    workers: tuple[int, ...] = (2, 4)
+    """Numbers of processes."""
+    widths: tuple[int, ...] = (19, 61, 135)
+    """Channels of the first stage of ResNet-18: 1, 10 and 50 million parameters."""
+    batch_size: int = 4
+    """Images in a local batch."""
+    period: int = 4
+    """Local steps in a round."""
+    repeats: int = 3
+    """Interleaved measurements; their median counts."""
+    out: Path = Path("runs/scale")
+    """Folder for the log and the figure."""
+
+
+def measure(config: ScaleConfig, workers: int, width: int) -> dict[str, Any]:
+    """Seconds of a round and of its parts, for one network and number of workers."""
+    one = OverlapConfig(
+        workers=workers,
+        width=width,
+        batch_size=config.batch_size,
+        period=config.period,
+        repeats=config.repeats,
+        algorithms=ALGORITHMS,
+    )
+    with Network(workers, None if config.rate == "none" else config.rate) as network:
+        records = run_jax(one, network)
+    seconds = {
+        r["algorithm"]: r["seconds_per_round"]
+        for r in records
+        if "algorithm" in r and r["worker"] == 0
+    }
+    shape = jax.eval_shape(lambda: _parameters(width))
+    return {
+        "workers": workers,
+        "width": width,
+        "parameters": models.parameter_count(shape),
+        "k Tc": seconds.pop("local steps"),
+        "Tm": seconds.pop("exchange"),
+        **seconds,
+    }
+
+
+def _parameters(width: int) -> Any:
+    key = jax.random.key(0)
+    return models.build(
+        "resnet18", num_classes=10, channels=3, width=width, key=key
+    ).params
+
+
+def figure(log: Path, out: Path) -> None:
+    """Seconds of a round against the parameters, a panel for each number of workers.
+
+    Raises:
+      ValueError: when the log has no result.
+    """
+    results = logbook.read(log).get("result")
+    if not results:
+        raise ValueError(f"{log} has no result to draw.")
+    counts = sorted({r["workers"] for r in results})
+    drawn, axes = plt.subplots(
+        1, len(counts), figsize=(4.4 * len(counts), 3.6), layout="constrained"
+    )
+    for axis, workers in zip([axes] if len(counts) == 1 else axes, counts, strict=True):
+        rows = [r for r in results if r["workers"] == workers]
+        millions = [r["parameters"] / 1e6 for r in rows]
+        for name, (label, colour, line) in STYLES.items():
+            values = [r[name] for r in rows]
+            axis.plot(millions, values, line, color=colour, label=label, marker="o")
+        axis.set(xscale="log", yscale="log", xlabel="million parameters")
+        axis.set_title(f"{workers} workers", fontsize=11)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    drawn.axes[0].set_ylabel("seconds per round")
+    drawn.axes[0].legend(frameon=False)
+    drawn.savefig(out, dpi=160)
+    plt.close(drawn)
+
+
+def main(config: ScaleConfig) -> None:
+    """Measures every size; leaves a log and a figure."""
+    path = config.out / "scale.jsonl"
+    with logbook.open_logbook(path) as log:
+        log.write("run", **logbook.circumstances(config), machine=machine())
+        for workers in config.workers:
+            for width in config.widths:
+                result = measure(config, workers, width)
+                log.write("result", **result)
+                print(result, flush=True)
+    figure(path, config.out / "scale.png")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(ScaleConfig, description=__doc__))

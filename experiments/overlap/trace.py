@@ -1,0 +1,84 @@
+"""When a worker computed and when it exchanged, as the runtime's profiler saw it."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+
+_SHORTEST = 1e-3
+"""Seconds; shorter intervals would not be seen in a figure of seconds."""
+
+
+class Interval(NamedTuple):
+    """Something that ran, in seconds of the machine's clock.
+
+    Attributes:
+      lane: a program on the device that computes, or an all-reduce on any device.
+      start: when it began.
+      end: when it ended.
+    """
+
+    lane: Literal["compute", "exchange"]
+    start: float
+    end: float
+
+
+def record(run: Callable[[], object], device: jax.Device) -> list[Interval]:
+    """What ran during ``run`` on the device that computes, and all exchanges.
+
+    A synchronous step is one program with an all-reduce in it: it is cut into what
+    is computed before, the exchange, and what is computed after.
+    """
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder, profiler_options=options):
+            run()
+        (path,) = Path(folder).rglob("*.xplane.pb")
+        return intervals(jax.profiler.ProfileData.from_file(str(path)), device.id)
+
+
+def intervals(profile: Any, device: int) -> list[Interval]:
+    """The programs of one device and the all-reduces of all, in order."""
+    # Every event of a program, each operation too, names the run of the program; one
+    # of them, where the runtime waits for the rest, names the device.
+    programs, exchanges, devices = {}, {}, {}
+    for stats, start, end in _events(profile):
+        run, operation = stats.get("run_id"), stats.get("hlo_op", "")
+        first, last = programs.get(run, (start, end))
+        programs[run] = min(first, start), max(last, end)
+        if "device_ordinal" in stats:
+            devices[run] = stats["device_ordinal"]
+        if "psum" in operation or "all-reduce" in operation:
+            exchanges[run] = start, end
+    found = [Interval("exchange", *span) for span in exchanges.values()]
+    for run, (start, end) in programs.items():
+        if devices.get(run) == device:
+            begin, finish = exchanges.get(run, (end, end))
+            found.append(Interval("compute", start, begin))
+            found.append(Interval("compute", finish, end))
+    kept = (each for each in found if each.end - each.start >= _SHORTEST)
+    return sorted(kept, key=lambda each: each.start)
+
+
+def _events(profile: Any) -> Iterator[tuple[dict[str, Any], float, float]]:
+    planes = {plane.name: plane for plane in profile.planes}
+    origin = dict(planes["Task Environment"].stats)["profile_start_time"]
+    for line in planes["/host:CPU"].lines:
+        for event in line.events:
+            start = (origin + event.start_ns) / 1e9
+            yield dict(event.stats), start, start + event.duration_ns / 1e9
+
+
+def hidden(found: list[Interval]) -> float:
+    """The share of the exchanges' time in which the worker computed as well."""
+    compute = [each for each in found if each.lane == "compute"]
+    exchanges = [each for each in found if each.lane == "exchange"]
+    both = sum(
+        max(0.0, min(a.end, b.end) - max(a.start, b.start))
+        for a in exchanges
+        for b in compute
+    )
+    return both / sum(each.end - each.start for each in exchanges)
