@@ -7,6 +7,10 @@ See :func:`make_round` for where to start.
 """
 
 from cocod_jax import testing as testing
+from cocod_jax import theory as theory
+from cocod_jax import timeline as timeline
+from cocod_jax.advice import Advice as Advice
+from cocod_jax.advice import advise as advise
 from cocod_jax.exchange import Exchange as Exchange
 from cocod_jax.exchange import mean as mean
 from cocod_jax.execution import device_pairs as device_pairs

@@ -1,0 +1,25 @@
+"""Numbers that a user gives, checked where they are given."""
+
+import math
+from numbers import Real
+
+
+def check_positive(**values: float) -> None:
+    """Raises ValueError, with name and value, unless all are finite and above 0."""
+    for name, value in values.items():
+        if not (isinstance(value, Real) and 0 < value < math.inf):
+            raise ValueError(f"{name}={value!r} must be a finite number above 0.")
+
+
+def check_non_negative(**values: float) -> None:
+    """Raises ValueError, with name and value, unless all are finite, 0 or more."""
+    for name, value in values.items():
+        if not (isinstance(value, Real) and 0 <= value < math.inf):
+            raise ValueError(f"{name}={value!r} must be a finite number, 0 or more.")
+
+
+def check_counts(**values: int) -> None:
+    """Raises ValueError, with name and value, unless all are integers, 1 or more."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}={value!r} must be an integer of at least 1.")

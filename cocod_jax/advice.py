@@ -1,0 +1,205 @@
+"""Which period and delay hide an exchange, and whether that pays."""
+
+import math
+from typing import NamedTuple
+
+from cocod_jax import theory
+from cocod_jax._checks import check_counts, check_non_negative, check_positive
+from cocod_jax.round import check_period
+from cocod_jax.timeline import SSGD, Algorithm, CoCoDSGD, Compute, LocalSGD, simulate
+
+_CLOSE = 0.05  # what a measurement would hardly tell apart
+_ENDLESS = 100_000  # local steps
+
+
+class Advice(NamedTuple):
+    """What :func:`advise` found; ``print`` it for the sentences.
+
+    All seconds are predictions for one local step, waiting included.
+
+    Attributes:
+      period: k, the smallest that hides the exchange, or the one that was asked for.
+      delay: d, the smallest that hides as much as the period can.
+      ssgd_seconds: synchronous SGD.
+      overlapped_ssgd_seconds: synchronous SGD that sends during the backward pass.
+      local_sgd_seconds: Local SGD with this period.
+      cocod_seconds: CoCoD-SGD with this period and delay.
+      largest_period: the largest that Theorem 1 allows, 0 when it allows none; None
+        when there was no learning rate to tell.
+      pays: whether CoCoD-SGD is clearly the fastest, within what the theory allows.
+      sentences: all this in words.
+    """
+
+    period: int
+    delay: int
+    ssgd_seconds: float
+    overlapped_ssgd_seconds: float
+    local_sgd_seconds: float
+    cocod_seconds: float
+    largest_period: int | None
+    pays: bool
+    sentences: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(self.sentences)
+
+
+def advise(
+    step_seconds: float,
+    exchange_seconds: float,
+    workers: int,
+    *,
+    busy: float = 0.0,
+    jitter: float = 0.0,
+    period: int | None = None,
+    learning_rate: float | None = None,
+    smoothness: float | None = None,
+) -> Advice:
+    r"""The smallest period and delay that hide an exchange, and what they bring.
+
+    .. math:: k \, T_c + \text{busy} \ge T_m, \qquad d \, T_c + \text{busy} \ge T_m
+
+    The seconds come from :func:`cocod_jax.timeline.simulate`.
+
+    Args:
+      step_seconds: Tc, one local step, above 0.
+      exchange_seconds: Tm, one exchange of all parameters, 0 or more; measured, or
+        from a :class:`cocod_jax.timeline.Link`.
+      workers: N.
+      busy: seconds for which an exchange occupies what computes, 0 to Tm; see
+        :func:`cocod_jax.timeline.simulate`.
+      jitter: the coefficient of variation of a step's time, 0 or more. With it the
+        seconds are those of one random timeline, always the same.
+      period: k, when it is given already; None is the smallest that hides.
+      learning_rate: of plain SGD; with momentum b, give learning rate / (1 - b).
+      smoothness: L, the Lipschitz constant of the gradient; with the learning rate
+        it says how long a period may be.
+
+    Returns:
+      An :class:`Advice`.
+
+    Raises:
+      ValueError: when a value is out of its range, when there is a single worker,
+        when only one of ``learning_rate`` and ``smoothness`` is given, and when an
+        exchange takes longer than 100,000 local steps.
+
+    Examples:
+      >>> advice = cj.advise(step_seconds=0.4, exchange_seconds=1.9, workers=2)
+      >>> advice.period
+      5
+      >>> print(advice)
+      A local step takes 0.4 s and an exchange among 2 workers 1.9 s.
+      Period 5 hides the exchange behind the steps.
+      Seconds per step: 0.4 CoCoD-SGD, 0.78 Local SGD, 2.3 S-SGD, 2.03 S-SGD that
+      sends during the backward pass.
+    """
+    check_positive(step_seconds=step_seconds)
+    check_non_negative(exchange_seconds=exchange_seconds, busy=busy)
+    check_counts(workers=workers)
+    if workers == 1:
+        raise ValueError("workers=1 has nothing to exchange; there must be two.")
+    if (learning_rate is None) != (smoothness is None):
+        raise ValueError(
+            f"learning_rate={learning_rate!r} and smoothness={smoothness!r} bound the "
+            "period together; give both, or neither."
+        )
+    if exchange_seconds > _ENDLESS * step_seconds:
+        raise ValueError(
+            f"exchange_seconds={exchange_seconds} is more than {_ENDLESS:,} local "
+            f"steps of step_seconds={step_seconds}; are both in seconds?"
+        )
+    # The rounding of a division is no reason for one step more.
+    hiding = max(0, math.ceil((exchange_seconds - busy) / step_seconds - 1e-9))
+    period, _ = check_period(max(1, hiding) if period is None else period, None)
+    delay = min(hiding, period)
+    # Without jitter the workers keep step, and one stands for all.
+    compute = Compute(step_seconds, workers if jitter else 1, jitter)
+    seconds = lambda algorithm: _seconds(algorithm, compute, exchange_seconds, busy)
+    ssgd, overlapped = seconds(SSGD()), seconds(SSGD(sends_after=1 / 3))
+    local_sgd, cocod = seconds(LocalSGD(period)), seconds(CoCoDSGD(period, delay))
+    sentences = [
+        f"A local step takes {step_seconds:.3g} s and an exchange among {workers} "
+        f"workers {exchange_seconds:.3g} s.",
+        _hidden(period, delay, hiding),
+        f"Seconds per step: {cocod:.3g} CoCoD-SGD, {local_sgd:.3g} Local SGD, "
+        f"{ssgd:.3g} S-SGD, {overlapped:.3g} S-SGD that sends during the backward "
+        "pass.",
+    ]
+    objections = _as_fast(cocod, local_sgd, min(ssgd, overlapped))
+    if objections and busy > exchange_seconds / 2:
+        objections.append(
+            f"Each exchange occupies what computes for {busy:.3g} s, which no overlap "
+            "hides; a longer period has fewer exchanges."
+        )
+    largest = None
+    if learning_rate is not None and smoothness is not None:
+        largest = theory.largest_period(learning_rate, smoothness)
+        if period <= largest:
+            sentences.append(
+                f"Theory allows {_at_most(largest)} at this learning rate."
+            )
+        else:
+            objections.append(_too_long(period, largest, smoothness))
+        if 0 < largest < period:
+            exposed = seconds(CoCoDSGD(largest, min(hiding, largest)))
+            objections.append(
+                f"With period {largest} CoCoD-SGD takes {exposed:.3g} seconds per step."
+            )
+    return Advice(
+        period=period,
+        delay=delay,
+        ssgd_seconds=ssgd,
+        overlapped_ssgd_seconds=overlapped,
+        local_sgd_seconds=local_sgd,
+        cocod_seconds=cocod,
+        largest_period=largest,
+        pays=not objections,
+        sentences=(*sentences, *objections),
+    )
+
+
+def _seconds(
+    algorithm: Algorithm, compute: Compute, exchange_seconds: float, busy: float
+) -> float:
+    """Seconds per step, of one round when all are the same."""
+    rounds = max(2, math.ceil(200 / algorithm.period)) if compute.jitter else 1
+    steps = rounds * algorithm.period
+    timeline = simulate(algorithm, compute, exchange_seconds, steps=steps, busy=busy)
+    return timeline.seconds_per_step
+
+
+def _hidden(period: int, delay: int, hiding: int) -> str:
+    if hiding == 0:
+        return "The exchange leaves nothing that steps could hide."
+    if hiding > period:
+        return f"Period {period} hides a part of the exchange; {hiding} would hide all."
+    if delay == period:
+        return f"Period {period} hides the exchange behind the steps."
+    squared = lambda d: 1 + 2 * d / (period - 1)  # theory.expected_deviation's ratio
+    return (
+        f"Delay {delay} of period {period} hides the exchange; the workers' squared "
+        f"deviation is {squared(delay):.2g} times Local SGD's, not the "
+        f"{squared(period):.2g} of the whole period."
+    )
+
+
+def _as_fast(cocod: float, local_sgd: float, synchronous: float) -> list[str]:
+    """What is simpler and, to a few per cent, as fast as CoCoD-SGD."""
+    as_fast = f"is as fast, or slower by {_CLOSE:.0%} at most, and its workers"
+    if synchronous * (1 - _CLOSE) <= cocod:
+        return [f"S-SGD {as_fast} never differ: overlap with local steps does not pay."]
+    if local_sgd * (1 - _CLOSE) <= cocod:
+        return [f"Local SGD {as_fast} differ less: overlap does not pay."]
+    return []
+
+
+def _too_long(period: int, largest: int, smoothness: float) -> str:
+    within = 1 / (4 * math.sqrt(2) * period * smoothness)
+    return (
+        f"Theory, which is cautious, allows {_at_most(largest)} at this learning rate; "
+        f"period {period} wants one below about {within:.3g}."
+    )
+
+
+def _at_most(largest: int) -> str:
+    return f"period {largest} at most" if largest else "no period"

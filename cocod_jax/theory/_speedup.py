@@ -1,0 +1,201 @@
+"""Corollary 1: linear speed-up, and how seldom workers may exchange for it."""
+
+import bisect
+import math
+from typing import NamedTuple
+
+from cocod_jax._checks import check_counts
+from cocod_jax.theory._bounds import Problem, spread
+
+
+def speedup_learning_rate(problem: Problem, steps: int) -> float:
+    r"""Corollary 1's learning rate, :math:`\gamma = \frac1\sigma \sqrt{M / T}`.
+
+    Its unit is [x]/[f], so the corollary takes parameters in units in which that is
+    a learning rate's.
+
+    Args:
+      problem: the constants.
+      steps: T, local steps of every worker.
+
+    Returns:
+      The learning rate.
+
+    Raises:
+      ValueError: when ``steps`` is not an integer of at least 1.
+
+    Examples:
+      >>> problem = cj.theory.Problem(
+      ...     smoothness=1.0, noise=2.0, gap=1.0, workers=4, batch=100
+      ... )
+      >>> cj.theory.speedup_learning_rate(problem, steps=10_000)
+      0.05
+    """
+    check_counts(steps=steps)
+    return math.sqrt(problem.batch / steps) / problem.noise
+
+
+def speedup_bound(problem: Problem, steps: int) -> float:
+    r"""Corollary 1: the average squared gradient falls as with M times the samples.
+
+    .. math::
+
+       \frac1T \sum_t E \|\nabla f(\hat x_t)\|^2 \le
+       \frac{4 \sigma (f(\hat x_0) - f^* + L)}{\sqrt{T M}}
+
+    It holds at :func:`speedup_learning_rate`, for the periods that
+    :func:`speedup_period` allows, and no longer depends on the period: linear
+    speed-up in the total batch, per step.
+
+    Args:
+      problem: the constants.
+      steps: T, local steps of every worker.
+
+    Returns:
+      The bound in ([f]/[x])², in the corollary's units of parameters.
+
+    Raises:
+      ValueError: when ``steps`` is not an integer of at least 1.
+
+    Examples:
+      >>> problem = cj.theory.Problem(
+      ...     smoothness=1.0, noise=1.0, gap=1.0, workers=4, batch=400
+      ... )
+      >>> cj.theory.speedup_bound(problem, steps=10_000)
+      0.004
+    """
+    check_counts(steps=steps)
+    rise = problem.gap + problem.smoothness
+    return 4 * problem.noise * rise / math.sqrt(steps * problem.batch)
+
+
+class SpeedupConditions(NamedTuple):
+    r"""Corollary 1's three lower bounds on the number of steps T.
+
+    Attributes:
+      step_size: T from which :math:`\gamma \le 1 / L`.
+      stability: T from which :math:`48 \gamma^2 k^2 L^2 \le 1`, so that D1 is at least
+        1/2.
+      deviation: T from which the workers' deviation adds no more to the bound than
+        the noise of the gradient does.
+    """
+
+    step_size: float
+    stability: float
+    deviation: float
+
+
+def speedup_conditions(problem: Problem, period: int) -> SpeedupConditions:
+    r"""How many steps a period needs before Corollary 1 holds.
+
+    .. math::
+
+       T \ge \max \Bigl\{ \frac{L^2 M}{\sigma^2}, \; \frac{48 M L^2 k^2}{\sigma^2}, \;
+       \frac{144 M^3 L^2 k^2}{\sigma^6} \bigl( \frac{N \sigma^2}{M}
+       + 2 k \zeta^2 \bigr)^2 \Bigr\}
+
+    Args:
+      problem: the constants.
+      period: k.
+
+    Returns:
+      The three bounds; T must reach the largest.
+
+    Raises:
+      ValueError: when ``period`` is not an integer of at least 1.
+
+    Examples:
+      >>> problem = cj.theory.Problem(
+      ...     smoothness=1.0, noise=1.0, gap=1.0, workers=4, batch=4
+      ... )
+      >>> cj.theory.speedup_conditions(problem, period=2)
+      SpeedupConditions(step_size=4.0, stability=768.0, deviation=36864.0)
+    """
+    check_counts(period=period)
+    smooth = problem.batch * (problem.smoothness / problem.noise) ** 2
+    share = problem.batch * spread(problem, period) / problem.noise**2
+    return SpeedupConditions(
+        step_size=smooth,
+        stability=48 * smooth * period**2,
+        deviation=144 * smooth * (period * share) ** 2,
+    )
+
+
+def speedup_period(problem: Problem, steps: int) -> int:
+    r"""The largest period for which Corollary 1 promises linear speed-up.
+
+    Solved here for k, at a fixed batch for each worker, its order is
+
+    .. math::
+
+       k = O\bigl(T^{1/2} / N^{3/2}\bigr) \text{ for } \zeta = 0, \qquad
+       k = O\bigl(T^{1/4} / N^{3/4}\bigr) \text{ for } \zeta > 0
+
+    Args:
+      problem: the constants.
+      steps: T, local steps of every worker.
+
+    Returns:
+      k, at most T, or 0 when T is too small even for k = 1.
+
+    Raises:
+      ValueError: when ``steps`` is not an integer of at least 1.
+
+    Examples:
+      >>> problem = cj.theory.Problem(
+      ...     smoothness=1.0, noise=1.0, gap=1.0, workers=4, batch=4
+      ... )
+      >>> cj.theory.speedup_period(problem, steps=36864)
+      2
+    """
+    check_counts(steps=steps)
+    needed = lambda period: max(speedup_conditions(problem, period))
+    return bisect.bisect_right(range(1, steps + 1), steps, key=needed)
+
+
+def exchanges(problem: Problem, steps: int) -> dict[str, int]:
+    r"""Exchanges in T steps, each algorithm at the longest period with linear speed-up.
+
+    =====================  ==========================  ===========================
+    algorithm              iid                         workers' data differ
+    =====================  ==========================  ===========================
+    S-SGD, Pipe-SGD        :math:`T`                   :math:`T`
+    Local SGD, CoCoD-SGD   :math:`O(N^{3/2} T^{1/2})`  :math:`O(N^{3/4} T^{3/4})`
+    =====================  ==========================  ===========================
+
+    With the periods of :func:`speedup_period`; the orders are for a fixed batch for
+    each worker. Local SGD is given CoCoD-SGD's period, which it may have since its
+    workers deviate less; a proof of its own may allow more, by a constant. The
+    paper's own table was not at hand: these rows follow from Corollary 1.
+
+    Args:
+      problem: the constants.
+      steps: T, local steps of every worker.
+
+    Returns:
+      The number of exchanges by algorithm.
+
+    Raises:
+      ValueError: when no period gives linear speed-up in so few steps.
+
+    Examples:
+      >>> problem = cj.theory.Problem(
+      ...     smoothness=1.0, noise=1.0, gap=1.0, workers=4, batch=4
+      ... )
+      >>> cj.theory.exchanges(problem, steps=1_000_000)
+      {'S-SGD': 1000000, 'Pipe-SGD': 1000000, 'Local SGD': 100000, 'CoCoD-SGD': 100000}
+    """
+    period = speedup_period(problem, steps)
+    if not period:
+        least = math.ceil(max(speedup_conditions(problem, 1)))
+        raise ValueError(
+            f"steps={steps} are too few for linear speed-up with any period; period "
+            f"1 needs {least}."
+        )
+    rounds = math.ceil(steps / period)
+    return {
+        "S-SGD": steps,
+        "Pipe-SGD": steps,
+        "Local SGD": rounds,
+        "CoCoD-SGD": rounds,
+    }

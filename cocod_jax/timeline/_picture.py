@@ -1,0 +1,155 @@
+"""A timeline as a picture, in text and in matplotlib.
+
+Both draw the first workers, each with a row that computes, and a row that exchanges:
+one for all, or one for each where the workers do not exchange at the same times.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from cocod_jax.timeline._simulate import Timeline
+
+_MANY = 4  # workers to draw
+_MARKS = {"compute": "#+", "exchange": "=-"}  # of even rounds, and of odd ones
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+_COLOURS = {"compute": ("#0072B2", "#56B4E9"), "exchange": ("#D55E00", "#E69F00")}
+
+
+class _Row(NamedTuple):
+    """One lane of one worker."""
+
+    label: str
+    lane: str
+    starts: np.ndarray
+    ends: np.ndarray
+    rounds: np.ndarray
+
+
+def _rows(timeline: "Timeline") -> list[_Row]:
+    """What to draw, from the top: the first workers, and how they exchange."""
+    starts, ends = timeline.exchange_starts, timeline.exchange_ends
+    exchange = [
+        _Row("exchange", "exchange", *times, timeline.exchange_rounds)
+        for times in zip(starts, ends, strict=True)
+    ][:_MANY]
+    compute = [
+        _Row(f"worker {worker}", "compute", *times, timeline.step_rounds)
+        for worker, times in enumerate(
+            zip(timeline.step_starts, timeline.step_ends, strict=True)
+        )
+    ][:_MANY]
+    if not starts.size:
+        return compute
+    if (starts == starts[0]).all():
+        return [*compute, exchange[0]]
+    return [row for pair in zip(compute, exchange, strict=True) for row in pair]
+
+
+def picture(timeline: "Timeline", width: int) -> str:
+    """The timeline in text, ``width`` columns wide."""
+    rows = _rows(timeline)
+    label = max(len(row.label) for row in rows) + 2
+    columns = max(width - label, 20)
+    lines = [f"{row.label:{label}}{_cells(row, timeline, columns)}" for row in rows]
+    end = f"{timeline.seconds:.3g} s"
+    lines.append(f"{'':{label}}0{end:>{columns - 1}}")
+    others = len(timeline.step_starts) - _MANY
+    if others > 0:
+        lines.append(f"... and {others:,} more worker{'s' * (others > 1)}")
+    return "\n".join(lines)
+
+
+def _cells(row: _Row, timeline: "Timeline", columns: int) -> str:
+    cell = timeline.seconds / columns
+    cells = np.full(columns, "." if row.lane == "compute" else " ")
+    marks = np.array(list(_MARKS[row.lane]))[row.rounds % 2]
+    # What is shorter than a cell still has the one that holds its middle.
+    middles = ((row.starts + row.ends) / 2 / cell).astype(int)
+    cells[np.minimum(middles, columns - 1)] = marks
+    # The other cells show what fills their own middle.
+    times = cell * (np.arange(columns) + 0.5)
+    index = np.searchsorted(row.starts, times, side="right") - 1
+    inside = (index >= 0) & (times < row.ends[index])
+    cells[inside] = marks[index[inside]]
+    return "".join(cells).rstrip()
+
+
+def draw(timeline: "Timeline", axis: Any = None) -> Any:
+    """The timeline on matplotlib axes, made here when there are none."""
+    rows = _rows(timeline)
+    if axis is None:
+        import matplotlib.pyplot as plt
+
+        size = (8, 0.8 + 0.3 * len(rows))
+        _, axis = plt.subplots(figsize=size, layout="constrained")
+    for height, row in enumerate(rows):
+        for odd, colour in enumerate(_COLOURS[row.lane]):
+            chosen = row.rounds % 2 == odd
+            starts, ends = row.starts[chosen], row.ends[chosen]
+            axis.broken_barh(
+                np.column_stack([starts, ends - starts]),
+                (height - 0.4, 0.8),
+                facecolor=colour,
+                edgecolor="white",
+                linewidth=0.5,
+            )
+    axis.axvline(timeline.seconds, color="black", linestyle=":", linewidth=1)
+    axis.set_yticks(range(len(rows)), [row.label for row in rows])
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.set_xlim(left=0)
+    axis.set_xlabel("seconds")
+    axis.spines[["top", "right"]].set_visible(False)
+    return axis
+
+
+def gantt(timelines: Mapping[str, "Timeline"]) -> Any:
+    """Several timelines under each other, on one axis of time.
+
+    Rounds are dark and light in turn; a dotted line is a timeline's end.
+
+    Args:
+      timelines: each by the name of its algorithm, in the order from the top.
+
+    Returns:
+      A matplotlib figure.
+
+    Raises:
+      ValueError: when there is none.
+
+    Examples:
+      >>> from cocod_jax.timeline import SSGD, CoCoDSGD, Compute, gantt, simulate
+      >>> figure = gantt({
+      ...     name: simulate(algorithm, Compute(0.1, workers=2), 0.2, steps=8)
+      ...     for name, algorithm in [("S-SGD", SSGD()), ("CoCoD-SGD", CoCoDSGD(4))]
+      ... })
+      >>> [axis.get_title("left") for axis in figure.axes]
+      ['S-SGD', 'CoCoD-SGD']
+    """
+    import matplotlib.pyplot as plt
+
+    if not timelines:
+        raise ValueError("timelines is empty; give at least one.")
+    heights = [len(_rows(timeline)) + 1.5 for timeline in timelines.values()]
+    figure, axes = plt.subplots(
+        len(timelines),
+        figsize=(9, 0.6 + 0.22 * sum(heights)),
+        height_ratios=heights,
+        layout="constrained",
+        sharex=True,
+        squeeze=False,
+    )
+    for axis, (name, timeline) in zip(axes[:, 0], timelines.items(), strict=True):
+        draw(timeline, axis)
+        workers = len(timeline.step_starts)
+        shown = f"   {_MANY} of {workers:,} workers" if workers > _MANY else ""
+        axis.set_title(name + shown, loc="left", fontsize=10, fontweight="bold")
+        pace = f"{timeline.seconds_per_step:.3g} s a step"
+        idle = f"{timeline.idle.mean():.0%} idle"
+        axis.set_title(f"{pace}, {idle}", loc="right", fontsize=9)
+        axis.label_outer()
+    longest = max(timeline.seconds for timeline in timelines.values())
+    axes[0, 0].set_xlim(0, 1.01 * longest)
+    return figure

@@ -1,0 +1,248 @@
+"""The clock itself, and what it has recorded."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cocod_jax._checks import check_counts, check_non_negative
+from cocod_jax.timeline._algorithms import Algorithm, Transfer
+from cocod_jax.timeline._picture import draw, picture
+from cocod_jax.timeline._times import Compute, Link
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Timeline:
+    """What every worker did when, in seconds from the start.
+
+    Attributes:
+      step_starts: [N, steps].
+      step_ends: [N, steps]: draw a loss of each step against them.
+      step_rounds: [steps], the number of each step's round.
+      exchange_starts: [N, exchanges]; the same for all workers, but for gossip.
+      exchange_ends: [N, exchanges].
+      exchange_rounds: [exchanges], the number of each exchange's round.
+    """
+
+    step_starts: np.ndarray
+    step_ends: np.ndarray
+    step_rounds: np.ndarray
+    exchange_starts: np.ndarray
+    exchange_ends: np.ndarray
+    exchange_rounds: np.ndarray
+
+    @property
+    def seconds(self) -> float:
+        """From the start until the last worker has everything."""
+        return float(max(self.step_ends.max(), self.exchange_ends.max(initial=0)))
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Seconds for one local step of every worker, waiting included."""
+        return self.seconds / self.step_ends.shape[1]
+
+    @property
+    def idle(self) -> np.ndarray:
+        """[N], the fraction of the time in which a worker computes nothing."""
+        return 1 - (self.step_ends - self.step_starts).sum(axis=1) / self.seconds
+
+    @property
+    def intervals(self) -> np.ndarray:
+        """All steps and exchanges as rows: worker, lane, round, start, end.
+
+        A structured array; ``lane`` is "compute" or "exchange".
+        """
+        kinds = (
+            ("compute", self.step_starts, self.step_ends, self.step_rounds),
+            (
+                "exchange",
+                self.exchange_starts,
+                self.exchange_ends,
+                self.exchange_rounds,
+            ),
+        )
+        tables = []
+        for lane, starts, ends, rounds in kinds:
+            fields = [("worker", int), ("lane", "U8"), ("round", int)]
+            times = [("start", float), ("end", float)]
+            table = np.empty(starts.shape, np.dtype(fields + times))
+            table["worker"] = np.arange(len(starts))[:, None]
+            table["lane"], table["round"] = lane, rounds
+            table["start"], table["end"] = starts, ends
+            tables.append(table.ravel())
+        return np.concatenate(tables)
+
+    def text(self, width: int = 72) -> str:
+        """The timeline in ``width`` columns: ``#`` computes, ``=`` exchanges.
+
+        Every other round has ``+`` and ``-`` instead; the first workers stand for
+        the others.
+        """
+        return picture(self, width)
+
+    def plot(self, axis: Any = None) -> Any:
+        """The timeline on matplotlib axes, made here when there are none."""
+        return draw(self, axis)
+
+
+def simulate(
+    algorithm: Algorithm,
+    compute: Compute,
+    exchange_seconds: float | None = None,
+    *,
+    link: Link | None = None,
+    bytes: float | None = None,
+    steps: int,
+    busy: float = 0.0,
+    seed: int = 0,
+) -> Timeline:
+    """The timeline of ``steps`` local steps of every worker.
+
+    Args:
+      algorithm: :class:`SSGD`, :class:`PipeSGD`, :class:`LocalSGD`,
+        :class:`CoCoDSGD`, :class:`Gossip`, :class:`Streaming`, or your own
+        :class:`Algorithm`.
+      compute: the local steps of all workers.
+      exchange_seconds: Tm, 0 or more, of an exchange of all the parameters. A
+        fragment takes its share.
+      link: instead of seconds, the network, and ``bytes`` with it. A fragment then
+        takes every message's latency again.
+      bytes: the size of the parameters.
+      steps: local steps; a last round may be shorter than the others.
+      busy: seconds for which an exchange occupies what computes, 0 to Tm. While
+        it is in flight steps run slower, at the rate 1 - busy/Tm; a worker that
+        waits loses nothing more, as Tm has it already. 0 where the exchange has
+        hardware to spare, as on GPUs with idle multiprocessors; above 0 where the
+        core that computes also moves the data, as with gloo on that core.
+      seed: of the times that ``compute`` draws; the same for every algorithm.
+
+    Returns:
+      A :class:`Timeline`.
+
+    Raises:
+      ValueError: when a value is out of its range, or when there are not either
+        ``exchange_seconds`` or both ``link`` and ``bytes``.
+
+    Examples:
+      >>> from cocod_jax.timeline import CoCoDSGD, Compute, LocalSGD, simulate
+      >>> compute = Compute(seconds=0.1, workers=2)
+      >>> timeline = simulate(LocalSGD(4), compute, exchange_seconds=0.2, steps=8)
+      >>> print(timeline.text(width=58))
+      worker 0  ........################........++++++++++++++++
+      worker 1  ........################........++++++++++++++++
+      exchange  ========                --------
+                0                                          1.2 s
+      >>> timeline = simulate(CoCoDSGD(4), compute, exchange_seconds=0.2, steps=8)
+      >>> print(f"{timeline.seconds:.1f}")
+      0.8
+    """
+    check_counts(steps=steps)
+    check_non_negative(busy=busy)
+    seconds_of = _exchange_time(exchange_seconds, link, bytes, compute.workers)
+    whole = seconds_of(1)
+    if busy > whole:
+        raise ValueError(f"busy={busy} must be at most the exchange's {whole:.3g} s.")
+    # Never quite 0, to divide by it.
+    rate = max(1 - busy / whole, 1e-12) if busy else 1.0
+    clock = _Clock(compute.draw(steps, seed), rate)
+    plan = algorithm.transfers(steps)
+    starts = np.empty((len(plan), compute.workers))
+    ends = np.empty_like(starts)
+    # At one boundary: waits for earlier exchanges, then the next one, then its wait.
+    events = [(transfer.sent, i, False) for i, transfer in enumerate(plan)]
+    events += [(transfer.needed, i, True) for i, transfer in enumerate(plan)]
+    for position, index, waits in sorted(events):
+        clock.compute_until(position)
+        if waits:
+            clock.now = np.maximum(clock.now, ends[index])
+        else:
+            transfer = plan[index]
+            times = clock.send(transfer, seconds_of(transfer.share))
+            starts[index], ends[index] = times
+    clock.compute_until(steps)
+    return Timeline(
+        step_starts=clock.step_starts,
+        step_ends=clock.step_ends,
+        step_rounds=np.arange(steps) // algorithm.period,
+        exchange_starts=starts.T,
+        exchange_ends=ends.T,
+        exchange_rounds=np.array([t.round for t in plan], int),
+    )
+
+
+def _exchange_time(
+    exchange_seconds: float | None,
+    link: Link | None,
+    bytes: float | None,
+    workers: int,
+) -> Callable[[float], float]:
+    """From the share of the parameters that is exchanged to seconds."""
+    if exchange_seconds is not None and link is None and bytes is None:
+        check_non_negative(exchange_seconds=exchange_seconds)
+        return lambda share: share * exchange_seconds
+    if exchange_seconds is None and link is not None and bytes is not None:
+        return lambda share: link.seconds(share * bytes, workers)
+    raise ValueError(
+        f"exchange_seconds={exchange_seconds!r}, link={link!r}, bytes={bytes!r}: give "
+        "either exchange_seconds, or link and bytes."
+    )
+
+
+class _Clock:
+    """Where all workers are: how many steps they have done, and at what time."""
+
+    def __init__(self, work: np.ndarray, rate: float):
+        self.step_starts, self.step_ends = np.empty_like(work), np.empty_like(work)
+        self.now = np.zeros(len(work))  # when each worker can go on
+        self._work = work
+        self._rate = rate  # of the steps beside an exchange
+        self._done = 0.0  # local steps, the same number on all workers
+        self._free = self.now  # when each worker's link is
+        self._flights: list[tuple[np.ndarray, np.ndarray]] = []  # in order of time
+
+    def compute_until(self, position: float) -> None:
+        """Takes local steps, or parts of one, up to so many."""
+        if position <= self._done:
+            return
+        first, last = math.floor(self._done), math.ceil(position)
+        steps = np.arange(first, last)
+        parts = np.minimum(position, steps + 1) - np.maximum(self._done, steps)
+        work = np.cumsum(self._work[:, first:last] * parts, axis=1)
+        times = np.column_stack([self.now, self._finish(work)])
+        begun, ended = math.ceil(self._done), math.floor(position)
+        self.step_starts[:, begun:last] = times[:, begun - first : -1]
+        self.step_ends[:, first:ended] = times[:, 1 : ended - first + 1]
+        self.now, self._done = times[:, -1], position
+
+    def _finish(self, work: np.ndarray) -> np.ndarray:
+        """When so many seconds of work from now on are done, [N, ...] like ``work``."""
+        time, left = np.broadcast_to(self.now[:, None], work.shape), work
+        for start, end in self._flights:
+            alone = np.clip(start[:, None] - time, 0, left)
+            time, left = time + alone, left - alone
+            beside = np.clip(end[:, None] - time, 0, left / self._rate)
+            time, left = time + beside, np.maximum(left - beside * self._rate, 0)
+        return time + left
+
+    def send(self, transfer: Transfer, seconds: float) -> tuple[np.ndarray, np.ndarray]:
+        """Exchanges what all have sent now; its start and end on each worker."""
+        start = np.maximum(self._last_sender(transfer), self._free)
+        end = start + seconds
+        if self._rate < 1:
+            now = self.now.min()
+            self._flights = [f for f in self._flights if f[1].max() > now]
+            self._flights.append((start, end))
+        if transfer.sent % 1:  # the last gradients come at the end of the step
+            self.compute_until(math.ceil(transfer.sent))
+            end = np.maximum(end, self._last_sender(transfer))
+        self._free = end
+        return start, end
+
+    def _last_sender(self, transfer: Transfer) -> np.ndarray:
+        """When the last of those that a worker waits for is where it is now, [N]."""
+        if transfer.everyone:
+            return np.full_like(self.now, self.now.max())
+        neighbours = np.roll(self.now, 1), np.roll(self.now, -1)
+        return np.maximum(self.now, np.maximum(*neighbours))

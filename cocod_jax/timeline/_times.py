@@ -1,0 +1,129 @@
+"""How long things take: a local step, and an exchange."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+
+from cocod_jax._checks import check_counts, check_non_negative, check_positive
+
+Topology = Literal["ring", "tree", "neighbours"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    r"""How long the network takes to exchange.
+
+    ===========  =============================================
+    topology     seconds for N workers, B bytes from each
+    ===========  =============================================
+    ring         :math:`2 (N - 1) \, (l + B / (N w))`
+    tree         :math:`2 \lceil \log_2 N \rceil \, (l + B / w)`
+    neighbours   :math:`\min(2, N - 1) \, (l + B / w)`
+    ===========  =============================================
+
+    Ring and tree are all-reduces; neighbours is for :class:`Gossip`: all parameters
+    to each of two neighbours.
+
+    Attributes:
+      latency: l, seconds until a message begins to arrive, 0 or more.
+      bandwidth: w, of one worker's link, above 0, in bytes per second (1 Gbit/s is
+        1.25e8).
+      topology: "ring", "tree" or "neighbours".
+
+    Raises:
+      ValueError: when a value is out of its range.
+
+    Examples:
+      ResNet-18's parameters over 10 Gbit/s:
+
+      >>> link = cj.timeline.Link(latency=50e-6, bandwidth=1.25e9)
+      >>> print(f"{link.seconds(44.7e6, workers=16):.4f}")
+      0.0685
+    """
+
+    latency: float
+    bandwidth: float
+    topology: Topology = "ring"
+
+    def __post_init__(self):
+        check_non_negative(latency=self.latency)
+        check_positive(bandwidth=self.bandwidth)
+        if self.topology not in get_args(Topology):
+            raise ValueError(
+                f"topology={self.topology!r} must be one of {get_args(Topology)}."
+            )
+
+    def seconds(self, bytes: float, workers: int) -> float:
+        """Seconds of one exchange of ``bytes`` from each of ``workers`` workers."""
+        check_non_negative(bytes=bytes)
+        check_counts(workers=workers)
+        messages, part = {
+            "ring": (2 * (workers - 1), bytes / workers),
+            "tree": (2 * (workers - 1).bit_length(), bytes),
+            "neighbours": (min(2, workers - 1), bytes),
+        }[self.topology]
+        return messages * (self.latency + part / self.bandwidth)
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """How long local steps take: constant, jittering, straggling, unequal.
+
+    Attributes:
+      seconds: the mean of a step at speed 1, without pauses, above 0.
+      workers: N.
+      jitter: the coefficient of variation of a step's time, 0 or more. Times are
+        lognormal, independent over workers and steps.
+      pause: seconds by which a straggling step lasts longer, 0 or more.
+      pause_probability: of a step to straggle, 0 to 1, independent.
+      speeds: one positive number for each worker, by which its steps are faster; None
+        for 1. Pauses stay as long as they are.
+
+    Raises:
+      ValueError: when a value is out of its range.
+
+    Examples:
+      >>> compute = cj.timeline.Compute(0.1, workers=2, speeds=(1, 0.5))
+      >>> print(compute.draw(steps=3))
+      [[0.1 0.1 0.1]
+       [0.2 0.2 0.2]]
+    """
+
+    seconds: float
+    workers: int
+    jitter: float = 0.0
+    pause: float = 0.0
+    pause_probability: float = 0.0
+    speeds: Sequence[float] | None = None
+
+    def __post_init__(self):
+        check_positive(seconds=self.seconds)
+        check_counts(workers=self.workers)
+        check_non_negative(jitter=self.jitter, pause=self.pause)
+        if not 0 <= self.pause_probability <= 1:
+            raise ValueError(
+                f"pause_probability={self.pause_probability!r} must be in 0..1."
+            )
+        if self.speeds is not None:
+            if len(self.speeds) != self.workers:
+                raise ValueError(
+                    f"speeds has {len(self.speeds)} entries, but workers="
+                    f"{self.workers}; give one for each worker."
+                )
+            for worker, speed in enumerate(self.speeds):
+                check_positive(**{f"speeds[{worker}]": speed})
+
+    def draw(self, steps: int, seed: int = 0) -> np.ndarray:
+        """Seconds of each step, [N, steps]; more steps begin with the same ones."""
+        variation, pauses = np.random.default_rng(seed).spawn(2)
+        variance = math.log1p(self.jitter**2)  # of the logarithm
+        shape = (steps, self.workers)
+        work = self.seconds * variation.lognormal(
+            -variance / 2, math.sqrt(variance), shape
+        )
+        work /= 1.0 if self.speeds is None else np.asarray(self.speeds, float)
+        work += self.pause * (pauses.random(shape) < self.pause_probability)
+        return work.T

@@ -1,0 +1,141 @@
+"""Advice on period and delay: the smallest that hide, and when not to."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import cocod_jax as cj
+from cocod_jax import theory
+
+times = st.floats(0.01, 1.0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(times, times, st.floats(0, 1))
+def test_period_and_delay_are_the_smallest_that_hide(tc, tm, part):
+    busy = part * tm
+    hides = lambda steps: steps * tc + busy >= tm * (1 - 1e-8)
+    advice = cj.advise(tc, tm, 8, busy=busy)
+    assert hides(advice.period)
+    assert advice.period == 1 or not hides(advice.period - 1)
+    longer = cj.advise(tc, tm, 8, busy=busy, period=advice.period + 3)
+    assert longer.period == advice.period + 3
+    assert hides(longer.delay)
+    assert longer.delay == 0 or not hides(longer.delay - 1)
+    assert longer.cocod_seconds == pytest.approx(
+        tc + (busy if longer.delay else tm) / longer.period
+    )
+
+
+@pytest.mark.parametrize("steps", range(1, 60))
+def test_a_whole_number_of_steps_is_no_more_than_that(steps):
+    assert cj.advise(0.1, steps * 0.1, 2).period == steps
+
+
+def test_the_seconds_are_those_of_the_closed_forms():
+    advice = cj.advise(0.1, 0.35, 16, period=8)
+    assert (advice.period, advice.delay) == (8, 4)
+    assert advice.ssgd_seconds == pytest.approx(0.45)
+    assert advice.overlapped_ssgd_seconds == pytest.approx(0.1 / 3 + 0.35)
+    assert advice.local_sgd_seconds == pytest.approx(0.1 + 0.35 / 8)
+    assert advice.cocod_seconds == pytest.approx(0.1)
+    assert advice.pays
+    assert advice.largest_period is None
+
+
+def test_the_sentence_about_the_delay_says_what_theory_says():
+    problem = theory.Problem(smoothness=1, noise=1, gap=1, workers=4, batch=4)
+    deviation = [
+        theory.expected_deviation(problem, learning_rate=0.1, period=8, delay=delay)
+        for delay in (0, 4, 8)
+    ]
+    text = str(cj.advise(0.1, 0.35, 16, period=8))
+    assert "Delay 4 of period 8" in text
+    assert f"{deviation[1] / deviation[0]:.2g} times" in text
+    assert f"not the {deviation[2] / deviation[0]:.2g} of" in text
+
+
+def test_jitter_costs_the_more_the_more_workers_wait():
+    few, many = (cj.advise(0.1, 0.35, n, jitter=0.3) for n in (2, 200))
+    assert 0.45 < few.ssgd_seconds < many.ssgd_seconds
+    # The slowest of 200 steps takes twice the mean; over a round it evens out.
+    assert many.ssgd_seconds - 0.35 > 2 * 0.1
+    assert many.cocod_seconds < 0.16
+    assert few == cj.advise(0.1, 0.35, 2, jitter=0.3)
+
+
+def test_a_short_exchange_needs_no_overlap_with_steps():
+    advice = cj.advise(0.1, 0.01, 16)
+    assert not advice.pays
+    assert advice.overlapped_ssgd_seconds == pytest.approx(advice.cocod_seconds)
+    assert "S-SGD is as fast" in str(advice)
+    assert "does not pay" in str(advice)
+
+
+def test_a_long_period_needs_no_overlap():
+    advice = cj.advise(0.1, 0.35, 16, period=100)
+    assert not advice.pays
+    assert "Local SGD is as fast" in str(advice)
+    assert cj.advise(0.1, 0.35, 16, period=20).pays
+
+
+def test_what_occupies_the_core_cannot_be_hidden():
+    advice = cj.advise(0.1, 0.3, 4, busy=0.29, period=4)
+    assert not advice.pays
+    assert "occupies what computes for 0.29 s" in str(advice)
+    assert cj.advise(0.1, 0.3, 4, busy=0.1, period=4).pays
+
+
+def test_nothing_to_hide():
+    advice = cj.advise(0.1, 0.0, 4)
+    assert (advice.period, advice.delay, advice.pays) == (1, 0, False)
+    assert "nothing that steps could hide" in str(advice)
+
+
+def test_a_period_that_is_too_short_hides_a_part():
+    advice = cj.advise(0.1, 0.35, 4, period=2)
+    assert advice.delay == 2
+    assert advice.cocod_seconds == pytest.approx(0.35 / 2)
+    assert "Period 2 hides a part of the exchange; 4 would hide all." in str(advice)
+
+
+def test_theory_bounds_the_period():
+    # 1 / (4 sqrt(2) · 0.05) = 3.54
+    advice = cj.advise(0.1, 1.0, 16, learning_rate=0.05, smoothness=1.0)
+    assert (advice.period, advice.largest_period, advice.pays) == (10, 3, False)
+    assert "allows period 3 at most" in str(advice)
+    assert "With period 3 CoCoD-SGD takes 0.333 seconds" in str(advice)
+    # The learning rate that it names is one that will do.
+    named = float(str(advice).split("wants one below about ")[1].split(".\n")[0])
+    assert theory.largest_period(0.99 * named, 1.0) >= 10
+    assert theory.largest_period(1.01 * named, 1.0) < 10
+    fine = cj.advise(0.1, 1.0, 16, learning_rate=0.01, smoothness=1.0)
+    assert (fine.largest_period, fine.pays) == (17, True)
+    assert "allows period 17 at most" in str(fine)
+    none = cj.advise(0.1, 1.0, 16, learning_rate=1.0, smoothness=1.0)
+    assert (none.largest_period, none.pays) == (0, False)
+    assert "allows no period" in str(none)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "match"),
+    [
+        ((0.0, 1.0, 2), {}, "step_seconds=0.0"),
+        ((0.1, -1.0, 2), {}, "exchange_seconds=-1.0"),
+        ((0.1, math.inf, 2), {}, "exchange_seconds=inf"),
+        ((0.1, 1.0, 0), {}, "workers=0"),
+        ((0.1, 1.0, 1), {}, "workers=1 has nothing to exchange"),
+        ((0.1, 1e5, 2), {}, "are both in seconds"),
+        ((0.1, 1.0, 2), {"busy": 1.1}, "busy=1.1"),
+        ((0.1, 1.0, 2), {"jitter": -1.0}, "jitter=-1.0"),
+        ((0.1, 1.0, 2), {"period": 0}, "period=0"),
+        ((0.1, 1.0, 2), {"learning_rate": 0.1}, "give both, or neither"),
+        ((0.1, 1.0, 2), {"smoothness": 1.0}, "give both, or neither"),
+        ((0.1, 1.0, 2), {"learning_rate": 0.0, "smoothness": 1.0}, "learning_rate=0.0"),
+    ],
+)
+def test_errors_name_the_argument(arguments, options, match):
+    with pytest.raises(ValueError, match=match):
+        cj.advise(*arguments, **options)
