@@ -1,6 +1,9 @@
 """What runs a round: a front door (pmap, shard_map, vmap), fused or split."""
 
 import functools
+import os
+import re
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -18,6 +21,8 @@ from cocod_jax.round import (
     check_batches,
 )
 from cocod_jax.workers import place
+
+_SCHEDULER = "xla_gpu_enable_latency_hiding_scheduler"
 
 Door: TypeAlias = Literal["pmap", "shard_map", "vmap"]
 Execution: TypeAlias = Literal["fused", "split"]
@@ -55,6 +60,10 @@ def distribute(
     ==============  ==============================================================
 
     All combinations follow the same algorithm with the same numbers.
+
+    On NVIDIA GPUs before Hopper the compiler overlaps nothing unless its
+    latency-hiding scheduler is on. ``shard_map`` and ``vmap`` turn it on; ``pmap``
+    cannot, and warns when ``XLA_FLAGS`` does not either.
 
     A CPU device runs one program at a time, the exchange before the steps. With
     ``exchange_devices`` the split execution runs it on other devices, beside the
@@ -119,10 +128,12 @@ def distribute(
     ) -> Callable:
         if via == "vmap":
             mapped = jax.vmap(function, axis_name=axis_name)
-            return jax.jit(mapped, donate_argnums=donate)
+            return _jit(mapped, donate, jax.devices()[0])
         return _on_devices(function, axis_name, via, devices, check_vma, donate)
 
     if execution == "fused":
+        if via == "pmap":
+            _check_scheduler((jax.devices() if devices is None else devices)[0])
         return door(round_.run, donate=(0,))
     return _split(
         round_, door, devices if exchange_devices is None else exchange_devices
@@ -230,7 +241,7 @@ def _on_devices(
             out_specs=PartitionSpec(axis_name),
             check_vma=check_vma,
         )
-        return jax.jit(mapped, donate_argnums=donate), own
+        return _jit(mapped, donate, own[0]), own
 
     def call(*args: Any) -> Any:
         run, own = program(jax.tree.leaves(args)[0].shape[0])
@@ -238,6 +249,33 @@ def _on_devices(
         return run(*place(args, own, axis_name))
 
     return call
+
+
+def _jit(function: Callable, donate: tuple[int, ...], device: jax.Device) -> Callable:
+    options = {_SCHEDULER: True} if _needs_scheduler(device) else None
+    return jax.jit(function, donate_argnums=donate, compiler_options=options)
+
+
+def _check_scheduler(device: jax.Device) -> None:
+    """Warns when the compiler would not hide the exchange on this device."""
+    set_to_true = rf"--{_SCHEDULER}(=(true|1))?(\s|$)"
+    if _needs_scheduler(device) and not re.search(
+        set_to_true, os.environ.get("XLA_FLAGS", ""), re.IGNORECASE
+    ):
+        warnings.warn(
+            f"On {device.device_kind} the exchange is not hidden: set XLA_FLAGS="
+            f"--{_SCHEDULER}=true before JAX starts, or take via='shard_map'.",
+            stacklevel=3,
+        )
+
+
+def _needs_scheduler(device: jax.Device) -> bool:
+    """Whether this GPU is one on which the scheduler is off by default.
+
+    From compute capability 9.0 (Hopper) on it is on for programs such as a round.
+    """
+    major, _, _ = str(getattr(device, "compute_capability", "")).partition(".")
+    return device.platform == "gpu" and major in ("6", "7", "8")
 
 
 def _worker_devices(

@@ -1,6 +1,7 @@
 """Front doors and executions: the choice, donation, compilation, errors."""
 
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import optax
 import pytest
 
 import cocod_jax as cj
+from cocod_jax.execution import _jit
 from tests import problems
 from tests.problems import PERIOD, N
 
@@ -77,14 +79,54 @@ def test_cpus_get_split_and_the_user_can_say_otherwise():
         assert bool(calls) is traced
 
 
+GPU = SimpleNamespace(
+    platform="gpu", device_kind="NVIDIA A100", compute_capability="8.0"
+)
+
+
+def test_pmap_on_a_gpu_without_the_scheduler_warns(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_latency_hiding_scheduler=false")
+    with pytest.warns(UserWarning, match="A100 the exchange is not hidden"):
+        cj.distribute(make_round(), devices=[GPU])
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind"),
+    [
+        ("--a --xla_gpu_enable_latency_hiding_scheduler --b", {}),
+        ("--xla_gpu_enable_latency_hiding_scheduler=True", {}),
+        ("", {"via": "shard_map"}),
+        ("", {"execution": "split"}),
+    ],
+)
+def test_nothing_warns_where_the_scheduler_is_on_or_not_needed(
+    flags, kind, monkeypatch
+):
+    """Warnings are errors here."""
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    cj.distribute(make_round(), devices=[GPU], **kind)
+
+
+@pytest.mark.parametrize("capability", ["9.0", "10.0", "12.0", "gfx942"])
+def test_from_hopper_on_the_scheduler_is_on(capability, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    device = SimpleNamespace(**{**vars(GPU), "compute_capability": capability})
+    cj.distribute(make_round(), devices=[device])
+
+
+@pytest.mark.parametrize(("device", "option"), [(GPU, True), (jax.devices()[0], None)])
+def test_jit_gets_the_scheduler_as_an_option(device, option, monkeypatch):
+    seen = []
+    monkeypatch.setattr(jax, "jit", lambda fn, **options: seen.append(options) or fn)
+    _jit(lambda x: x, (), device)
+    options = seen[0]["compiler_options"]
+    assert (options and options["xla_gpu_enable_latency_hiding_scheduler"]) is option
+
+
 def test_gpus_get_fused():
     """The choice is the platform's; nothing runs on the device that is not there."""
-
-    class GPU:
-        platform = "gpu"
-
     with pytest.raises(ValueError, match="exchange_devices belong to"):
-        cj.distribute(make_round(), devices=[GPU()], exchange_devices=jax.devices())
+        cj.distribute(make_round(), devices=[GPU], exchange_devices=jax.devices())
 
 
 def test_a_placed_state_compiles_a_users_own_pmap_once(caplog):
