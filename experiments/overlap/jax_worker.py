@@ -236,6 +236,7 @@ def core_seconds(run: Run) -> float:
     """Seconds for which this worker's core was busy during one call.
 
     The kernel's share counts too: it moves the packets, in nobody's process time.
+    What runs at a lower priority on the machine does not count.
     """
     (core,) = os.sched_getaffinity(0)
     multihost_utils.sync_global_devices("core")
@@ -247,8 +248,8 @@ def core_seconds(run: Run) -> float:
 def _busy_ticks(core: int) -> int:
     lines = Path("/proc/stat").read_text().splitlines()
     ticks = next(line.split()[1:] for line in lines if line.startswith(f"cpu{core} "))
-    user, nice, system, _idle, _wait, irq, softirq = map(int, ticks[:7])
-    return user + nice + system + irq + softirq
+    user, _nice, system, _idle, _wait, irq, softirq = map(int, ticks[:7])
+    return user + system + irq + softirq
 
 
 def main(config: WorkerConfig) -> None:
