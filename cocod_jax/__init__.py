@@ -11,6 +11,9 @@ from cocod_jax import theory as theory
 from cocod_jax import timeline as timeline
 from cocod_jax.advice import Advice as Advice
 from cocod_jax.advice import advise as advise
+from cocod_jax.capability import batch_shares as batch_shares
+from cocod_jax.capability import gather_capabilities as gather_capabilities
+from cocod_jax.capability import measure_capability as measure_capability
 from cocod_jax.exchange import Exchange as Exchange
 from cocod_jax.exchange import mean as mean
 from cocod_jax.execution import device_pairs as device_pairs
@@ -18,6 +21,7 @@ from cocod_jax.execution import distribute as distribute
 from cocod_jax.gradients import StaleMeanGradientsState as StaleMeanGradientsState
 from cocod_jax.gradients import mean_gradients as mean_gradients
 from cocod_jax.gradients import stale_mean_gradients as stale_mean_gradients
+from cocod_jax.micro_batches import MicroBatches as MicroBatches
 from cocod_jax.per_step import EveryState as EveryState
 from cocod_jax.per_step import every as every
 from cocod_jax.round import MergeMetrics as MergeMetrics

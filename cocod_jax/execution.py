@@ -92,7 +92,8 @@ def distribute(
       ValueError: when ``via`` or ``execution`` is none of the above, when devices
         are given to ``vmap``, ``exchange_devices`` to a fused execution, or
         ``shard_map`` is asked to span processes; in use, when axis 1 of ``batches``
-        is not the period, or there is not one device for each worker.
+        is not the period, when counts of micro-batches do not fit, or there is not
+        one device for each worker.
 
     Examples:
       >>> loss = lambda w, batch: 0.5 * (w - batch) ** 2
@@ -134,10 +135,17 @@ def distribute(
     if execution == "fused":
         if via == "pmap":
             _check_scheduler((jax.devices() if devices is None else devices)[0])
-        return door(round_.run, donate=(0,))
-    return _split(
-        round_, door, devices if exchange_devices is None else exchange_devices
-    )
+        program = door(round_.run, donate=(0,))
+    else:
+        program = _split(
+            round_, door, devices if exchange_devices is None else exchange_devices
+        )
+
+    def run(state: RoundState, batches: Batches) -> tuple[RoundState, RoundMetrics]:
+        check_batches(batches, round_.period, axis=1)
+        return program(state, batches)
+
+    return run
 
 
 def device_pairs() -> tuple[list[jax.Device], list[jax.Device]]:
@@ -193,7 +201,6 @@ def _split(
         return state, taken
 
     def run(state: RoundState, batches: Batches) -> tuple[RoundState, RoundMetrics]:
-        check_batches(batches, round_.period, axis=1)
         # The steps give their state away, and the snapshot with it: copy it first.
         snapshot = copy(state.params)
         # The exchange takes no more along than it needs: it may be on other devices.

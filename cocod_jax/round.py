@@ -9,6 +9,11 @@ import optax
 from jax import lax
 
 from cocod_jax._typing import Batch, Batches, LossFn, ModelState, Params
+from cocod_jax.micro_batches import (
+    MicroBatches,
+    check_micro_batches,
+    over_micro_batches,
+)
 from cocod_jax.rules import MergeRule
 
 
@@ -140,6 +145,9 @@ def make_round(
     SGD, and a delay between them is a just-in-time merge: the smallest delay that
     still hides the exchange has CoCoD-SGD's speed and less drift.
 
+    Workers of unequal speed take batches of unequal size: give the round
+    :class:`cocod_jax.MicroBatches` in place of its batches, and the rule weights.
+
     Args:
       loss_fn: ``(params, batch) -> loss``, the scalar mean loss of one local
         batch. With ``stateful``: ``(params, model_state, batch, key) -> (loss,
@@ -159,7 +167,8 @@ def make_round(
     Raises:
       TypeError: when ``rule`` is not a MergeRule or ``loss_fn`` not callable.
       ValueError: when ``period`` or ``delay`` is not an integer in its range; in
-        use, when the leading axis of ``batches`` is not the period.
+        use, when the leading axis of ``batches`` is not the period, or counts of
+        micro-batches do not fit.
 
     Examples:
       Two workers pull towards 0 and 4; together they find the middle:
@@ -209,18 +218,25 @@ def make_round(
     def send(state: RoundState) -> Params:
         return rule.send(state.rule_state, state.params, state.weight)
 
-    def step(state: RoundState, batch: Batch) -> tuple[RoundState, StepMetrics]:
+    def gradient_of(
+        params: Params, model_state: ModelState, batch: Batch, key: jax.Array
+    ) -> tuple[tuple[jax.Array, ModelState], Params]:
         def loss_of(params: Params) -> tuple[jax.Array, ModelState]:
             # Rebuilt here: NNX variables can only be written in the trace that made
             # them, and differentiation is a trace of its own.
-            model_state = jax.tree.map(lambda leaf: leaf, state.model_state)
+            own_state = jax.tree.map(lambda leaf: leaf, model_state)
             if not stateful:
-                return loss_fn(params, batch), model_state
-            key = jax.random.fold_in(state.key, state.count)
-            return loss_fn(params, model_state, batch, key)
+                return loss_fn(params, batch), own_state
+            return loss_fn(params, own_state, batch, key)
 
-        (loss, model_state), gradient = jax.value_and_grad(loss_of, has_aux=True)(
-            state.params
+        return jax.value_and_grad(loss_of, has_aux=True)(params)
+
+    def step(state: RoundState, batch: Batch) -> tuple[RoundState, StepMetrics]:
+        several = isinstance(batch, MicroBatches)
+        take = over_micro_batches(gradient_of) if several else gradient_of
+        key = jax.random.fold_in(state.key, state.count)
+        (loss, model_state), gradient = take(
+            state.params, state.model_state, batch, key
         )
         updates, opt_state = inner.update(
             gradient, state.opt_state, state.params, value=loss
@@ -296,7 +312,10 @@ def check_period(period: int, delay: int | None) -> tuple[int, int]:
 
 
 def check_batches(batches: Batches, period: int, *, axis: int) -> None:
-    """Raises ValueError unless ``axis`` of every leaf has length ``period``."""
+    """Raises ValueError unless ``axis`` of every leaf has length ``period``.
+
+    Of :class:`MicroBatches` the next axis and the counts are checked as well.
+    """
     for path, leaf in jax.tree.leaves_with_path(batches):
         shape = jnp.shape(leaf)
         if len(shape) <= axis or shape[axis] != period:
@@ -305,6 +324,8 @@ def check_batches(batches: Batches, period: int, *, axis: int) -> None:
                 f"{name} has shape {shape}; axis {axis} must have length "
                 f"period={period}: one batch for each local step."
             )
+    if isinstance(batches, MicroBatches):
+        check_micro_batches(batches, axis=axis + 1)
 
 
 def _norm(tree: Any) -> jax.Array:

@@ -69,6 +69,22 @@ def merged(average, now, snapshot):
     return tree_map(lambda m, x, s: m + (x - s), average, now, snapshot)
 
 
+def proportional_cocod_sgd(gradient, x0, samples, period, **sgd):
+    """Shen et al. 2019, Algorithm 1, with proportional sampling: p_i = M_i / M.
+
+    ``gradient`` is that of one sample; ``samples[i][t]`` are the M_i of worker i in
+    step t.
+    """
+    sizes = [len(worker[0]) for worker in samples]
+
+    def batch_gradient(params, batch):
+        terms = [gradient(params, sample) for sample in batch]
+        return tree_map(lambda *g: sum(g) / len(g), *terms)
+
+    p = [size / sum(sizes) for size in sizes]
+    return cocod_sgd(batch_gradient, x0, samples, p, period, **sgd)
+
+
 def local_sgd(gradient, x0, batches, p, period, **sgd):
     """Stich 2019, Algorithm 1: every ``period`` steps all workers take the mean."""
     workers = range(len(p))
