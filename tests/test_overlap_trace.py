@@ -71,6 +71,11 @@ def test_hidden_is_the_share_of_the_exchange_beside_computation():
     assert trace.hidden(found) == pytest.approx((0.5 + 0.5) / 2)
 
 
+def test_idle_is_the_share_without_computation():
+    found = [Interval("compute", 1, 3), Interval("exchange", 2, 5)]
+    assert trace.idle(found) == pytest.approx(0.5)
+
+
 def test_the_profiler_of_this_jax_shows_programs_and_all_reduces():
     """The names and numbers that ``intervals`` looks for are the profiler's own."""
     both = jax.devices()[:2]

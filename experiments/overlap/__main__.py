@@ -19,9 +19,9 @@ from rich.table import Table
 from experiments.logbook import Logbook, circumstances, open_logbook
 from experiments.overlap import figures
 from experiments.overlap.jax_worker import Algorithm
-from experiments.overlap.network import Network, free_port
+from experiments.overlap.network import Network
 from experiments.overlap.peers import run_torch, torch_python
-from experiments.overlap.processes import run_workers
+from experiments.overlap.processes import run_program
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,8 @@ def measure(config: OverlapConfig, rate: str, log: Logbook) -> list[dict[str, An
     hidden = {}
     for record in records:
         if record.get("timeline"):
-            hidden[record["timeline"]] = record["hidden"]
+            name = record["timeline"]
+            hidden[name] = min(record["hidden"], hidden.get(name, 1.0))
         for kind in ("timeline", "part"):
             if kind in record:
                 log.write(kind, rate=rate, name=record.pop(kind), **record)
@@ -89,24 +90,15 @@ def measure(config: OverlapConfig, rate: str, log: Logbook) -> list[dict[str, An
 
 def run_jax(config: OverlapConfig, network: Network) -> list[dict[str, Any]]:
     """What the workers of this library measured."""
-    address = f"{network.address(0)}:{free_port()}"
-    options = {
-        "workers": config.workers,
-        "address": address,
-        "width": config.width,
-        "batch-size": config.batch_size,
-        "period": config.period,
-        "repeats": config.repeats,
-    }
-    words = [
-        word for key, value in options.items() for word in (f"--{key}", str(value))
-    ]
-    words += ["--algorithms", *config.algorithms]
-    module = "experiments.overlap.jax_worker"
-    return run_workers(
+    return run_program(
         network,
-        lambda rank: [sys.executable, "-m", module, "--rank", str(rank), *words],
+        [sys.executable, "-m", "experiments.overlap.jax_worker"],
         timeout=3600,
+        width=config.width,
+        batch_size=config.batch_size,
+        period=config.period,
+        repeats=config.repeats,
+        algorithms=config.algorithms,
     )
 
 
@@ -128,7 +120,7 @@ def table(config: OverlapConfig, rate: str, results: list[dict[str, Any]]) -> Ta
     """Seconds per step, the speed-up over our S-SGD, and how good that is.
 
     The last two columns: the part of the round that computation or exchange needs
-    anyway, and the part of the exchange beside which this worker computed.
+    anyway, and the part of the exchange beside which a worker computed, at least.
     """
     ours = {
         r["algorithm"]: r["seconds_per_round"] for r in results if r["side"] == "ours"

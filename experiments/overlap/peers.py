@@ -6,8 +6,8 @@ import venv
 from pathlib import Path
 from typing import Any
 
-from experiments.overlap.network import Network, free_port
-from experiments.overlap.processes import run_workers
+from experiments.overlap.network import Network
+from experiments.overlap.processes import run_program
 
 REQUIREMENTS = ("torch==2.13.0", "numpy")
 _SCRIPT = Path(__file__).with_name("torch_worker.py")
@@ -57,17 +57,10 @@ def run_torch(
       repeats: interleaved measurements of each algorithm.
       timeout: seconds that the whole run has.
     """
-    common = {
-        "workers": network.workers,
-        "address": f"{network.address(0)}:{free_port()}",
-        "period": period,
-        "repeats": repeats,
-    }
-    options = [
-        word for key, value in common.items() for word in (f"--{key}", str(value))
-    ]
-    return run_workers(
+    return run_program(
         network,
-        lambda rank: [str(python), str(_SCRIPT), f"--rank={rank}", *options],
+        [str(python), str(_SCRIPT)],
         timeout=timeout,
+        period=period,
+        repeats=repeats,
     )

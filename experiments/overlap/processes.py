@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
-from experiments.overlap.network import Network
+from experiments.overlap.network import Network, free_port
 
 _ENVIRONMENT = {
     # One thread computes. JAX gives a process as many as it has cores or devices; a
@@ -76,6 +76,38 @@ def run_workers(
             for i, worker in enumerate(workers)
             for record in worker.records()
         ]
+
+
+def run_program(
+    network: Network, program: Sequence[str], *, timeout: float, **options: Any
+) -> list[dict[str, Any]]:
+    """Runs a program that knows its rank as every worker of a network.
+
+    Args:
+      network: where they run; entered.
+      program: the command. It gets ``--rank``, ``--workers``, the ``--address``
+        where they meet, and the options.
+      timeout: seconds that all of them have.
+      **options: ``batch_size=16`` becomes ``--batch-size 16``; of a tuple every entry
+        becomes a word.
+
+    Returns:
+      As :func:`run_workers`, and what that raises.
+    """
+    address = f"{network.address(0)}:{free_port()}"
+    words = []
+    for name, value in {
+        "workers": network.workers,
+        "address": address,
+        **options,
+    }.items():
+        values = value if isinstance(value, tuple) else (value,)
+        words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return run_workers(
+        network,
+        lambda rank: [*program, "--rank", str(rank), *words],
+        timeout=timeout,
+    )
 
 
 @dataclass

@@ -82,3 +82,11 @@ def hidden(found: list[Interval]) -> float:
         for b in compute
     )
     return both / sum(each.end - each.start for each in exchanges)
+
+
+def idle(found: list[Interval]) -> float:
+    """The share of the time, from first to last event, in which it did not compute."""
+    start = min(each.start for each in found)
+    end = max(each.end for each in found)
+    busy = sum(each.end - each.start for each in found if each.lane == "compute")
+    return 1 - busy / (end - start)

@@ -1,0 +1,183 @@
+"""One worker of the benchmark of unequal workers; prints JSON lines.
+
+One worker's core is shared with a process that spins, so that it is really slow. Then
+nobody is slowed, but all are stopped now and then, at random.
+"""
+
+import dataclasses
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jax
+import numpy as np
+import optax
+import tyro
+from jax.experimental import multihost_utils
+
+import cocod_jax as cj
+from experiments.overlap import trace
+from experiments.overlap.jax_worker import (
+    AXIS,
+    Run,
+    Worker,
+    WorkerConfig,
+    report,
+    rounds,
+    seconds,
+    steps,
+)
+
+_SPIN = "while True: pass"
+_STOP_AND_GO = """
+import os, random, signal, sys, time
+seed, pause, interval = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+chance, parent = random.Random(seed), os.getppid()
+try:
+    while True:
+        time.sleep(chance.expovariate(1 / interval))
+        os.kill(parent, signal.SIGSTOP)
+        time.sleep(pause)
+        os.kill(parent, signal.SIGCONT)
+finally:
+    os.kill(parent, signal.SIGCONT)
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UnequalWorkerConfig(WorkerConfig):
+    """What to measure, the same for all workers but for the rank."""
+
+    micro_batches: int = 12
+    """Micro-batches of batch_size images that all workers together take in a step."""
+    pause: float = 0.5
+    """Seconds for which a worker is stopped, now and then."""
+    interval: float = 2.0
+    """Mean seconds between the pauses of a worker."""
+    rounds: int = 20
+    """Rounds in a measurement with pauses."""
+
+
+@contextmanager
+def beside(*command: str) -> Iterator[None]:
+    """A Python process on the same core, for the while."""
+    process = subprocess.Popen([sys.executable, "-c", *command])
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+def shared(worker: Worker, shares: tuple[int, ...]) -> Run:
+    """CoCoD-SGD in which worker i takes ``shares[i]`` micro-batches in a step."""
+    config = worker.config
+    round_ = worker.round_(cj.cocod(AXIS, weights=shares))
+    rng = np.random.default_rng(config.rank)
+    shape = (1, config.period, max(shares), config.batch_size)
+    data = {
+        "image": rng.normal(size=(*shape, 32, 32, 3)).astype(np.float32),
+        "label": rng.integers(10, size=shape, dtype=np.int32),
+    }
+    count = np.full(shape[:2], shares[config.rank], np.int32)
+    run_round = cj.distribute(
+        round_,
+        AXIS,
+        execution="split",
+        devices=worker.devices,
+        exchange_devices=worker.exchange_devices,
+    )
+    state = worker.state(round_)
+
+    def run() -> None:
+        nonlocal state
+        state, _ = run_round(state, cj.MicroBatches(data, count))
+        jax.block_until_ready(state.params)
+
+    return run
+
+
+def capabilities(worker: Worker) -> tuple[float, ...]:
+    """Steps per second of every worker, measured at the same time."""
+    round_ = worker.round_(cj.independent())
+    step = worker.over(round_.step, worker.devices)
+    state = worker.state(round_)
+    compute = lambda: step(state, worker.batch)
+    jax.block_until_ready(compute())  # compiled before the others begin
+    multihost_utils.sync_global_devices("capabilities")
+    own = cj.measure_capability(compute, seconds=3.0)
+    return cj.gather_capabilities(own)
+
+
+def slowed(worker: Worker, config: UnequalWorkerConfig) -> None:
+    """Equal shares against shares in proportion, with a last worker that is slow."""
+    workers, total = config.workers, config.micro_batches
+    measured = capabilities(worker)
+    shares = {
+        "equal": cj.batch_shares([1] * workers, total),
+        "proportional": cj.batch_shares(measured, total),
+    }
+    runs = {name: shared(worker, each) for name, each in shares.items()}
+    for run in runs.values():
+        seconds(run, 2)
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(config.repeats):
+        for name, run in runs.items():
+            times[name].append(seconds(run, 2))
+    images = total * config.batch_size * config.period
+    for name, run in runs.items():
+        multihost_utils.sync_global_devices("idle")
+        start = time.time()
+        found = trace.record(lambda run=run: (run(), run()), jax.local_devices()[0])
+        report(
+            {
+                "shares": name,
+                "micro_batches": shares[name],
+                "capabilities": measured,
+                "images_per_second": images / statistics.median(times[name]),
+                "repeats": times[name],
+                "idle": trace.idle(found),
+                "start": start,
+                "intervals": found,
+            }
+        )
+
+
+def stopped(worker: Worker, config: UnequalWorkerConfig) -> None:
+    """Seconds of a round with and without random pauses of every worker."""
+    synchronous = optax.chain(cj.mean_gradients(AXIS), worker.optimizer)
+    runs = {
+        "S-SGD": steps(worker, synchronous),
+        "Local SGD": rounds(worker, 0),
+        "CoCoD-SGD": rounds(worker, config.period),
+    }
+    for name, run in runs.items():
+        seconds(run, 2)
+        smooth = seconds(run, config.rounds)
+        pauses = map(str, (config.rank, config.pause, config.interval))
+        with beside(_STOP_AND_GO, *pauses):
+            rough = seconds(run, config.rounds)
+        report({"pauses": name, "without": smooth, "with": rough})
+
+
+def main(config: UnequalWorkerConfig) -> None:
+    """Measures both."""
+    jax.config.update("jax_num_cpu_devices", 2)
+    jax.distributed.initialize(config.address, config.workers, config.rank)
+    worker = Worker(config)
+    if config.rank == config.workers - 1:
+        with beside(_SPIN):
+            slowed(worker, config)
+    else:
+        slowed(worker, config)
+    stopped(worker, config)
+    jax.distributed.shutdown()
+
+
+if __name__ == "__main__":
+    main(tyro.cli(UnequalWorkerConfig, description=__doc__))

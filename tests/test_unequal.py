@@ -1,0 +1,64 @@
+"""The benchmark of unequal workers: its companions, its tables."""
+
+import os
+import subprocess
+import sys
+
+from experiments.overlap import unequal, unequal_worker
+
+
+def test_the_companion_shares_the_core_and_ends(monkeypatch):
+    """It is a process of its own, and does not outlive the block."""
+    started = []
+    popen = subprocess.Popen
+
+    def spy(*args, **options):
+        started.append(popen(*args, **options))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", spy)
+    with unequal_worker.beside(unequal_worker._SPIN):
+        assert started[0].poll() is None
+        if hasattr(os, "sched_getaffinity"):
+            own, other = (os.sched_getaffinity(pid) for pid in (0, started[0].pid))
+            assert own == other
+    assert started[0].poll() is not None
+
+
+_STOPPED = """
+import sys, time
+from experiments.overlap import unequal_worker
+with unequal_worker.beside(unequal_worker._STOP_AND_GO, "0", "0.2", "0.2"):
+    ticks = []
+    while len(ticks) < 300:
+        ticks.append(time.monotonic())
+        time.sleep(0.005)
+print(max(b - a for a, b in zip(ticks, ticks[1:])))
+"""
+
+
+def test_a_worker_is_stopped_and_goes_on():
+    """In a process of its own: this one must not be stopped."""
+    done = subprocess.run(
+        [sys.executable, "-c", _STOPPED], capture_output=True, text=True, check=True
+    )
+    # A pause lasts 0.2 seconds, of which this test asks for a half.
+    assert float(done.stdout) > 0.1
+
+
+def test_the_tables_show_every_worker():
+    records = [
+        {
+            "shares": name,
+            "worker": worker,
+            "micro_batches": (8, 4),
+            "images_per_second": 100.0,
+            "idle": 0.25 * worker,
+        }
+        for name in ("equal", "proportional")
+        for worker in (0, 1)
+    ]
+    records.append({"pauses": "S-SGD", "worker": 0, "without": 1.0, "with": 1.5})
+    shares, pauses = unequal.tables(records)
+    assert list(shares.columns[3].cells) == ["0%, 25%"] * 2
+    assert list(pauses.columns[2].cells) == ["1.50"]
