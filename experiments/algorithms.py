@@ -17,7 +17,7 @@ def local_optimizer(
     The rate is scaled linearly with the total batch and warmed up from one worker's
     rate (Goyal et al., 2017).
     """
-    total_batch = workers * config.batch_size
+    total_batch = sum(config.micro_batches or [1] * workers) * config.batch_size
     peak = config.learning_rate * total_batch / 256
     total = config.epochs * steps_per_epoch
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total - 1)
@@ -40,16 +40,17 @@ def make_rounds(
     config: TrainConfig, loss_fn, optimizer: optax.GradientTransformation
 ) -> tuple[cj.Round, cj.Round]:
     """The round of the warm-up, of one synchronous step, and the round after it."""
-    rule, delay = cj.cocod(AXIS), config.delay
+    exchange = cj.mean(AXIS, weights=config.micro_batches)
+    rule, delay = cj.cocod(exchange), config.delay
     match config.algorithm:
         case "local_sgd":
             delay = 0
         case "ssgd":
             rule, delay = cj.independent(), 0
-            optimizer = optax.chain(cj.mean_gradients(AXIS), optimizer)
+            optimizer = optax.chain(cj.mean_gradients(exchange), optimizer)
         case "pipe_sgd":
             rule, delay = cj.independent(), 0
-            stale = cj.stale_mean_gradients(AXIS, warmup_steps=config.warmup_rounds)
+            stale = cj.stale_mean_gradients(exchange, warmup_steps=config.warmup_rounds)
             optimizer = optax.chain(stale, optimizer)
     warm, main = (
         cj.make_round(loss_fn, optimizer, rule, period=k, delay=d, stateful=True)

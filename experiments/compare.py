@@ -40,7 +40,7 @@ def main(config: CompareConfig, train_arguments: list[str]) -> None:
             own = ["--algorithm", algorithm, "--seed", str(seed)]
             arguments = [*train_arguments, *own, "--out", str(config.out)]
             run = tyro.cli(TrainConfig, args=arguments)
-            if not _finished(run):
+            if not finished(run):
                 command = [sys.executable, "-m", "experiments.train", *arguments]
                 subprocess.run(command, check=True)
             logs.append(run.log)
@@ -49,12 +49,13 @@ def main(config: CompareConfig, train_arguments: list[str]) -> None:
     print(table(logs))
 
 
-def _finished(run: TrainConfig) -> bool:
+def finished(run: TrainConfig) -> bool:
     """Whether the log is that of this very run, and complete."""
     if not run.log.exists():
         return False
     records, wanted = logbook.read(run.log), logbook.plain(run)
     recorded = records["run"][0]["config"]
+    recorded.pop("out")  # a folder of logs may move
     # An option that the log does not know had its default value then.
     same = recorded == {name: wanted[name] for name in recorded}
     return same and records.get("end") == [{"status": "finished"}]

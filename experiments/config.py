@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 Algorithm = Literal["ssgd", "pipe_sgd", "local_sgd", "cocod"]
+Model = Literal["resnet18", "vgg16", "cnn"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,6 +16,9 @@ class TrainConfig:
     """Who communicates what, and when."""
     workers: int | None = None
     """Number of workers; default: the GPUs that are there, or 4 CPU devices."""
+    micro_batches: tuple[int, ...] | None = None
+    """For unequal workers: micro-batches in a local step of each, in proportion to its
+    speed. Each has batch_size images; data and weights follow. Default: one each."""
     period: int = 4
     """k, local steps in a round."""
     delay: int | None = None
@@ -22,7 +26,7 @@ class TrainConfig:
     warmup_rounds: int = 0
     """Rounds of one synchronous step each, before the others."""
 
-    model: Literal["resnet18", "vgg16", "cnn"] = "resnet18"
+    model: Model = "resnet18"
     """The network."""
     width: int | None = 12
     """Channels of its first stage; default of the paper's networks: 64."""
@@ -37,7 +41,7 @@ class TrainConfig:
     epochs: int = 10
     """Passes over the training data."""
     batch_size: int = 25
-    """Images in one local batch of one worker."""
+    """Images in one local batch of one worker, or in one of its micro-batches."""
     learning_rate: float = 0.2
     """For a total batch of 256; scaled linearly to the total batch of the workers."""
     warmup_epochs: float = 1.0

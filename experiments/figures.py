@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -45,7 +46,7 @@ def training_curves(logs: Sequence[Path], out: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for algorithm in (name for name in STYLES if name in runs):
         for axis, value in zip(axes, ("train_loss", "test_accuracy"), strict=True):
-            _curve(axis, runs[algorithm], value, *STYLES[algorithm])
+            curve(axis, runs[algorithm], value, *STYLES[algorithm])
     axes[0].set(ylabel="training loss", yscale="log")
     axes[1].set(ylabel="test accuracy of the consensus [%]")
     accuracies = [
@@ -68,12 +69,20 @@ def training_curves(logs: Sequence[Path], out: Path) -> None:
     plt.close(figure)
 
 
-def _curve(axis, runs, value: str, label: str, colour: str) -> None:
+def curve(
+    axis: Any,
+    runs: Sequence[dict[str, list[dict[str, Any]]]],
+    value: str,
+    label: str,
+    colour: str,
+    scale: float = 1.0,
+) -> None:
+    """The mean over runs against epochs, times ``scale``, and a band of all of them."""
     epochs = min(len(records["epoch"]) for records in runs)
     rows = np.array([[e[value] for e in r["epoch"][:epochs]] for r in runs])
     if value == "test_accuracy":
         rows = 100 * rows
-    x = [e["epoch"] for e in runs[0]["epoch"][:epochs]]
+    x = [scale * e["epoch"] for e in runs[0]["epoch"][:epochs]]
     axis.plot(x, rows.mean(axis=0), color=colour, label=label, linewidth=1.8)
     if len(rows) > 1:
         axis.fill_between(

@@ -43,10 +43,18 @@ def prepare(config: TrainConfig) -> Job:
     devices = start_devices(config.workers)
     dataset = data.load(config.data, config.data_dir)
     shards = data.partition(
-        dataset.train_labels, len(devices), config.partition, config.seed
+        dataset.train_labels,
+        len(devices),
+        config.partition,
+        config.seed,
+        config.micro_batches,
     )
     pipeline = data.Pipeline(
-        dataset, shards, batch_size=config.batch_size, seed=config.seed
+        dataset,
+        shards,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        micro_batches=config.micro_batches,
     )
     model = build_model(config)
     optimizer = local_optimizer(config, len(devices), pipeline.steps_per_epoch)
@@ -170,11 +178,13 @@ def train(job: Job, log: Logbook, show: Display) -> None:
             state, metrics = run(state, batches)
             metrics = jax.device_get(metrics)
             seconds += time.perf_counter() - start
-            images += batches["label"].size
+            images += round_.period * job.pipeline.images_per_step
             step += round_.period
             means = {k: float(np.mean(v)) for k, v in metrics._asdict().items()}
             log.write("round", step=step, seconds=seconds, **means)
-            losses.extend(metrics.loss.mean(axis=0))
+            losses.extend(
+                np.average(metrics.loss, axis=0, weights=config.micro_batches)
+            )
             show.round_done(epoch, means["loss"], images / seconds)
             if step // job.pipeline.steps_per_epoch > epoch:
                 epoch = step // job.pipeline.steps_per_epoch

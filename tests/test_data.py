@@ -9,6 +9,7 @@ import tarfile
 import numpy as np
 import pytest
 
+import cocod_jax as cj
 from experiments import data
 from experiments.data import cifar
 from experiments.data.dataset import augmented, make_dataset
@@ -326,6 +327,47 @@ def test_a_shard_smaller_than_a_batch_is_an_error():
     shards = [np.arange(20), np.arange(20, 23)]
     with pytest.raises(ValueError, match=r"more than the 3 examples of worker 1 .*20"):
         data.Pipeline(tiny(), shards, batch_size=4, seed=0)
+
+
+def test_unequal_workers_end_their_epochs_together():
+    """Shards and batches in one proportion; what is beyond a count is padding."""
+    shares = (3, 2, 1)
+    dataset = marked(N_EXAMPLES)
+    shards = data.partition(dataset.train_labels, WORKERS, "iid", 0, shares)
+    assert [len(shard) for shard in shards] == [150, 100, 50]
+    source = data.Pipeline(dataset, shards, batch_size=5, seed=0, micro_batches=shares)
+    assert source.steps_per_epoch == 10
+    assert source.images_per_step == 30
+    (round_,) = source.rounds(first_step=0, period=10, count=1)
+    assert isinstance(round_, cj.MicroBatches)
+    assert round_.data["image"].shape[:4] == (WORKERS, 10, 3, 5)
+    np.testing.assert_array_equal(round_.count, np.tile([[3], [2], [1]], 10))
+    for shard, labels, share in zip(shards, round_.data["label"], shares, strict=True):
+        assert sorted(labels[:, :share].flat) == sorted(shard)
+
+
+def test_equal_shares_are_the_shards_without_shares():
+    labels = np.zeros(10, int)
+    for same, other in zip(
+        data.partition(labels, 3, "iid", 0),
+        data.partition(labels, 3, "iid", 0, (2, 2, 2)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(same, other)
+
+
+def test_shares_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="has its own sizes"):
+        data.partition(np.zeros(10, int), 2, "dirichlet:1", 0, (1, 2))
+    for wrong in ((1,), (1, 0)):
+        with pytest.raises(ValueError, match=r"micro_batches=.* each of 2 workers"):
+            data.Pipeline(
+                tiny(),
+                [np.arange(20)] * 2,
+                batch_size=4,
+                seed=0,
+                micro_batches=wrong,
+            )
 
 
 # ---------------------------------------------------------------------------- CIFAR

@@ -27,6 +27,8 @@ def test_examples_run(number, capsys):
     if number == 0:
         printed = [float(x) for x in re.findall(r"-?\d+\.\d+", capsys.readouterr().out)]
         assert printed == pytest.approx([1, -2, 3], abs=0.05)
+    if "cj.advise" in block:
+        assert capsys.readouterr().out in README
     if "Net" in names:  # the Flax example stops before it has data: it must fit
         batches = (np.zeros([2, 4, 8, 64]), np.zeros([2, 4, 8], int))
         state = cj.replicate(names["state"], 2)

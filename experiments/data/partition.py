@@ -1,34 +1,47 @@
 """How the training data are split between workers."""
 
+from collections.abc import Sequence
+
 import numpy as np
+
+import cocod_jax as cj
 
 
 def partition(
-    labels: np.ndarray, workers: int, scheme: str, seed: int
+    labels: np.ndarray,
+    workers: int,
+    scheme: str,
+    seed: int,
+    shares: Sequence[int] | None = None,
 ) -> list[np.ndarray]:
     """Disjoint shards of the training data, one for each worker.
 
     Args:
       labels: int [n], those of the training data.
       workers: the number of shards.
-      scheme: ``iid``, shards of equal size (to within one) drawn at random; or
+      scheme: ``iid``, shards of equal size (to within one, or in proportion to
+        ``shares``) drawn at random; or
         ``dirichlet:ALPHA``, where each class is divided by a Dirichlet
         distribution: the smaller ALPHA, the more a worker's labels are skewed and
         the more the sizes differ. Every example is in one shard.
       seed: of the draw.
+      shares: for each worker a positive number, for shards of unequal size.
 
     Returns:
       For each worker the indices of its examples.
 
     Raises:
       ValueError: when ``workers`` is not an integer of at least 1, the scheme is
-        unknown or ALPHA is not positive.
+        unknown, ALPHA is not positive, or shares are given to dirichlet.
     """
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise ValueError(f"workers={workers!r} must be an integer of at least 1.")
     rng = np.random.default_rng([0, seed])  # 1 and 2 are the pipeline's
     if scheme == "iid":
-        return np.array_split(rng.permutation(len(labels)), workers)
+        sizes = cj.batch_shares(shares or [1] * workers, len(labels))
+        return np.split(rng.permutation(len(labels)), np.cumsum(sizes)[:-1])
+    if shares is not None:
+        raise ValueError(f"partition={scheme!r} has its own sizes: shares need 'iid'.")
     kind, _, alpha = scheme.partition(":")
     try:
         concentration = float(alpha)
@@ -42,8 +55,8 @@ def partition(
     shards: list[list[np.ndarray]] = [[] for _ in range(workers)]
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
-        shares = rng.dirichlet(np.full(workers, concentration))
-        ends = np.rint(np.cumsum(shares)[:-1] * len(members)).astype(int)
+        parts = rng.dirichlet(np.full(workers, concentration))
+        ends = np.rint(np.cumsum(parts)[:-1] * len(members)).astype(int)
         for shard, part in zip(shards, np.split(members, ends), strict=True):
             shard.append(part)
     return [np.concatenate(shard) for shard in shards]

@@ -1,0 +1,169 @@
+"""The study of the paper: its runs, its clock, its figures and its table."""
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from experiments import logbook
+from experiments.compare import finished
+from experiments.config import TrainConfig
+from experiments.overlap import clock
+from experiments.paper import figures, report
+from experiments.paper.__main__ import PaperConfig, equal, unequal
+
+TC, TM, PERIOD = 0.5, 0.8, 4
+
+
+@pytest.fixture
+def overlap_log(tmp_path):
+    """What the benchmark would log on a machine that follows the clock exactly."""
+    seconds = {
+        "local steps": TC,
+        "exchange": TM / PERIOD,
+        "S-SGD": TC + TM,
+        "Pipe-SGD": TM,
+        "Local SGD": TC + TM / PERIOD,
+        "CoCoD-SGD": TC,
+        "CoCoD-SGD, just in time": TC,
+    }
+    records = [{"kind": "run", "config": {"workers": 2, "period": PERIOD}}]
+    records += [
+        {
+            "kind": "result",
+            "rate": "500mbit",
+            "side": side,
+            "algorithm": name,
+            "seconds_per_step": each,
+            "seconds_per_round": PERIOD * each,
+            "delay": 2 if name.endswith("time") else None,
+        }
+        for name, each in seconds.items()
+        for side in ("ours", "PyTorch")
+    ]
+    path = tmp_path / "overlap.jsonl"
+    path.write_text("\n".join(map(json.dumps, records)))
+    return path
+
+
+@pytest.fixture
+def clocks(overlap_log):
+    return clock.read_clocks(overlap_log)
+
+
+def write_log(config, epochs=3):
+    """A log as a run of this configuration would leave it."""
+    run = {"kind": "run", "config": logbook.plain(config), "workers": 4}
+    records: list[dict[str, Any]] = [run]
+    for epoch in range(1, epochs + 1):
+        records.append({"kind": "round", "step": 40 * epoch})
+        records.append(
+            {
+                "kind": "epoch",
+                "epoch": epoch,
+                "train_loss": 1 / epoch,
+                "test_accuracy": 0.9 + 0.01 * epoch + 0.001 * config.seed,
+            }
+        )
+    records.append({"kind": "end", "status": "finished"})
+    config.log.parent.mkdir(parents=True, exist_ok=True)
+    config.log.write_text("\n".join(map(json.dumps, records)))
+    return config.log
+
+
+@pytest.fixture
+def logs(tmp_path):
+    config = PaperConfig(out=tmp_path)
+    return {
+        model: [
+            write_log(equal(config, model, algorithm, seed))
+            for algorithm in ("ssgd", "pipe_sgd", "local_sgd", "cocod")
+            for seed in (0, 1)
+        ]
+        for model in ("resnet18", "vgg16")
+    }
+
+
+@pytest.fixture
+def shares(tmp_path):
+    config = PaperConfig(out=tmp_path)
+    return {
+        name: [write_log(unequal(config, name, seed)) for seed in (0, 1)]
+        for name in figures.UNEQUAL
+    }
+
+
+def test_the_clock_predicts_what_it_was_made_from(clocks):
+    """The start of the first pipeline and the end of the last one do not repeat."""
+    own = clocks["500mbit"]
+    for name, algorithm in own.algorithms.items():
+        predicted = own.timeline(algorithm).seconds_per_step
+        assert predicted == pytest.approx(own.measured[name], rel=0.01), name
+    assert clock.table(clocks).count("| +0.0% |\n") + clock.table(clocks).count(
+        "| -0.0% |\n"
+    ) == len(own.measured)
+
+
+def test_more_workers_share_the_ring(clocks):
+    assert clocks["500mbit"].exchange_of(4) == pytest.approx(1.5 * TM)
+
+
+def test_a_log_without_results_has_no_clock(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"kind": "run", "config": {}}')
+    with pytest.raises(ValueError, match="has no result"):
+        clock.read_clocks(path)
+
+
+def test_unequal_runs_differ_by_their_shares_only():
+    config = PaperConfig()
+    runs = {name: unequal(config, name, 0) for name in figures.UNEQUAL}
+    totals = {sum(run.micro_batches or ()) * run.batch_size for run in runs.values()}
+    assert len(totals) == 1
+    mine, other = runs["proportional"], runs["equal"]
+    assert mine.micro_batches == figures.SPEEDS
+    same = {"micro_batches": other.micro_batches, "out": other.out}
+    assert dataclasses.replace(mine, **same) == other
+
+
+def test_slow_workers_hold_up_equal_shares(clocks, shares):
+    """Speeds 3, 2, 2, 1: an equal share takes the slowest twice the mean's time."""
+    seconds = {
+        name: figures.unequal_seconds(
+            clocks["500mbit"], [logbook.read(path) for path in paths]
+        )
+        for name, paths in shares.items()
+    }
+    assert seconds["equal"] == pytest.approx(40 * 2 * TC, rel=0.01)
+    assert seconds["proportional"] == pytest.approx(40 * TC, rel=0.01)
+
+
+def test_figures_and_tables_come_from_logs(clocks, logs, shares, tmp_path):
+    out = tmp_path / "figure.png"
+    for draw in (
+        lambda: figures.learning(logs, clocks, out),
+        lambda: figures.speedup(clocks, out),
+        lambda: figures.unequal(shares, clocks["500mbit"], out),
+    ):
+        draw()
+        assert out.stat().st_size > 1000
+        out.unlink()
+    text = report.report(logs, shares, clocks, "500mbit")
+    assert "| vgg16 | 93.05 ± 0.07 | 93.05 ± 0.07 |" in text
+    assert "| 500mbit | 2, measured | 1.60 | 2.60 x | 1.60 x | 1.40 x |" in text
+
+
+def test_an_unfinished_run_is_not_drawn(logs, clocks, tmp_path):
+    logs["vgg16"][0].write_text('{"kind": "run", "config": {"algorithm": "ssgd"}}')
+    with pytest.raises(ValueError, match="no finished epoch"):
+        figures.learning(logs, clocks, tmp_path / "figure.png")
+
+
+def test_a_folder_of_logs_may_move(tmp_path):
+    run = TrainConfig(out=tmp_path / "here")
+    moved = dataclasses.replace(run, out=tmp_path / "there")
+    write_log(run)
+    run.log.parent.rename(moved.log.parent)
+    assert finished(moved)
+    assert not finished(dataclasses.replace(moved, epochs=3))
