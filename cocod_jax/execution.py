@@ -253,7 +253,7 @@ def _on_devices(
     def call(*args: Any) -> Any:
         run, own = program(jax.tree.leaves(args)[0].shape[0])
         # Arguments that start elsewhere would make the second call compile again.
-        return run(*place(args, own, axis_name))
+        return run(*(place(arg, own, axis_name) for arg in args))
 
     return call
 

@@ -119,7 +119,17 @@ def place(
       2
     """
     mesh = Mesh(np.array(devices), axis_name)
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(axis_name)))
+    sharding = NamedSharding(mesh, PartitionSpec(axis_name))
+
+    def is_there(leaf: Any) -> bool:
+        return isinstance(leaf, jax.Array) and sharding.is_equivalent_to(
+            leaf.sharding, leaf.ndim
+        )
+
+    # device_put finds that out too, but slowly, before every local step.
+    if all(map(is_there, jax.tree.leaves(tree))):
+        return tree
+    return jax.device_put(tree, sharding)
 
 
 def reweight(
