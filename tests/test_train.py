@@ -31,14 +31,19 @@ def start(module, *arguments):
     env = os.environ | {"JAX_PLATFORMS": "cpu", "COLUMNS": "120"}
     # The default generator takes the compiler seconds for each shape.
     env["JAX_DEFAULT_PRNG_IMPL"] = "rbg"
-    return subprocess.Popen(
-        [sys.executable, "-W", "error::UserWarning", "-m", module, *arguments],
-        cwd=ROOT,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    # Tests in the background of a shell ignore Ctrl-C, and programs inherit that.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-W", "error::UserWarning", "-m", module, *arguments],
+            cwd=ROOT,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, inherited)
 
 
 def finish(process, timeout=120):
