@@ -1,0 +1,96 @@
+"""Do N workers need N times fewer steps?"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from cocod_jax import theory
+from experiments.iterations.config import IterationsConfig
+from experiments.iterations.quadratic import descend, make_trainers, problem_of
+from experiments.iterations.trainer import factories
+from experiments.logbook import Logbook
+
+
+def speedup(config: IterationsConfig, log: Logbook) -> None:
+    """Errors for all numbers of workers and of steps, and the slopes they have.
+
+    Each run has the learning rate of Corollary 1 for its own N and T.
+    """
+    trainers = make_trainers(factories(config.period))
+    halvings = round(math.log2(config.steps / config.shortest))
+    lengths = [config.shortest << power for power in range(halvings + 1)]
+    shape = (len(config.workers), len(lengths), config.runs)
+    for zeta in (0.0, config.dissimilarity):
+        tables = {name: np.empty(shape) for name in trainers}
+        for row, workers in enumerate(config.workers):
+            problem = problem_of(config, workers, zeta)
+            for column, steps in enumerate(lengths):
+                rate = theory.speedup_learning_rate(problem, steps)
+                bound = theory.gradient_bound(
+                    problem, learning_rate=rate, period=config.period, steps=steps
+                )
+                measured = descend(
+                    trainers, problem, rate=rate, steps=steps, runs=config.runs
+                )
+                for name, (errors, _) in measured.items():
+                    tables[name][row, column] = errors
+                    log.write(
+                        "error",
+                        algorithm=name,
+                        dissimilarity=zeta,
+                        workers=workers,
+                        steps=steps,
+                        learning_rate=rate,
+                        errors=errors.tolist(),
+                        bound=finite(bound),
+                    )
+            print(f"speed-up: dissimilarity {zeta:g}, {workers} workers", flush=True)
+        # What one worker reaches in half of the longest run.
+        target = float(tables["ssgd"][0, -2].mean())
+        for name, table in tables.items():
+            needed = np.array([steps_to(target, lengths, row) for row in table])
+            log.write(
+                "slope",
+                algorithm=name,
+                dissimilarity=zeta,
+                workers=config.workers,
+                of_error=slopes(config.workers, table[:, -1]).tolist(),
+                target=target,
+                steps_needed=needed.tolist(),
+                promised_periods=[
+                    theory.speedup_period(
+                        problem_of(config, workers, zeta), round(row.mean())
+                    )
+                    for workers, row in zip(config.workers, needed, strict=True)
+                ],
+                of_steps=slopes(config.workers, needed).tolist(),
+            )
+
+
+def steps_to(target: float, lengths: Sequence[int], errors: np.ndarray) -> np.ndarray:
+    """Steps in which each run would reach an error.
+
+    Read off a parabola through the logarithms, since one length's error is noisy.
+
+    Args:
+      target: the error.
+      lengths: steps of the runs.
+      errors: that they reached, [lengths, runs].
+
+    Returns:
+      [runs].
+    """
+    logarithms = np.log(errors / target).T
+    steps = np.log(lengths)
+    return np.exp([np.polyfit(row, steps, 2)[-1] for row in logarithms])
+
+
+def slopes(workers: Sequence[int], values: np.ndarray) -> np.ndarray:
+    """The slope of log values [N, runs] against log N, for each run."""
+    return np.polyfit(np.log(workers), np.log(values), 1)[0]
+
+
+def finite(value: float) -> float | None:
+    """None for infinity, which JSON does not have."""
+    return value if math.isfinite(value) else None
