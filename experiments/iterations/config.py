@@ -24,7 +24,7 @@ class IterationsConfig:
     noise: float = 20.0
     """The standard deviation of a sample's gradient; the smoothness is 1."""
     dissimilarity: float = 6.0
-    """Of workers with different optima; all is also done with equal ones."""
+    """Above 0, of workers with different optima; all is also done with equal ones."""
     drift_workers: int = 8
     """How many workers drift apart."""
     drift_periods: tuple[int, ...] = (2, 4, 8, 16)

@@ -46,13 +46,7 @@ def speedup(log: Path, out: Path) -> None:
     runs, errors, slopes = results(log, "run", "error", "slope")
     period = runs[0]["config"]["period"]
     zetas = values_of(slopes, "dissimilarity")
-    figure, axes = plt.subplots(
-        len(zetas),
-        2,
-        figsize=(9.4, 3.7 * len(zetas)),
-        layout="constrained",
-        squeeze=False,
-    )
+    figure, axes = plt.subplots(2, 2, figsize=(9.4, 7.4), layout="constrained")
     for (left, right), zeta in zip(axes, zetas, strict=True):
         own = {r["algorithm"]: r for r in slopes if r["dissimilarity"] == zeta}
         error_panel(left, [r for r in errors if r["dissimilarity"] == zeta], own)
@@ -154,9 +148,8 @@ def drift(log: Path, out: Path) -> None:
 
 def drift_panel(axis: Any, deviations: Records) -> None:
     """Marks are measured, lines expected."""
-    colours = itertools.cycle(PERIODS)
-    for period in values_of(deviations, "period"):
-        colour = next(colours)
+    periods = values_of(deviations, "period")
+    for period, colour in zip(periods, itertools.cycle(PERIODS), strict=False):
         rows = [r for r in deviations if r["period"] == period]
         x = [r["delay"] / period for r in rows]
         scale = rows[0]["learning_rate"] ** 2
@@ -238,9 +231,7 @@ def seconds(log: Path, out: Path) -> None:
     runs, losses, clock = results(log, "run", "loss", "clock")
     config = runs[0]["config"]
     networks = values_of(losses, "network")
-    figure, axes = plt.subplots(
-        2, len(networks), figsize=(10, 7.4), layout="constrained"
-    )
+    figure, axes = plt.subplots(2, 2, figsize=(10, 7.4), layout="constrained")
     for (top, bottom), network in zip(axes.T, networks, strict=True):
         loss_panel(top, [r for r in losses if r["network"] == network], config)
         clock_panel(bottom, [r for r in clock if r["network"] == network])
