@@ -170,9 +170,9 @@ def test_the_clock_puts_losses_in_seconds(records):
             assert record["seconds"] == sorted(record["seconds"])
             assert record["seconds_to_goal"] > 0
         assert own["ssgd"]["losses"] == own["ssgd_backward"]["losses"]
-        order = ("cocod", "just_in_time", "local_sgd", "ssgd")
-        ends = [own[name]["seconds"][-1] for name in order]
-        assert ends == sorted(ends)
+        ends = {name: record["seconds"][-1] for name, record in own.items()}
+        assert 60 * 0.2 < ends["cocod"] < ends["local_sgd"] < ends["ssgd"]
+        assert ends["cocod"] <= ends["just_in_time"] < ends["local_sgd"]
     for record in records["training"]:
         first = [step for step in record["steps_to_goal"] if step is not None]
         chosen = record["rates"].index(record["best_rate"])
