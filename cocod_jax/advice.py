@@ -59,7 +59,8 @@ def advise(
 
     .. math:: k \, T_c + \text{busy} \ge T_m, \qquad d \, T_c + \text{busy} \ge T_m
 
-    The seconds come from :func:`cocod_jax.timeline.simulate`.
+    The seconds come from :func:`cocod_jax.timeline.simulate`. A delay below the period
+    is for workers that keep step: after the merge nothing absorbs a straggler's pause.
 
     Args:
       step_seconds: Tc, one local step, above 0.

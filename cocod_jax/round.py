@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from cocod_jax._checks import check_counts
 from cocod_jax._typing import Batch, Batches, LossFn, ModelState, Params
 from cocod_jax.micro_batches import (
     MicroBatches,
@@ -300,8 +301,7 @@ def check_period(period: int, delay: int | None) -> tuple[int, int]:
     Raises:
       ValueError: when one is not an integer, or not in its range.
     """
-    if isinstance(period, bool) or not isinstance(period, int) or period < 1:
-        raise ValueError(f"period={period!r} must be an integer of at least 1.")
+    check_counts(period=period)
     if delay is None:
         return period, period
     if isinstance(delay, bool) or not isinstance(delay, int):

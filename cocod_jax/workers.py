@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from cocod_jax._checks import check_counts
 from cocod_jax._typing import AxisName, ModelState, Params
 from cocod_jax.exchange import normalised
 from cocod_jax.round import RoundState
@@ -52,8 +53,7 @@ def replicate(
        [1. 2.]
        [1. 2.]]
     """
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise ValueError(f"workers={workers!r} must be an integer of at least 1.")
+    check_counts(workers=workers)
     if devices is not None:
         if len(devices) != workers:
             raise ValueError(

@@ -10,8 +10,9 @@ repeated. Arguments after ``--`` go to every run:
 import dataclasses
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import tyro
@@ -63,23 +64,29 @@ def finished(run: TrainConfig) -> bool:
 
 def table(logs: list[Path]) -> str:
     """The accuracies after the last epoch, as a Markdown table."""
-    accuracies: dict[str, list[float]] = {name: [] for name in figures.STYLES}
-    for records in map(logbook.read, logs):
-        algorithm = records["run"][0]["config"]["algorithm"]
-        accuracies[algorithm].append(100 * records["epoch"][-1]["test_accuracy"])
+    runs = figures.by_algorithm(logs)
     lines = [
         "| algorithm | test accuracy of the consensus, mean ± std | seeds |",
         "|---|---|---|",
     ]
-    for name, values in accuracies.items():
-        if values:
-            spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
-            each = ", ".join(f"{value:.2f}" for value in values)
-            lines.append(
-                f"| {figures.STYLES[name][0]} | {np.mean(values):.2f} ± {spread:.2f} % "
-                f"| {each} |"
-            )
+    for name in (name for name in figures.STYLES if name in runs):
+        each = ", ".join(f"{value:.2f}" for value in accuracies(runs[name]))
+        lines.append(
+            f"| {figures.STYLES[name][0]} | {mean_and_spread(runs[name])} % | {each} |"
+        )
     return "\n".join(lines) + "\n"
+
+
+def accuracies(runs: Sequence[dict[str, Any]]) -> np.ndarray:
+    """Of the consensus after the last epoch of each run, in percent."""
+    return 100 * np.array([run["epoch"][-1]["test_accuracy"] for run in runs])
+
+
+def mean_and_spread(runs: Sequence[dict[str, Any]]) -> str:
+    """Of these accuracies: mean and standard deviation over runs."""
+    values = accuracies(runs)
+    spread = values.std(ddof=1) if len(values) > 1 else 0.0
+    return f"{values.mean():.2f} ± {spread:.2f}"
 
 
 if __name__ == "__main__":

@@ -36,13 +36,9 @@ def training_curves(logs: Sequence[Path], out: Path) -> None:
     Raises:
       ValueError: when a log has no finished epoch.
     """
-    runs = defaultdict(list)
-    for path in logs:
-        records = logbook.read(path)
-        if "epoch" not in records:
-            raise ValueError(f"{path} has no finished epoch to draw.")
-        runs[records["run"][0]["config"]["algorithm"]].append(records)
-    config = records["run"][0]["config"]
+    runs = by_algorithm(logs)
+    first = next(iter(runs.values()))[0]["run"][0]
+    config = first["config"]
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for algorithm in (name for name in STYLES if name in runs):
         for axis, value in zip(axes, ("train_loss", "test_accuracy"), strict=True):
@@ -61,12 +57,27 @@ def training_curves(logs: Sequence[Path], out: Path) -> None:
     seeds = max(len(group) for group in runs.values())
     figure.suptitle(
         f"{config['model']} (width {config['width']}) on {config['data']}, "
-        f"{records['run'][0]['workers']} workers, period {config['period']}"
+        f"{first['workers']} workers, period {config['period']}"
         + (f", {seeds} seeds" if seeds > 1 else ""),
         fontsize=11,
     )
     figure.savefig(out, dpi=160)
     plt.close(figure)
+
+
+def by_algorithm(logs: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
+    """The records of every log, by the algorithm that it is of.
+
+    Raises:
+      ValueError: when a log has no finished epoch.
+    """
+    runs = defaultdict(list)
+    for path in logs:
+        records = logbook.read(path)
+        if "epoch" not in records:
+            raise ValueError(f"{path} has no finished epoch to draw.")
+        runs[records["run"][0]["config"]["algorithm"]].append(records)
+    return runs
 
 
 def curve(

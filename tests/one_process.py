@@ -11,17 +11,22 @@ import cocod_jax as cj
 from tests import problems
 
 
+def make_round(workers: int) -> cj.Round:
+    """Of workers that count 1, 2, ... in the mean."""
+    return cj.make_round(
+        problems.loss,
+        optax.sgd(0.05, momentum=0.9),
+        cj.cocod("workers", weights=range(1, workers + 1)),
+        period=problems.PERIOD,
+        delay=2,
+    )
+
+
 def main(rank: int, processes: int, address: str) -> None:
     jax.config.update("jax_num_cpu_devices", 2)
     jax.distributed.initialize(address, processes, rank)
     devices, exchange_devices = cj.device_pairs()
-    round_ = cj.make_round(
-        problems.loss,
-        optax.sgd(0.05, momentum=0.9),
-        cj.cocod("workers", weights=range(1, processes + 1)),
-        period=problems.PERIOD,
-        delay=2,
-    )
+    round_ = make_round(processes)
     run = cj.distribute(round_, devices=devices, exchange_devices=exchange_devices)
     state = cj.replicate(round_.init(problems.params()), 1, first=rank)
     own = jax.tree.map(

@@ -4,13 +4,12 @@ import sys
 
 import jax
 import numpy as np
-import optax
 import pytest
 
 import cocod_jax as cj
 from experiments.overlap.network import Network, free_port
 from experiments.overlap.processes import run_workers
-from tests import problems
+from tests import one_process, problems
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -26,13 +25,7 @@ def test_processes_agree_with_one_process_to_the_bit(processes):
         timeout=300,
     )
 
-    round_ = cj.make_round(
-        problems.loss,
-        optax.sgd(0.05, momentum=0.9),
-        cj.cocod("workers", weights=range(1, processes + 1)),
-        period=problems.PERIOD,
-        delay=2,
-    )
+    round_ = one_process.make_round(processes)
     run = cj.distribute(round_, execution="split")
     state = cj.replicate(round_.init(problems.params()), processes)
     batches = problems.batches(workers=processes)

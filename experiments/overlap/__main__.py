@@ -21,7 +21,7 @@ from experiments.overlap import figures
 from experiments.overlap.jax_worker import Algorithm
 from experiments.overlap.network import Network
 from experiments.overlap.peers import run_torch, torch_python
-from experiments.overlap.processes import run_program
+from experiments.overlap.processes import machine, run_program
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,16 @@ def measure(config: OverlapConfig, rate: str, log: Logbook) -> list[dict[str, An
     """The results at one rate, each written to the log."""
     link = None if rate == "none" else rate
     with Network(config.workers, link) as network:
-        records = run_jax(config, network)
+        records = run_program(
+            network,
+            [sys.executable, "-m", "experiments.overlap.jax_worker"],
+            timeout=3600,
+            width=config.width,
+            batch_size=config.batch_size,
+            period=config.period,
+            repeats=config.repeats,
+            algorithms=config.algorithms,
+        )
     hidden = {}
     for record in records:
         if record.get("timeline"):
@@ -81,25 +90,11 @@ def measure(config: OverlapConfig, rate: str, log: Logbook) -> list[dict[str, An
         results += [
             _result(config, rate, "PyTorch", r, r["seconds_per_step"] * config.period)
             for r in peers
-            if r["worker"] == 0 and r["algorithm"] not in ("local steps", "exchange")
+            if r["worker"] == 0 and r["algorithm"] != "exchange"
         ]
     for result in results:
         log.write("result", **result)
     return results
-
-
-def run_jax(config: OverlapConfig, network: Network) -> list[dict[str, Any]]:
-    """What the workers of this library measured."""
-    return run_program(
-        network,
-        [sys.executable, "-m", "experiments.overlap.jax_worker"],
-        timeout=3600,
-        width=config.width,
-        batch_size=config.batch_size,
-        period=config.period,
-        repeats=config.repeats,
-        algorithms=config.algorithms,
-    )
 
 
 def _result(
@@ -143,19 +138,6 @@ def table(config: OverlapConfig, rate: str, results: list[dict[str, Any]]) -> Ta
                 f"{r['hidden']:.0%}" if r.get("hidden") is not None else "",
             )
     return shown
-
-
-def machine() -> dict[str, Any]:
-    """What else decides how fast a network of processes is."""
-    files = {
-        "congestion_control": "/proc/sys/net/ipv4/tcp_congestion_control",
-        "load": "/proc/loadavg",
-    }
-    return {
-        name: Path(path).read_text().strip()
-        for name, path in files.items()
-        if Path(path).exists()
-    }
 
 
 def main(config: OverlapConfig) -> None:

@@ -39,7 +39,7 @@ def bars(log: Path, out: Path) -> None:
         compute = next(
             r["seconds_per_step"]
             for r in results
-            if r["rate"] == rate and r["algorithm"] == "local steps"
+            if (r["rate"], r["side"], r["algorithm"]) == (rate, "ours", "local steps")
         )
         axis.axvline(compute, color="#000000", linestyle=":", linewidth=1)
         axis.set(xlabel="seconds per local step\n(dotted: computation alone)")

@@ -72,14 +72,17 @@ class Worker:
             width=config.width,
             key=jax.random.key(0),
         )
-        rng = np.random.default_rng(config.rank)
-        shape = (1, config.period, config.batch_size)
-        self.batches = {
-            "image": rng.normal(size=(*shape, 32, 32, 3)).astype(np.float32),
-            "label": rng.integers(10, size=shape, dtype=np.int32),
-        }
+        self.batches = self.draw(config.period, config.batch_size)
         self.batch = jax.tree.map(lambda leaf: leaf[:, 0], self.batches)
         self.optimizer = optax.sgd(0.01, momentum=0.9)
+
+    def draw(self, *shape: int) -> dict[str, np.ndarray]:
+        """Images and labels of this worker, [1, ...]."""
+        rng = np.random.default_rng(self.config.rank)
+        return {
+            "image": rng.normal(size=(1, *shape, 32, 32, 3)).astype(np.float32),
+            "label": rng.integers(10, size=(1, *shape), dtype=np.int32),
+        }
 
     def round_(self, rule: cj.MergeRule, optimizer=None, delay: int | None = None):
         """A round of ResNet-18 with this rule."""
@@ -176,8 +179,13 @@ def pipelined(worker: Worker) -> Run:
 
 
 def rounds(worker: Worker, delay: int) -> Run:
-    """Local SGD (delay 0) and CoCoD-SGD, by the library's split execution."""
+    """Local SGD (delay 0) and CoCoD-SGD."""
     round_ = worker.round_(cj.cocod(AXIS), delay=delay)
+    return split(worker, round_, worker.batches)
+
+
+def split(worker: Worker, round_: cj.Round, batches: Any) -> Run:
+    """The round by the library's split execution, always on the same batches."""
     run_round = cj.distribute(
         round_,
         AXIS,
@@ -189,18 +197,22 @@ def rounds(worker: Worker, delay: int) -> Run:
 
     def run() -> None:
         nonlocal state
-        state, _ = run_round(state, worker.batches)
+        state, _ = run_round(state, batches)
         jax.block_until_ready(state.params)
 
     return run
 
 
 def seconds(run: Run, times: int) -> float:
-    """Seconds for one call, from a common start to this worker's end."""
+    """Seconds for one call, from a common start to the end of the last worker.
+
+    A worker of CoCoD-SGD may be done a round before the others are.
+    """
     multihost_utils.sync_global_devices("start")
     start = time.perf_counter()
     for _ in range(times):
         run()
+    multihost_utils.sync_global_devices("end")
     return (time.perf_counter() - start) / times
 
 

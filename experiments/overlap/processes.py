@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 from experiments.overlap.network import Network, free_port
@@ -108,6 +109,19 @@ def run_program(
         lambda rank: [*program, "--rank", str(rank), *words],
         timeout=timeout,
     )
+
+
+def machine() -> dict[str, Any]:
+    """What else decides how fast a network of processes is."""
+    files = {
+        "congestion_control": "/proc/sys/net/ipv4/tcp_congestion_control",
+        "load": "/proc/loadavg",
+    }
+    return {
+        name: Path(path).read_text().strip()
+        for name, path in files.items()
+        if Path(path).exists()
+    }
 
 
 @dataclass

@@ -6,6 +6,7 @@ computation; compare within one number of workers.
 """
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ import matplotlib.pyplot as plt
 import tyro
 
 from experiments import logbook, models
-from experiments.overlap.__main__ import OverlapConfig, machine, run_jax
 from experiments.overlap.network import Network
+from experiments.overlap.processes import machine, run_program
 
 ALGORITHMS = ("Local SGD", "CoCoD-SGD")
 STYLES = {
@@ -52,16 +53,17 @@ class ScaleConfig:
 
 def measure(config: ScaleConfig, workers: int, width: int) -> dict[str, Any]:
     """Seconds of a round and of its parts, for one network and number of workers."""
-    one = OverlapConfig(
-        workers=workers,
-        width=width,
-        batch_size=config.batch_size,
-        period=config.period,
-        repeats=config.repeats,
-        algorithms=ALGORITHMS,
-    )
     with Network(workers, None if config.rate == "none" else config.rate) as network:
-        records = run_jax(one, network)
+        records = run_program(
+            network,
+            [sys.executable, "-m", "experiments.overlap.jax_worker"],
+            timeout=3600,
+            width=width,
+            batch_size=config.batch_size,
+            period=config.period,
+            repeats=config.repeats,
+            algorithms=ALGORITHMS,
+        )
     seconds = {
         r["algorithm"]: r["seconds_per_round"]
         for r in records

@@ -126,11 +126,12 @@ def exchange() -> Step:
 
 
 def seconds(step: Step, steps: int) -> float:
-    """Seconds per step, from a common start to this worker's end."""
+    """Seconds per step, from a common start to the end of the last worker."""
     dist.barrier()
     start = time.perf_counter()
     for _ in range(steps):
         step()
+    dist.barrier()
     return (time.perf_counter() - start) / steps
 
 

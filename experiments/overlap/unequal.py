@@ -15,9 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import logbook
-from experiments.overlap.__main__ import machine
 from experiments.overlap.network import Network
-from experiments.overlap.processes import run_program
+from experiments.overlap.processes import machine, run_program
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,8 @@ import signal
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import jax
 import numpy as np
@@ -29,8 +28,12 @@ from experiments.overlap.jax_worker import (
     report,
     rounds,
     seconds,
+    split,
     steps,
 )
+
+_PAUSE, _INTERVAL = 0.5, 2.0  # seconds: of a pause, and from one to the next
+_ROUNDS = 10  # in a measurement: the faster worker may be one ahead
 
 _SPIN = "while True: pass"
 _STOP_AND_GO = """
@@ -55,12 +58,6 @@ class UnequalWorkerConfig(WorkerConfig):
 
     micro_batches: int = 12
     """Micro-batches of batch_size images that all workers together take in a step."""
-    pause: float = 0.5
-    """Seconds for which a worker is stopped, now and then."""
-    interval: float = 2.0
-    """Mean seconds between the pauses of a worker."""
-    rounds: int = 20
-    """Rounds in a measurement with pauses."""
 
 
 @contextmanager
@@ -78,28 +75,9 @@ def shared(worker: Worker, shares: tuple[int, ...]) -> Run:
     """CoCoD-SGD in which worker i takes ``shares[i]`` micro-batches in a step."""
     config = worker.config
     round_ = worker.round_(cj.cocod(AXIS, weights=shares))
-    rng = np.random.default_rng(config.rank)
-    shape = (1, config.period, max(shares), config.batch_size)
-    data = {
-        "image": rng.normal(size=(*shape, 32, 32, 3)).astype(np.float32),
-        "label": rng.integers(10, size=shape, dtype=np.int32),
-    }
-    count = np.full(shape[:2], shares[config.rank], np.int32)
-    run_round = cj.distribute(
-        round_,
-        AXIS,
-        execution="split",
-        devices=worker.devices,
-        exchange_devices=worker.exchange_devices,
-    )
-    state = worker.state(round_)
-
-    def run() -> None:
-        nonlocal state
-        state, _ = run_round(state, cj.MicroBatches(data, count))
-        jax.block_until_ready(state.params)
-
-    return run
+    data = worker.draw(config.period, max(shares), config.batch_size)
+    count = np.full((1, config.period), shares[config.rank], np.int32)
+    return split(worker, round_, cj.MicroBatches(data, count))
 
 
 def capabilities(worker: Worker) -> tuple[float, ...]:
@@ -128,12 +106,12 @@ def slowed(worker: Worker, config: UnequalWorkerConfig) -> None:
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(config.repeats):
         for name, run in runs.items():
-            times[name].append(seconds(run, 2))
+            times[name].append(seconds(run, _ROUNDS))
     images = total * config.batch_size * config.period
     for name, run in runs.items():
         multihost_utils.sync_global_devices("idle")
-        start = time.time()
-        found = trace.record(lambda run=run: (run(), run()), jax.local_devices()[0])
+        several = lambda run=run: [run() for _ in range(_ROUNDS)]
+        found = trace.record(several, jax.local_devices()[0])
         report(
             {
                 "shares": name,
@@ -142,27 +120,34 @@ def slowed(worker: Worker, config: UnequalWorkerConfig) -> None:
                 "images_per_second": images / statistics.median(times[name]),
                 "repeats": times[name],
                 "idle": trace.idle(found),
-                "start": start,
-                "intervals": found,
             }
         )
 
 
-def stopped(worker: Worker, config: UnequalWorkerConfig) -> None:
+def stopped(worker: Worker) -> None:
     """Seconds of a round with and without random pauses of every worker."""
     synchronous = optax.chain(cj.mean_gradients(AXIS), worker.optimizer)
     runs = {
         "S-SGD": steps(worker, synchronous),
         "Local SGD": rounds(worker, 0),
-        "CoCoD-SGD": rounds(worker, config.period),
+        "CoCoD-SGD": rounds(worker, worker.config.period),
     }
+    pauses = map(str, (worker.config.rank, _PAUSE, _INTERVAL))
+    command = _STOP_AND_GO, *pauses
     for name, run in runs.items():
         seconds(run, 2)
-        smooth = seconds(run, config.rounds)
-        pauses = map(str, (config.rank, config.pause, config.interval))
-        with beside(_STOP_AND_GO, *pauses):
-            rough = seconds(run, config.rounds)
-        report({"pauses": name, "without": smooth, "with": rough})
+        smooth = seconds(run, _ROUNDS)
+        with beside(*command):
+            rough = seconds(run, _ROUNDS)
+        report(
+            {
+                "pauses": name,
+                "without": smooth,
+                "with": rough,
+                "pause": _PAUSE,
+                "interval": _INTERVAL,
+            }
+        )
 
 
 def main(config: UnequalWorkerConfig) -> None:
@@ -170,12 +155,10 @@ def main(config: UnequalWorkerConfig) -> None:
     jax.config.update("jax_num_cpu_devices", 2)
     jax.distributed.initialize(config.address, config.workers, config.rank)
     worker = Worker(config)
-    if config.rank == config.workers - 1:
-        with beside(_SPIN):
-            slowed(worker, config)
-    else:
+    is_slow = config.rank == config.workers - 1
+    with beside(_SPIN) if is_slow else nullcontext():
         slowed(worker, config)
-    stopped(worker, config)
+    stopped(worker)
     jax.distributed.shutdown()
 
 

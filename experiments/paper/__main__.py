@@ -30,8 +30,8 @@ class PaperConfig:
     """Which study, and where its logs are."""
 
     scale: Literal["cpu", "paper"] = "cpu"
-    """cpu: 4 workers and narrow networks, within an hour on 2 cores; paper: 16
-    workers and full width, for GPUs."""
+    """cpu: 4 workers and narrow networks; paper: 16 workers and full width, for
+    GPUs."""
     data: Literal["mnist5k", "cifar10", "cifar100"] = "mnist5k"
     """The data set."""
     data_dir: Path | None = None

@@ -1,6 +1,5 @@
 """The figures of the paper, from logs and the clock."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from experiments import logbook
-from experiments.figures import STYLES, curve
+from experiments.figures import STYLES, by_algorithm, curve
 from experiments.overlap.clock import Clock
 
 # How fast each of four unequal workers is; equal shares give each the mean.
@@ -25,23 +24,6 @@ COUNTS = range(1, 17)
 
 Logs = Mapping[str, Sequence[Path]]
 """The logs of each network, or of each way to share the work."""
-Runs = dict[str, list[dict]]
-"""The records of one run for each seed, by algorithm."""
-
-
-def read(logs: Sequence[Path]) -> Runs:
-    """The logs of one network, by algorithm.
-
-    Raises:
-      ValueError: when one has no finished epoch.
-    """
-    runs: Runs = defaultdict(list)
-    for path in logs:
-        records = logbook.read(path)
-        if "epoch" not in records:
-            raise ValueError(f"{path} has no finished epoch.")
-        runs[records["run"][0]["config"]["algorithm"]].append(records)
-    return runs
 
 
 def learning(logs: Logs, clocks: dict[str, Clock], out: Path) -> None:
@@ -59,7 +41,7 @@ def learning(logs: Logs, clocks: dict[str, Clock], out: Path) -> None:
         sharey="row",
     )
     for row, (model, paths) in enumerate(logs.items()):
-        runs = read(paths)
+        runs = by_algorithm(paths)
         for column, (title, clock) in enumerate(columns):
             pair = axes[2 * row : 2 * row + 2, column]
             for name in (name for name in STYLES if name in runs):

@@ -1,11 +1,8 @@
 """What came out, beside what the paper says, as Markdown from logs and clock."""
 
-from collections.abc import Sequence
-
-import numpy as np
-
 from experiments import logbook
-from experiments.figures import STYLES
+from experiments.compare import mean_and_spread
+from experiments.figures import STYLES, by_algorithm
 from experiments.overlap.clock import Clock
 from experiments.paper import figures
 
@@ -23,28 +20,19 @@ def report(
 
 def accuracy(logs: figures.Logs) -> str:
     """Test accuracy of the consensus after the last epoch, in percent."""
-    names = [name for name in STYLES]
     lines = [
         "## Test accuracy at equal epochs",
         "",
         "Of the consensus, in percent: mean ± standard deviation over seeds.",
         "",
-        "| network | " + " | ".join(STYLES[name][0] for name in names) + " |",
-        "|---" * (1 + len(names)) + "|",
+        "| network | " + " | ".join(STYLES[name][0] for name in STYLES) + " |",
+        "|---" * (1 + len(STYLES)) + "|",
     ]
     for model, paths in logs.items():
-        runs = figures.read(paths)
-        cells = [
-            _percent([r["epoch"][-1]["test_accuracy"] for r in runs[n]]) for n in names
-        ]
+        runs = by_algorithm(paths)
+        cells = [mean_and_spread(runs[name]) for name in STYLES]
         lines.append(f"| {model} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
-
-
-def _percent(shares: Sequence[float]) -> str:
-    values = 100 * np.array(shares)
-    spread = values.std(ddof=1) if len(values) > 1 else 0.0
-    return f"{values.mean():.2f} ± {spread:.2f}"
 
 
 def speed(clocks: dict[str, Clock]) -> str:
@@ -52,8 +40,7 @@ def speed(clocks: dict[str, Clock]) -> str:
     lines = [
         "## Time",
         "",
-        "Seconds of a step of the others over those of CoCoD-SGD: measured with two "
-        "workers, by the clock with more of them.",
+        "Seconds of a step of the others over those of CoCoD-SGD.",
         "",
         "| links | workers | Tm / Tc | S-SGD | Pipe-SGD | Local SGD |",
         "|---|---|---|---|---|---|",
@@ -90,7 +77,8 @@ def unequal(shares: figures.Logs, clock: Clock) -> str:
     ]
     for name, paths in shares.items():
         runs = [logbook.read(path) for path in paths]
-        final = _percent([r["epoch"][-1]["test_accuracy"] for r in runs])
         seconds = figures.unequal_seconds(clock, runs)
-        lines.append(f"| {figures.UNEQUAL[name][0]} | {final} | {seconds:.1f} |")
+        lines.append(
+            f"| {figures.UNEQUAL[name][0]} | {mean_and_spread(runs)} | {seconds:.1f} |"
+        )
     return "\n".join(lines) + "\n"
