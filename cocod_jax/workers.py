@@ -122,8 +122,10 @@ def place(
     sharding = NamedSharding(mesh, PartitionSpec(axis_name))
 
     def is_there(leaf: Any) -> bool:
-        return isinstance(leaf, jax.Array) and sharding.is_equivalent_to(
-            leaf.sharding, leaf.ndim
+        return (
+            isinstance(leaf, jax.Array)
+            and not isinstance(leaf, jax.core.Tracer)  # has no place yet
+            and sharding.is_equivalent_to(leaf.sharding, leaf.ndim)
         )
 
     # device_put finds that out too, but slowly, before every local step.
