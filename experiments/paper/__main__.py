@@ -76,7 +76,7 @@ def unequal(config: PaperConfig, name: str, seed: int) -> TrainConfig:
     """A run of ResNet-18 on workers of which some are slower.
 
     All runs have the same total batch. Equal shares are micro-batches too, so that
-    nothing but the shares differs.
+    nothing but the shares differs. Half the epochs tell them apart.
     """
     run = equal(config, "resnet18", "cocod", seed)
     workers = run.workers or 4
@@ -87,6 +87,7 @@ def unequal(config: PaperConfig, name: str, seed: int) -> TrainConfig:
         algorithm="ssgd" if name == "ssgd" else "cocod",
         micro_batches=shares if name == "proportional" else (mean,) * workers,
         batch_size=run.batch_size // mean,
+        epochs=run.epochs // 2,
         out=config.out / "unequal" / name,
     )
 
