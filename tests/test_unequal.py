@@ -1,10 +1,13 @@
 """The benchmark of unequal workers: its companions, its tables."""
 
+import json
 import os
 import subprocess
 import sys
 
-from experiments.overlap import unequal, unequal_worker
+import pytest
+
+from experiments.overlap import figures, unequal, unequal_worker
 
 
 def test_the_companion_shares_the_core_and_ends(monkeypatch):
@@ -44,7 +47,8 @@ def test_a_worker_is_stopped_and_goes_on():
     assert worker.returncode == 0
 
 
-def test_the_tables_show_every_worker():
+def measured():
+    """What two workers would report."""
     records = [
         {
             "shares": name,
@@ -56,7 +60,22 @@ def test_the_tables_show_every_worker():
         for name in ("equal", "proportional")
         for worker in (0, 1)
     ]
-    records.append({"pauses": "S-SGD", "worker": 0, "without": 1.0, "with": 1.5})
-    shares, pauses = unequal.tables(records)
+    pauses = {"pauses": "S-SGD", "worker": 0, "without": 1.0, "with": 1.5}
+    return [*records, pauses]
+
+
+def test_the_tables_show_every_worker():
+    shares, pauses = unequal.tables(measured())
     assert list(shares.columns[3].cells) == ["0%, 25%"] * 2
     assert list(pauses.columns[2].cells) == ["1.50"]
+
+
+def test_the_figure_needs_results(tmp_path):
+    log = tmp_path / "unequal.jsonl"
+    log.write_text(json.dumps({"kind": "run"}))
+    with pytest.raises(ValueError, match="no result"):
+        figures.unequal(log, tmp_path / "unequal.png")
+    lines = [json.dumps({"kind": "result", **record}) for record in measured()]
+    log.write_text("\n".join(lines))
+    figures.unequal(log, tmp_path / "unequal.png")
+    assert (tmp_path / "unequal.png").stat().st_size > 10_000

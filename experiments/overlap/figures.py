@@ -101,3 +101,42 @@ def timelines(log: Path, out: Path) -> None:
     figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False)
     figure.savefig(out, dpi=160)
     plt.close(figure)
+
+
+def unequal(log: Path, out: Path) -> None:
+    """Images per second and idle time by the shares; rounds with and without pauses.
+
+    Raises:
+      ValueError: when the log has no result.
+    """
+    results = logbook.read(log).get("result")
+    if not results:
+        raise ValueError(f"{log} has no result to draw.")
+    shares = [r for r in results if "shares" in r and r["worker"] == 0]
+    pauses = [r for r in results if "pauses" in r and r["worker"] == 0]
+    names = [f"{r['shares']} {tuple(r['micro_batches'])}" for r in shares]
+    figure, (speed, idle, stopped) = plt.subplots(
+        1, 3, figsize=(11, 3), layout="constrained"
+    )
+    speed.bar(names, [r["images_per_second"] for r in shares], color=[THEIRS, OURS])
+    speed.set_title("images per second, all workers", fontsize=11)
+    for position, record in enumerate(shares):
+        rows = [r for r in results if r.get("shares") == record["shares"]]
+        each = [100 * r["idle"] for r in sorted(rows, key=lambda r: r["worker"])]
+        idle.bar(
+            [position - 0.2, position + 0.2], each, 0.36, color=[EXCHANGE, COMPUTE]
+        )
+    idle.set_xticks(range(len(names)), names)
+    idle.set_title("idle [%]: the fast worker, the slow one", fontsize=11)
+    for offset, field, colour in ((-0.2, "without", THEIRS), (0.2, "with", OURS)):
+        places = [position + offset for position in range(len(pauses))]
+        values = [r[field] for r in pauses]
+        drawn = stopped.bar(places, values, 0.36, color=colour, label=f"{field} pauses")
+        stopped.bar_label(drawn, fmt="%.2f", fontsize=9)
+    stopped.set_xticks(range(len(pauses)), [r["pauses"] for r in pauses])
+    stopped.set_title("seconds per round", fontsize=11)
+    stopped.legend(frameon=False, fontsize=9)
+    for axis in figure.axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(out, dpi=160)
+    plt.close(figure)

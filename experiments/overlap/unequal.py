@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import logbook
+from experiments.overlap import figures
 from experiments.overlap.network import Network
 from experiments.overlap.processes import machine, run_program
 
@@ -38,7 +39,7 @@ class UnequalConfig:
     repeats: int = 5
     """Interleaved measurements; their median counts."""
     out: Path = Path("runs/unequal")
-    """Folder for the log."""
+    """Folder for the log and the figure."""
 
 
 def measure(config: UnequalConfig) -> list[dict[str, Any]]:
@@ -78,12 +79,14 @@ def tables(records: list[dict[str, Any]]) -> tuple[Table, Table]:
 
 
 def main(config: UnequalConfig) -> None:
-    """Measures, logs and prints."""
-    with logbook.open_logbook(config.out / "unequal.jsonl") as log:
+    """Measures, logs, draws and prints."""
+    path = config.out / "unequal.jsonl"
+    with logbook.open_logbook(path) as log:
         log.write("run", **logbook.circumstances(config), machine=machine())
         records = measure(config)
         for record in records:
             log.write("result", **record)
+    figures.unequal(path, config.out / "unequal.png")
     console = Console()
     for table in tables(records):
         console.print(table)
