@@ -34,6 +34,7 @@ from experiments.overlap.jax_worker import (
 
 _PAUSE, _INTERVAL = 0.5, 2.0  # seconds: of a pause, and from one to the next
 _ROUNDS = 10  # in a measurement: the faster worker may be one ahead
+_PAUSED_ROUNDS = 100  # enough for pauses of every worker, many times
 
 _SPIN = "while True: pass"
 _STOP_AND_GO = """
@@ -136,9 +137,9 @@ def stopped(worker: Worker) -> None:
     command = _STOP_AND_GO, *pauses
     for name, run in runs.items():
         seconds(run, 2)
-        smooth = seconds(run, _ROUNDS)
+        smooth = seconds(run, _PAUSED_ROUNDS)
         with beside(*command):
-            rough = seconds(run, _ROUNDS)
+            rough = seconds(run, _PAUSED_ROUNDS)
         report(
             {
                 "pauses": name,
