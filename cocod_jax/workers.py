@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cocod_jax._checks import check_counts
@@ -175,6 +176,7 @@ def consensus(state: RoundState) -> Params:
 
     Workers differ between rounds, each by its own progress; no single one is the
     model. The mean is computed where the arrays are, and does not change ``state``.
+    With several processes all of them must call it, and all get the same.
 
     Args:
       state: after ``replicate`` (per worker, leading axis N).
@@ -197,9 +199,9 @@ def consensus_model_state(state: RoundState) -> ModelState:
 
     Batch statistics stay with their worker while it trains. For evaluation the
     floating-point leaves are averaged with the workers' weights, and the others,
-    such as counters, take their maximum over the workers; PRNG keys are the first
-    worker's. They are averaged, never merged by difference: a variance could turn
-    negative.
+    such as counters, take their maximum over the workers; PRNG keys are those of the
+    process's first worker. They are averaged, never merged by difference: a variance
+    could turn negative. With several processes all of them must call it.
 
     Args:
       state: after ``replicate`` (per worker, leading axis N).
@@ -220,9 +222,18 @@ def consensus_model_state(state: RoundState) -> ModelState:
     return _weighted_mean(state.model_state, state.weight)
 
 
-@jax.jit
 def _weighted_mean(tree: Any, weight: jax.Array) -> Any:
-    def average(leaf: jax.Array) -> jax.Array:
+    part = _own_part(tree, weight)
+    if _others_hold_a_share(weight):
+        part = jax.tree.map(_over_processes, part)
+    return jax.tree.map(_narrow, part, tree)
+
+
+@jax.jit
+def _own_part(tree: Any, weight: jax.Array) -> Any:
+    """What the workers of these arrays add to the mean, in float32 at least."""
+
+    def part(leaf: jax.Array) -> jax.Array:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return leaf[0]
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
@@ -230,9 +241,35 @@ def _weighted_mean(tree: Any, weight: jax.Array) -> Any:
         wide = jnp.promote_types(leaf.dtype, jnp.float32)
         return jnp.tensordot(
             weight.astype(wide), leaf.astype(wide), axes=1, precision="highest"
-        ).astype(leaf.dtype)
+        )
 
-    return jax.tree.map(average, tree)
+    return jax.tree.map(part, tree)
+
+
+def _narrow(leaf: jax.Array, like: jax.Array) -> jax.Array:
+    is_key = jnp.issubdtype(like.dtype, jax.dtypes.prng_key)
+    return leaf if is_key else leaf.astype(like.dtype)
+
+
+def _others_hold_a_share(weight: jax.Array) -> bool:
+    """Whether there are workers in other processes, whose arrays are not here.
+
+    Arrays that span processes are whole, and so is a simulation of one process.
+    """
+    return (
+        jax.process_count() > 1
+        and not isinstance(weight, jax.core.Tracer)  # a program takes what it is given
+        and weight.is_fully_addressable
+        and not np.isclose(np.sum(weight), 1, atol=1e-4)
+    )
+
+
+def _over_processes(part: jax.Array) -> jax.Array:
+    if jnp.issubdtype(part.dtype, jax.dtypes.prng_key):
+        return part
+    parts = multihost_utils.process_allgather(part)
+    floats = jnp.issubdtype(part.dtype, jnp.inexact)
+    return jnp.asarray(parts.sum(axis=0) if floats else parts.max(axis=0))
 
 
 def check_equal_start(state: RoundState) -> None:

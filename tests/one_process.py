@@ -38,7 +38,8 @@ def main(rank: int, processes: int, address: str) -> None:
         losses.append(metrics.loss)
     bits = lambda leaf: np.asarray(leaf.addressable_shards[0].data).tobytes().hex()
     leaves = jax.tree.leaves((state.params, losses))
-    print(json.dumps({"bits": [bits(leaf) for leaf in leaves]}))
+    model = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(cj.consensus(state))]
+    print(json.dumps({"bits": [bits(leaf) for leaf in leaves], "consensus": model}))
     jax.distributed.shutdown()
 
 

@@ -38,3 +38,7 @@ def test_processes_agree_with_one_process_to_the_bit(processes):
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((state.params, losses))]
     for rank, record in enumerate(records):
         assert record["bits"] == [leaf[rank].tobytes().hex() for leaf in leaves]
+        for leaf, own in zip(
+            jax.tree.leaves(cj.consensus(state)), record["consensus"], strict=True
+        ):
+            np.testing.assert_allclose(own, leaf, rtol=1e-6)  # a sum in another order
