@@ -68,6 +68,11 @@ def every(
       >>> print(f"{params.mean():.2f}")
       2.00
 
+    .. warning::
+       In your own ``shard_map``, give each worker parameters of its own, sharded over
+       the axis, or set ``check_vma=False``: JAX sums the gradients of parameters that
+       it takes for equal on all workers, and they are no longer the worker's own.
+
     .. note::
        Delay 0 merges at the end of the last step of a round, where the round
        merges at the beginning of the next one: no step lies between the two, so

@@ -233,6 +233,8 @@ def _merge(
 
 
 def _assert_close(actual: Any, desired: Any, atol: float, message: str) -> None:
-    chex.assert_trees_all_close(
-        actual, desired, rtol=0, atol=atol, custom_message=message
-    )
+    try:
+        chex.assert_trees_all_close(actual, desired, rtol=0, atol=atol)
+    except AssertionError as error:
+        # Many lines of numbers: the sentence comes first.
+        raise AssertionError(f"{message}\n{error}") from None
