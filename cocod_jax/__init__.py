@@ -6,11 +6,15 @@
 See :func:`make_round` for where to start.
 """
 
+from cocod_jax import loggers as loggers
+from cocod_jax import plots as plots
+from cocod_jax import style as style
 from cocod_jax import testing as testing
 from cocod_jax import theory as theory
 from cocod_jax import timeline as timeline
 from cocod_jax.advice import Advice as Advice
 from cocod_jax.advice import advise as advise
+from cocod_jax.alarms import DriftAlarm as DriftAlarm
 from cocod_jax.capability import batch_shares as batch_shares
 from cocod_jax.capability import gather_capabilities as gather_capabilities
 from cocod_jax.capability import measure_capability as measure_capability
@@ -35,6 +39,8 @@ from cocod_jax.rules import MergeRule as MergeRule
 from cocod_jax.rules import SendFn as SendFn
 from cocod_jax.rules import cocod as cocod
 from cocod_jax.rules import independent as independent
+from cocod_jax.summary import Summary as Summary
+from cocod_jax.summary import summary as summary
 from cocod_jax.workers import check_equal_start as check_equal_start
 from cocod_jax.workers import consensus as consensus
 from cocod_jax.workers import consensus_model_state as consensus_model_state

@@ -22,7 +22,7 @@ from cocod_jax.round import (
 )
 from cocod_jax.workers import place
 
-_SCHEDULER = "xla_gpu_enable_latency_hiding_scheduler"
+SCHEDULER = "xla_gpu_enable_latency_hiding_scheduler"
 
 Door: TypeAlias = Literal["pmap", "shard_map", "vmap"]
 Execution: TypeAlias = Literal["fused", "split"]
@@ -213,8 +213,7 @@ def _split(
         return state, RoundMetrics(
             loss=jnp.stack([metrics.loss for metrics in steps], axis=1),
             grad_norm=jnp.stack([metrics.grad_norm for metrics in steps], axis=1),
-            distance=merged.distance,
-            progress_norm=merged.progress_norm,
+            **merged._asdict(),
         )
 
     return run
@@ -259,24 +258,24 @@ def _on_devices(
 
 
 def _jit(function: Callable, donate: tuple[int, ...], device: jax.Device) -> Callable:
-    options = {_SCHEDULER: True} if _needs_scheduler(device) else None
+    options = {SCHEDULER: True} if needs_scheduler(device) else None
     return jax.jit(function, donate_argnums=donate, compiler_options=options)
 
 
 def _check_scheduler(device: jax.Device) -> None:
     """Warns when the compiler would not hide the exchange on this device."""
-    set_to_true = rf"--{_SCHEDULER}(=(true|1))?(\s|$)"
-    if _needs_scheduler(device) and not re.search(
+    set_to_true = rf"--{SCHEDULER}(=(true|1))?(\s|$)"
+    if needs_scheduler(device) and not re.search(
         set_to_true, os.environ.get("XLA_FLAGS", ""), re.IGNORECASE
     ):
         warnings.warn(
             f"On {device.device_kind} the exchange is not hidden: set XLA_FLAGS="
-            f"--{_SCHEDULER}=true before JAX starts, or take via='shard_map'.",
+            f"--{SCHEDULER}=true before JAX starts, or take via='shard_map'.",
             stacklevel=3,
         )
 
 
-def _needs_scheduler(device: jax.Device) -> bool:
+def needs_scheduler(device: jax.Device) -> bool:
     """Whether this GPU is one on which the scheduler is off by default.
 
     From compute capability 9.0 (Hopper) on it is on for programs such as a round.

@@ -67,10 +67,14 @@ class MergeMetrics(NamedTuple):
         from what arrived.
       progress_norm: scalar, the norm of x_i - s_i at the merge: how far the
         worker went in the ``delay`` steps that the exchange had.
+      alignment: scalar in [-1, 1], the cosine between x_i - s_i and m - s_i, 0 where
+        either is 0: above 0 the worker's own steps went the way of the merge, below
+        0 against it.
     """
 
     distance: jax.Array
     progress_norm: jax.Array
+    alignment: jax.Array
 
 
 class RoundMetrics(NamedTuple):
@@ -85,12 +89,14 @@ class RoundMetrics(NamedTuple):
       grad_norm: [period], see :class:`StepMetrics`.
       distance: scalar, see :class:`MergeMetrics`.
       progress_norm: scalar, see :class:`MergeMetrics`.
+      alignment: scalar, see :class:`MergeMetrics`.
     """
 
     loss: jax.Array
     grad_norm: jax.Array
     distance: jax.Array
     progress_norm: jax.Array
+    alignment: jax.Array
 
 
 class Round(NamedTuple):
@@ -255,9 +261,11 @@ def make_round(
     ) -> tuple[RoundState, MergeMetrics]:
         progress = optax.tree.sub(state.params, snapshot)
         updates, rule_state = rule.merge(arriving, progress, state.rule_state, snapshot)
+        correction = optax.tree.sub(arriving, snapshot)
         metrics = MergeMetrics(
-            distance=_norm(optax.tree.sub(arriving, snapshot)),
+            distance=_norm(correction),
             progress_norm=_norm(progress),
+            alignment=_cosine(progress, correction),
         )
         params = optax.apply_updates(snapshot, updates)
         return state._replace(params=params, rule_state=rule_state), metrics
@@ -278,8 +286,7 @@ def make_round(
         return state, RoundMetrics(
             loss=jnp.concatenate([early.loss, late.loss]),
             grad_norm=jnp.concatenate([early.grad_norm, late.grad_norm]),
-            distance=merged.distance,
-            progress_norm=merged.progress_norm,
+            **merged._asdict(),
         )
 
     return Round(init, run, send, step, merge, period, delay)
@@ -330,5 +337,18 @@ def check_batches(batches: Batches, period: int, *, axis: int) -> None:
 
 def _norm(tree: Any) -> jax.Array:
     """The Euclidean norm of a tree, summed in float32 at least."""
+    return optax.tree.norm(_wide(tree))
+
+
+def _cosine(one: Any, other: Any) -> jax.Array:
+    """Of the angle between two trees, 0 where either is 0."""
+    norms = _norm(one) * _norm(other)
+    product = jnp.real(optax.tree.vdot(_wide(one), _wide(other)))
+    # Rounding may take the cosine of parallel trees beyond 1.
+    return jnp.clip(product / jnp.where(norms == 0, 1, norms), -1, 1)
+
+
+def _wide(tree: Any) -> Any:
+    """The tree in float32 at least."""
     wide = lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
-    return optax.tree.norm(jax.tree.map(wide, tree))
+    return jax.tree.map(wide, tree)

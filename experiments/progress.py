@@ -28,6 +28,10 @@ class Display:
             speed=f"{images_per_second:,.0f} images/s",
         )
 
+    def alarm(self, sentence: str) -> None:
+        """A line that stays."""
+        self._console.print(sentence, style="red", highlight=False, soft_wrap=True)
+
     def epoch_done(self, record: dict[str, float]) -> None:
         """After every epoch: its record in the log."""
         accuracy = f"test {record['test_accuracy']:.2%}"

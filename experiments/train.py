@@ -162,6 +162,7 @@ def train(job: Job, log: Logbook, show: Display) -> None:
     state = job.main.init(job.model.params, job.model.model_state, key)
     state = cj.replicate(state, len(job.devices))
     cj.check_equal_start(state)
+    alarm = cj.DriftAlarm()
     step, epoch, losses, images, seconds = 0, 0, [], 0, 0.0
     for round_, count in zip((job.warm, job.main), number_of_rounds(job), strict=True):
         run = cj.distribute(
@@ -180,12 +181,15 @@ def train(job: Job, log: Logbook, show: Display) -> None:
             seconds += time.perf_counter() - start
             images += round_.period * job.pipeline.images_per_step
             step += round_.period
-            means = {k: float(np.mean(v)) for k, v in metrics._asdict().items()}
-            log.write("round", step=step, seconds=seconds, **means)
+            scalars = cj.loggers.scalars(metrics)
+            log(step, {"seconds": seconds, **scalars})
+            if sentence := alarm(metrics):
+                log.write("alarm", step=step, sentence=sentence)
+                show.alarm(sentence)
             losses.extend(
                 np.average(metrics.loss, axis=0, weights=config.micro_batches)
             )
-            show.round_done(epoch, means["loss"], images / seconds)
+            show.round_done(epoch, scalars["loss"], images / seconds)
             if step // job.pipeline.steps_per_epoch > epoch:
                 epoch = step // job.pipeline.steps_per_epoch
                 record = {

@@ -22,10 +22,11 @@ PUBLIC = {
     for name, value in vars(cj).items()
     if not name.startswith("_") and not isinstance(value, types.ModuleType)
 } | {
-    f"testing.{name}": value
-    for name, value in vars(cj.testing).items()
-    if inspect.isfunction(value)
-    and value.__module__ == cj.testing.__name__
+    f"{module.__name__.removeprefix('cocod_jax.')}.{name}": value
+    for module in (cj.loggers, cj.plots, cj.style, cj.testing)
+    for name, value in vars(module).items()
+    if (inspect.isfunction(value) or inspect.isclass(value))
+    and value.__module__ == module.__name__
     and not name.startswith("_")
 }
 FUNCTIONS = {name: f for name, f in PUBLIC.items() if inspect.isfunction(f)}
@@ -113,6 +114,7 @@ def test_importing_the_library_imports_nothing_of_the_experiments():
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert HOME in loaded
     heavy = {"experiments", "flax", "grain", "matplotlib", "rich", "sklearn", "tyro"}
+    heavy |= {"tensorboardX"}
     assert not loaded & heavy
 
 
@@ -121,7 +123,9 @@ def test_importing_the_library_imports_nothing_of_the_experiments():
 )
 def test_only_the_public_interface_of_jax_is_used(path):
     source = path.read_text()
-    assert not re.search(r"\bjax\._src\b|\bfrom jax import _|\bjaxlib\b", source)
+    assert not re.search(
+        r"\bjax\._src\b|\bfrom jax import _|\b(from|import) jaxlib\b", source
+    )
 
 
 def test_every_module_says_what_it_is():

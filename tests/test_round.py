@@ -337,6 +337,53 @@ def test_metrics_say_what_happened():
     assert (second.distance > 0.01).all()
 
 
+@pytest.mark.parametrize(
+    ("progress", "correction", "cosine"),
+    [
+        ([3.0, 4.0], [6.0, 8.0], 1),
+        ([3.0, 4.0], [-0.3, -0.4], -1),
+        ([3.0, 4.0], [-4.0, 3.0], 0),
+        ([3.0, 4.0], [5.0, 0.0], 0.6),
+        ([0.0, 0.0], [5.0, 0.0], 0),
+        ([3.0, 4.0], [0.0, 0.0], 0),
+        ([0.0, 0.0], [0.0, 0.0], 0),
+        ([3.0, np.nan], [5.0, 0.0], np.nan),
+    ],
+)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.complex64])
+def test_alignment_is_the_cosine_of_progress_and_correction(
+    progress, correction, cosine, dtype
+):
+    round_ = cj.make_round(
+        problems.loss, optax.sgd(0.1), cj.cocod("workers"), period=PERIOD
+    )
+    tree = lambda values: {"a": jnp.array(values[:1], dtype), "b": dtype(values[1])}
+    zero = tree([0.0, 0.0])
+    state = round_.init(tree(progress))
+    _, metrics = jax.jit(round_.merge)(state, zero, tree(correction))
+    # bfloat16 has 8 bits for 0.3 and 0.4.
+    np.testing.assert_allclose(metrics.alignment, cosine, atol=1e-4)
+    assert metrics.alignment.dtype == jnp.float32
+    assert not abs(metrics.alignment) > 1
+
+
+@pytest.mark.parametrize("delay", [0, 2, PERIOD])
+def test_every_execution_reports_the_same(delay):
+    rule = cj.cocod("workers", WEIGHTS)
+    round_ = cj.make_round(
+        problems.loss, optax.sgd(0.1), rule, period=PERIOD, delay=delay
+    )
+    reports = []
+    for execution in ("fused", "split"):
+        state = cj.replicate(round_.init(problems.params()), N)
+        run = cj.distribute(round_, execution=execution)
+        for r in range(2):
+            state, metrics = run(state, problems.round_batches(problems.batches(), r))
+        reports.append(jax.device_get(metrics))
+    chex.assert_trees_all_close(*reports, rtol=1e-5)
+    assert (reports[0].alignment != 0).all() == (delay > 0)
+
+
 def test_schedules_count_local_steps_over_all_rounds():
     """A warm-up of period 1, then period 3: one schedule over all of them."""
     with jax.enable_x64(True):

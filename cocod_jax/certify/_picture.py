@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from cocod_jax.certify._dataflow import human_bytes
 from cocod_jax.certify._schedule import Collective, Event, Schedule
+from cocod_jax.style import GREEN, ORANGE, SKY_BLUE, pyplot
 
 _MANY = 6  # collectives to draw; the others look like them
 
@@ -79,9 +80,7 @@ def _rows(schedule: Schedule, timeline: tuple[Event, ...]) -> str:
 def draw(schedule: Schedule, ax: Any = None) -> Any:
     """The schedule on matplotlib axes, made here when there are none."""
     if ax is None:
-        import matplotlib.pyplot as plt
-
-        _, ax = plt.subplots(figsize=(8, 2.2), layout="constrained")
+        _, ax = pyplot().subplots(figsize=(8, 2.2), layout="constrained")
     names, time = ["compute"], 0.0
     for timeline in schedule.timelines:
         rows = {index: len(names) + n for n, index in enumerate(_shown(timeline))}
@@ -103,10 +102,8 @@ def draw(schedule: Schedule, ax: Any = None) -> Any:
 
 
 def _bar(ax: Any, row: int, start: float, end: float, label: str) -> None:
-    color = {"start ... done": "tab:orange", "merge": "tab:green"}.get(
-        label, "tab:blue"
-    )
-    ax.barh(row, end - start, left=start, color=color)
+    colour = {"start ... done": ORANGE, "merge": GREEN}.get(label, SKY_BLUE)
+    ax.barh(row, end - start, left=start, color=colour)
     center = (start + end) / 2
     ax.text(center, row, label, ha="center", va="center", fontsize="small")
 

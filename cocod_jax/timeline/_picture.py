@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from cocod_jax.style import BLUE, ORANGE, SKY_BLUE, VERMILION, pyplot
+
 if TYPE_CHECKING:
     from cocod_jax.timeline._simulate import Timeline
 
 _MANY = 4  # workers to draw
 _MARKS = {"compute": "#+", "exchange": "=-"}  # of even rounds, and of odd ones
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
-_COLOURS = {"compute": ("#0072B2", "#56B4E9"), "exchange": ("#D55E00", "#E69F00")}
+_COLOURS = {"compute": (BLUE, SKY_BLUE), "exchange": (VERMILION, ORANGE)}
 
 
 class _Row(NamedTuple):
@@ -81,10 +82,8 @@ def draw(timeline: "Timeline", axis: Any = None) -> Any:
     """The timeline on matplotlib axes, made here when there are none."""
     rows = _rows(timeline)
     if axis is None:
-        import matplotlib.pyplot as plt
-
         size = (8, 0.8 + 0.3 * len(rows))
-        _, axis = plt.subplots(figsize=size, layout="constrained")
+        _, axis = pyplot().subplots(figsize=size, layout="constrained")
     for height, row in enumerate(rows):
         for odd, colour in enumerate(_COLOURS[row.lane]):
             chosen = row.rounds % 2 == odd
@@ -117,6 +116,7 @@ def gantt(timelines: Mapping[str, "Timeline"]) -> Any:
       A matplotlib figure.
 
     Raises:
+      ImportError: when matplotlib is not installed; it says how to install it.
       ValueError: when there is none.
 
     Examples:
@@ -128,12 +128,10 @@ def gantt(timelines: Mapping[str, "Timeline"]) -> Any:
       >>> [axis.get_title("left") for axis in figure.axes]
       ['S-SGD', 'CoCoD-SGD']
     """
-    import matplotlib.pyplot as plt
-
     if not timelines:
         raise ValueError("timelines is empty; give at least one.")
     heights = [len(_rows(timeline)) + 1.5 for timeline in timelines.values()]
-    figure, axes = plt.subplots(
+    figure, axes = pyplot().subplots(
         len(timelines),
         figsize=(9, 0.6 + 0.22 * sum(heights)),
         height_ratios=heights,

@@ -32,7 +32,7 @@ def main(config: IterationsConfig) -> None:
             part(config, log)
             log.write("took", part=part.__name__, seconds=time.perf_counter() - start)
         log.write("end", status="finished")
-    figures.draw(log.path, config.out)
+    figures.draw(config.out / "iterations.jsonl", config.out)
 
 
 if __name__ == "__main__":

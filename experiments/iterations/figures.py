@@ -11,8 +11,8 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.ticker import LogLocator
 
+from cocod_jax.style import BLACK, BLUE, GREY, PURPLE, SKY_BLUE, tidy
 from experiments import logbook
 from experiments.figures import STYLES
 
@@ -20,14 +20,13 @@ Records: TypeAlias = list[dict[str, Any]]
 
 # Curves may lie on each other: a marker inside of the next larger one shows both.
 MARKERS = {"ssgd": ("o", 9), "local_sgd": ("s", 6), "cocod": ("D", 3.5)}
-# Okabe and Ito's colours, as those of the algorithms are; one for each period.
-PERIODS = ("#56B4E9", "#CC79A7", "#0072B2", "#000000")
+PERIODS = (SKY_BLUE, PURPLE, BLUE, BLACK)  # one for each
 LINES = {
     **{name: (label, colour, "-") for name, (label, colour) in STYLES.items()},
-    "just_in_time": ("CoCoD-SGD, just in time", "#0072B2", "--"),
-    "ssgd_backward": ("S-SGD, sends during the backward pass", "#000000", ":"),
+    "just_in_time": ("CoCoD-SGD, just in time", BLUE, "--"),
+    "ssgd_backward": ("S-SGD, sends during the backward pass", BLACK, ":"),
 }
-GREY, TEXT = "#777777", "#555555"
+TEXT = "#555555"
 
 
 def draw(log: Path, out: Path) -> None:
@@ -297,15 +296,8 @@ def values_of(records: Records, field: str) -> list[Any]:
 
 
 def finish(figure: Any, out: Path) -> None:
-    """Saves and closes; logarithmic axes of few powers of ten get more labels."""
+    """Saves and closes."""
     for axis in figure.axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
-        axis.set_axisbelow(True)
-        low, high = axis.get_ylim()
-        if axis.get_yscale() == "log" and high < 1000 * low:
-            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.yaxis.set_major_formatter("{x:,g}")
-            axis.yaxis.set_minor_formatter("")
+        tidy(axis)
     figure.savefig(out, dpi=160)
     plt.close(figure)

@@ -9,11 +9,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import Patch
 
+from cocod_jax import style
 from experiments import logbook
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
-OURS, THEIRS = "#D55E00", "#999999"
-COMPUTE, EXCHANGE = "#0072B2", "#E69F00"
+OURS, THEIRS = style.VERMILION, style.GREY
+COMPUTE, EXCHANGE = style.BLUE, style.ORANGE
 
 
 def bars(log: Path, out: Path) -> None:
@@ -41,7 +41,7 @@ def bars(log: Path, out: Path) -> None:
             for r in results
             if (r["rate"], r["side"], r["algorithm"]) == (rate, "ours", "local steps")
         )
-        axis.axvline(compute, color="#000000", linestyle=":", linewidth=1)
+        axis.axvline(compute, color=style.BLACK, linestyle=":", linewidth=1)
         axis.set(xlabel="seconds per local step\n(dotted: computation alone)")
         axis.set_title(f"{rate} links", fontsize=11)
         axis.set_xlim(0, 1.18 * max(values))

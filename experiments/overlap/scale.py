@@ -18,16 +18,17 @@ import jax
 import matplotlib.pyplot as plt
 import tyro
 
+from cocod_jax import style
 from experiments import logbook, models
 from experiments.overlap.network import Network
 from experiments.overlap.processes import machine, run_program
 
 ALGORITHMS = ("Local SGD", "CoCoD-SGD")
 STYLES = {
-    "k Tc": ("local steps alone", "#0072B2", ":"),
-    "Tm": ("exchange alone", "#E69F00", ":"),
-    "Local SGD": ("Local SGD", "#009E73", "-"),
-    "CoCoD-SGD": ("CoCoD-SGD", "#D55E00", "-"),
+    "k Tc": ("local steps alone", style.BLUE, ":"),
+    "Tm": ("exchange alone", style.ORANGE, ":"),
+    "Local SGD": ("Local SGD", style.GREEN, "-"),
+    "CoCoD-SGD": ("CoCoD-SGD", style.VERMILION, "-"),
 }
 
 
@@ -108,8 +109,7 @@ def figure(log: Path, out: Path) -> None:
             axis.plot(millions, values, line, color=colour, label=label, marker="o")
         axis.set(xscale="log", yscale="log", xlabel="million parameters")
         axis.set_title(f"{workers} workers", fontsize=11)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
+        style.tidy(axis)
     drawn.axes[0].set_ylabel("seconds per round")
     drawn.axes[0].legend(frameon=False)
     drawn.savefig(out, dpi=160)

@@ -9,6 +9,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
+from cocod_jax import style
 from experiments import logbook
 from experiments.figures import STYLES, by_algorithm, curve
 from experiments.overlap.clock import Clock
@@ -16,9 +17,9 @@ from experiments.overlap.clock import Clock
 # How fast each of four unequal workers is; equal shares give each the mean.
 SPEEDS = (3, 2, 2, 1)
 UNEQUAL = {
-    "ssgd": ("S-SGD, equal shares", "#000000"),
-    "equal": ("CoCoD-SGD, equal shares", "#E69F00"),
-    "proportional": ("CoCoD-SGD, shares in proportion", "#D55E00"),
+    "ssgd": ("S-SGD, equal shares", style.BLACK),
+    "equal": ("CoCoD-SGD, equal shares", style.ORANGE),
+    "proportional": ("CoCoD-SGD, shares in proportion", style.VERMILION),
 }
 COUNTS = range(1, 17)
 
@@ -87,13 +88,14 @@ def speedup(clocks: dict[str, Clock], out: Path) -> None:
     )
     colours = dict(STYLES.values())
     for axis, clock in zip(axes[0], clocks.values(), strict=True):
-        axis.plot(COUNTS, COUNTS, ":", color="#999999", label="linear")
+        axis.plot(COUNTS, COUNTS, ":", color=style.GREY, label="linear")
         for name in (name for name in colours if name in clock.measured):
             values = [images_per_second(clock, name, n) for n in COUNTS]
             axis.plot(COUNTS, values, color=colours[name], label=name)
             measured = clock.workers * clock.compute / clock.measured[name]
             axis.plot(clock.workers, measured, "o", color=colours[name])
         axis.set(xlabel="workers", title=f"{clock.rate} links", ylim=(0, 16.5))
+        axis.set_xticks((1, 2, 4, 8, 16))
     axes[0, 0].set_ylabel("speed-up over one worker")
     _finish(figure, out)
 
@@ -134,8 +136,7 @@ def unequal_seconds(clock: Clock, runs: list[dict]) -> float:
 
 def _finish(figure, out: Path) -> None:
     for axis in figure.axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
+        style.tidy(axis)
     figure.axes[0].legend(frameon=False, fontsize=9)
     figure.savefig(out, dpi=150)
     plt.close(figure)

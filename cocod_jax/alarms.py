@@ -1,0 +1,131 @@
+"""Alarms for a run whose workers drift apart, read from the metrics of its rounds."""
+
+from collections import deque
+
+import jax
+import numpy as np
+
+from cocod_jax.round import RoundMetrics
+
+# Chosen on small networks: see the tests.
+_IN_A_ROW = 3  # rounds
+_LOSS_RISE = 1.5
+_DISTANCE_RISE = 2.0
+_WINDOW = 10  # rounds
+
+
+class DriftAlarm:
+    r"""Says in a sentence that workers drift apart, and what to do about it.
+
+    Call it with the metrics of every round, from the first one on; it keeps what it
+    must remember of them on the host. Each of three kinds of alarm rings once:
+
+    - **Not finite**: a metric of some worker.
+    - **The workers move apart**, and it does not pay: for three rounds their distance
+      from the mean was more than twice that of the first round, and the loss more than
+      half again. Distance alone says little: it grows with a learning rate that is
+      warmed up, and often while the loss falls fastest.
+    - **The merge over-corrects**: over ten rounds the workers had gone more than all
+      of the way to the mean on their own when the merge went it once more.
+
+    The share of the way that they had gone is
+
+    .. math::
+
+       a = \frac{\sum_i \langle x_i - s_i, \, m - s_i \rangle}{\sum_i \|m - s_i\|^2}
+
+    the sum of :math:`\text{alignment} \cdot \text{progress\_norm} \cdot
+    \text{distance}` over that of :math:`\text{distance}^2`. CoCoD-SGD turns what
+    the workers differ by into :math:`-a` of itself, plus noise: it dies out below 1
+    and grows above. Where gradients are noise alone, a is 0. Below 0 there is no
+    alarm: momentum takes a worker further in its old direction, and data of its own
+    pull it the same way in every round, while the loss falls all the same.
+
+    Examples:
+      >>> loss = lambda w, batch: 0.5 * (w - batch) ** 2
+      >>> round_ = cj.make_round(loss, optax.sgd(2.5), cj.cocod("workers"), period=4)
+      >>> run = cj.distribute(round_, via="vmap")
+      >>> state = cj.replicate(round_.init(jnp.array(0.0)), 2)
+      >>> batches = np.array([[0.0] * 4, [1.0] * 4], np.float32)
+      >>> alarm = cj.DriftAlarm()
+      >>> for _ in range(5):
+      ...     state, metrics = run(state, batches)
+      ...     if sentence := alarm(metrics):
+      ...         print(sentence.partition(":")[0])
+      The workers move apart
+    """
+
+    def __init__(self):
+        self._first: tuple[float, float] | None = None  # loss and distance
+        self._in_a_row = 0
+        self._ways = deque[tuple[float, float]](maxlen=_WINDOW)
+        self._rung: set[str] = set()
+
+    def __call__(self, metrics: RoundMetrics) -> str | None:
+        """The sentence of an alarm that rings now, or None.
+
+        Args:
+          metrics: of one round, with a leading axis of workers: [N, period] and [N].
+        """
+        wide = lambda values: np.asarray(values, np.float64)
+        metrics = jax.tree.map(wide, jax.device_get(metrics))
+        finite = all(np.isfinite(values).all() for values in metrics)
+        checks = (self._apart, self._over_corrected) if finite else (_not_finite,)
+        # All of them, also when one rings: they remember the rounds before.
+        sentences = {check.__name__: check(metrics) for check in checks}
+        for kind, sentence in sentences.items():
+            if sentence is not None and kind not in self._rung:
+                self._rung.add(kind)
+                return sentence
+        return None
+
+    def _apart(self, metrics: RoundMetrics) -> str | None:
+        loss, distance = float(metrics.loss.mean()), float(metrics.distance.mean())
+        if self._first is None:
+            self._first = loss, distance
+        first_loss, first_distance = self._first
+        # A loss may be negative, such as that of a density.
+        rise = (_LOSS_RISE - 1) * abs(first_loss)
+        apart = distance > _DISTANCE_RISE * first_distance and loss > first_loss + rise
+        self._in_a_row = self._in_a_row + 1 if apart else 0
+        if self._in_a_row < _IN_A_ROW:
+            return None
+        return (
+            "The workers move apart: their distance from the mean has grown from "
+            f"{first_distance:.3g} to {distance:.3g}, and the loss from "
+            f"{first_loss:.3g} to {loss:.3g}. A stale mean does not hold workers that "
+            "go this far in a round. Take a smaller learning rate (momentum multiplies "
+            "it), a shorter period or a smaller delay."
+        )
+
+    def _over_corrected(self, metrics: RoundMetrics) -> str | None:
+        # The corrections of workers that count the same have sum 0: what is common to
+        # their progress drops out of the sum of these products.
+        gone = metrics.alignment * metrics.progress_norm * metrics.distance
+        self._ways.append((float(gone.sum()), float(np.sum(metrics.distance**2))))
+        gone, whole = np.sum(self._ways, axis=0)
+        if len(self._ways) < _WINDOW or gone <= whole:
+            return None
+        return (
+            f"The merge over-corrects: over {_WINDOW} rounds the workers' own steps "
+            f"had gone {gone / whole:.0%} of the way to the mean when it arrived, and "
+            "the merge went all of it once more. Take a smaller delay, a shorter "
+            "period or a smaller learning rate."
+        )
+
+
+def _not_finite(metrics: RoundMetrics) -> str:
+    finite = {
+        name: np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        for name, values in metrics._asdict().items()
+    }
+    found = " and ".join(
+        f"{name} of worker {', '.join(map(str, np.flatnonzero(~ok)))}"
+        for name, ok in finite.items()
+        if not ok.all()
+    )
+    return (
+        f"Not finite: {found}. If all workers are named, the run has diverged: go back "
+        "to a checkpoint, with a smaller learning rate or a shorter period. If one "
+        "worker is, look at its data first."
+    )

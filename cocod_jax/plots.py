@@ -1,0 +1,196 @@
+"""Figures of runs, drawn from their logs.
+
+The logs are those of :func:`cocod_jax.loggers.to_jsonl`. Records of the kind "round"
+are drawn against their "step"; those of the kind "epoch", which a run may write as
+well, against their "epoch". A record of the kind "run" may hold the run's "config",
+by which runs are told apart.
+
+All figures of the library share one style: :func:`cocod_jax.timeline.gantt` and the
+certificate's ``plot`` have it as well. None shows itself or changes the backend: a
+notebook shows what is returned, and a script calls its ``savefig``.
+"""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cocod_jax.loggers import Records, read_jsonl
+from cocod_jax.style import ALGORITHMS, OTHERS, pyplot, tidy
+
+# For each kind of record: the count to draw it against, and how its axis is called.
+_COUNTS = {"epoch": ("epoch", "epochs"), "round": ("step", "local steps")}
+_LABELS = {
+    "loss": "training loss",
+    "train_loss": "training loss",
+    "test_accuracy": "test accuracy of the consensus [%]",
+    "grad_norm": "norm of a gradient",
+    "distance": "distance from the mean",
+    "progress_norm": "norm of the progress",
+}
+
+
+def curves(
+    logs: str | Path | Sequence[str | Path],
+    values: Sequence[str] = ("loss", "distance"),
+    *,
+    by: str | None = None,
+) -> Any:
+    """Values of runs against local steps or epochs, a panel for each value.
+
+    Args:
+      logs: a folder of logs, one log, or several.
+      values: what to draw, by its name in the records of epochs or rounds.
+      by: a name in the runs' configuration, such as "period": runs for which it is
+        the same become one curve, their mean, with a band from the lowest to the
+        highest. None draws each log for itself.
+
+    Returns:
+      A matplotlib figure.
+
+    Raises:
+      ImportError: when matplotlib is not installed; it says how to install it.
+      ValueError: when there is no log or no value, or a log has not what is asked for.
+
+    Examples:
+      >>> folder = getfixture("tmp_path")
+      >>> for period in 4, 8:
+      ...     with cj.loggers.to_jsonl(folder / f"{period}.jsonl") as log:
+      ...         log.write("run", config={"period": period})
+      ...         for step in 8, 16:
+      ...             log(step, {"loss": 1 / step, "distance": 0.01 * period})
+      >>> figure = cj.plots.curves(folder, by="period")
+      >>> [axis.get_ylabel() for axis in figure.axes]
+      ['training loss', 'distance from the mean']
+    """
+    if not values:
+        raise ValueError("values is empty; name at least one, such as 'loss'.")
+    runs = {path: read_jsonl(path) for path in _paths(logs)}
+    for path, records in runs.items():
+        for value in values:
+            _rows(records, value, path)
+    groups = _groups(runs, by)
+    figure, axes = pyplot().subplots(
+        1,
+        len(values),
+        figsize=(4.5 * len(values), 3.6),
+        layout="constrained",
+        squeeze=False,
+    )
+    for axis, value in zip(axes[0], values, strict=True):
+        for label, colour, group in groups:
+            curve(axis, group, value, label, colour)
+        kind, _ = _rows(groups[0][2][0], value)
+        axis.set_xlabel(_COUNTS[kind][1])
+        axis.set_ylabel(_LABELS.get(value, value.replace("_", " ")))
+        if not _is_share(value) and _positive(axis):
+            axis.set_yscale("log", nonpositive="mask")
+        tidy(axis)
+    if len(groups) > 1:
+        axes[0, -1].legend(frameon=False)
+    return figure
+
+
+def curve(
+    axis: Any,
+    runs: Sequence[Records],
+    value: str,
+    label: str,
+    colour: str,
+    scale: float = 1.0,
+) -> None:
+    """One curve: the mean of runs, and a band from the lowest to the highest.
+
+    It is as long as the shortest run. What is called an accuracy is drawn in percent.
+
+    Args:
+      axis: matplotlib axes to draw on.
+      runs: what :func:`cocod_jax.loggers.read_jsonl` read, at least one.
+      value: what to draw, by its name in the records of epochs or rounds.
+      label: of the curve, for a legend.
+      colour: of the curve and the band.
+      scale: what the steps or epochs are multiplied with, such as seconds for each.
+
+    Raises:
+      ValueError: when a run has no such value.
+
+    Examples:
+      >>> figure, axis = cj.style.pyplot().subplots()
+      >>> run = {"epoch": [{"epoch": n, "train_loss": 1 / n} for n in (1, 2)]}
+      >>> cj.plots.curve(axis, [run], "train_loss", "one run", "black", scale=60)
+      >>> print(axis.get_lines()[0].get_xdata())
+      [ 60 120]
+    """
+    kinds, rows = zip(*(_rows(records, value) for records in runs), strict=True)
+    length = min(map(len, rows))
+    count, _ = _COUNTS[kinds[0]]
+    x = scale * np.array([record[count] for record in rows[0][:length]])
+    table = np.array([[record[value] for record in run[:length]] for run in rows])
+    if _is_share(value):
+        table = 100 * table
+    axis.plot(x, table.mean(axis=0), color=colour, label=label, linewidth=1.8)
+    if len(table) > 1:
+        band = table.min(axis=0), table.max(axis=0)
+        axis.fill_between(x, *band, color=colour, alpha=0.15, linewidth=0)
+
+
+def _paths(logs: str | Path | Sequence[str | Path]) -> list[Path]:
+    if not isinstance(logs, str | Path):
+        paths = [Path(path) for path in logs]
+    elif Path(logs).is_dir():
+        paths = sorted(Path(logs).glob("*.jsonl"))
+    else:
+        paths = [Path(logs)]
+    if not paths:
+        raise ValueError(f"logs={logs!r} holds no .jsonl file.")
+    return paths
+
+
+def _rows(
+    records: Records, value: str, source: str | Path = "the log"
+) -> tuple[str, list[dict[str, Any]]]:
+    """The kind of the records that have the value, and these records."""
+    for kind in _COUNTS:
+        rows = [record for record in records.get(kind, []) if value in record]
+        if rows:
+            return kind, rows
+    known = {name for kind in _COUNTS for row in records.get(kind, []) for name in row}
+    raise ValueError(f"{source} has no {value!r} to draw; it has {sorted(known)}.")
+
+
+def _groups(
+    runs: dict[Path, Records], by: str | None
+) -> list[tuple[str, str, list[Records]]]:
+    """Label, colour and runs of each curve: known algorithms first, in their order."""
+    groups = defaultdict(list)
+    for path, records in runs.items():
+        groups[path.stem if by is None else _setting(records, by, path)].append(records)
+    known = [name for name in ALGORITHMS if name in groups]
+    others = [name for name in groups if name not in known]
+    label = (by or "").replace("_", " ")
+    styles = ALGORITHMS | {
+        name: (f"{label} {name}".strip(), colour)
+        for name, colour in zip(others, itertools.cycle(OTHERS), strict=False)
+    }
+    return [(*styles[name], groups[name]) for name in [*known, *others]]
+
+
+def _setting(records: Records, by: str, path: Path) -> str:
+    config = records.get("run", [{}])[0].get("config", {})
+    if by not in config:
+        raise ValueError(f"by={by!r} is not in the config of {path}: {sorted(config)}.")
+    return str(config[by])
+
+
+def _is_share(value: str) -> bool:
+    return value.endswith("accuracy")
+
+
+def _positive(axis: Any) -> bool:
+    """Whether what is drawn is above 0, but for the 0 that a run may begin with."""
+    drawn = np.concatenate([line.get_ydata() for line in axis.get_lines()])
+    finite = drawn[np.isfinite(drawn)]
+    return finite.size > 0 and finite.min() >= 0 < finite.max()

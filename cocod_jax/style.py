@@ -1,0 +1,65 @@
+"""How all figures look: their colours, and what is left out of them."""
+
+from typing import Any
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+BLACK = "#000000"
+ORANGE = "#E69F00"
+SKY_BLUE = "#56B4E9"
+GREEN = "#009E73"
+BLUE = "#0072B2"
+VERMILION = "#D55E00"
+PURPLE = "#CC79A7"
+GREY = "#777777"  # of what is only there to compare with
+
+# An algorithm has the same name and colour in every figure.
+ALGORITHMS = {
+    "ssgd": ("S-SGD", BLACK),
+    "pipe_sgd": ("Pipe-SGD", ORANGE),
+    "local_sgd": ("Local SGD", GREEN),
+    "cocod": ("CoCoD-SGD", VERMILION),
+}
+OTHERS = (BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY_BLUE, BLACK)
+
+
+def pyplot() -> Any:
+    """What figures are drawn with, imported when the first one is drawn.
+
+    Returns:
+      ``matplotlib.pyplot``.
+
+    Raises:
+      ImportError: when matplotlib is not installed; it says how to install it.
+
+    Examples:
+      >>> figure, axis = cj.style.pyplot().subplots()
+    """
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError(
+            "Figures need matplotlib: pip install 'cocod-jax[plots]'"
+        ) from error
+    return plt
+
+
+def tidy(axis: Any) -> None:
+    """A pale grid behind the data in place of a frame, and enough labels to read.
+
+    Args:
+      axis: matplotlib axes on which everything has been drawn.
+
+    Examples:
+      >>> figure, axis = cj.style.pyplot().subplots()
+      >>> lines = axis.plot([1, 2], [0.5, 4.0], color=cj.style.VERMILION)
+      >>> cj.style.tidy(axis)
+    """
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(alpha=0.25)
+    axis.set_axisbelow(True)
+    low, high = axis.get_ylim()
+    if axis.get_yscale() == "log" and high < 1000 * low:
+        # Few powers of ten are few labels.
+        axis.yaxis.get_major_locator().set_params(subs=(1, 2, 5))
+        axis.yaxis.set_major_formatter("{x:,g}")
+        axis.yaxis.set_minor_formatter("")

@@ -1,0 +1,129 @@
+"""A round in numbers: what a worker holds and sends, and what hides it."""
+
+from collections import Counter
+from typing import NamedTuple
+
+import jax
+
+from cocod_jax._checks import check_counts
+from cocod_jax.certify import dataflow
+from cocod_jax.certify._dataflow import human_bytes
+from cocod_jax.certify._program import for_workers
+from cocod_jax.round import Round, RoundState
+
+
+class Summary(NamedTuple):
+    """What :func:`summary` found; ``print`` it for the sentences.
+
+    Attributes:
+      workers: N, those of all processes.
+      parameters: the number of parameters of one worker.
+      sent_bytes: that a worker puts into one exchange, by dtype on the wire; empty
+        when the merge rule sends nothing.
+      exchanges_per_epoch: on average; None when the epoch's length was not given.
+      kept_bytes: of memory that a worker keeps for ``delay`` local steps beside its
+        parameters: the snapshot and the buffers in flight; 0 with delay 0. What a
+        compiler makes of it, ``Certificate.overlap_bytes`` says.
+      period: k, local steps in a round.
+      delay: d, the local steps that the exchange can run beside.
+    """
+
+    workers: int
+    parameters: int
+    sent_bytes: dict[str, int]
+    exchanges_per_epoch: float | None
+    kept_bytes: int
+    period: int
+    delay: int
+
+    def __str__(self) -> str:
+        held = f"Workers: {self.workers}, with {self.parameters:,} parameters each."
+        if not self.sent_bytes:
+            return f"{held}\nThe merge rule exchanges nothing."
+        return "\n".join([held, self._exchange(), self._hidden()])
+
+    def _exchange(self) -> str:
+        buffers = " and ".join(
+            f"{human_bytes(size)} of {dtype}" for dtype, size in self.sent_bytes.items()
+        )
+        each = f"Each sends {buffers} in a round of {self.period} local steps"
+        if self.exchanges_per_epoch is None:
+            return f"{each}."
+        return f"{each}, {self.exchanges_per_epoch:.4g} times in an epoch."
+
+    def _hidden(self) -> str:
+        if not self.delay:
+            return "Nothing hides the exchange; the local steps wait for it."
+        beside = f"the first {self.delay} of {self.period} local steps"
+        return (
+            f"The exchange can run beside {beside}, for which each worker keeps "
+            f"{human_bytes(self.kept_bytes)}: the snapshot and what is in flight."
+        )
+
+
+def summary(
+    round_: Round,
+    state: RoundState,
+    *,
+    steps_per_epoch: int | None = None,
+    axis_name: str = "workers",
+) -> Summary:
+    """What a round sends and keeps, before anything is compiled or run.
+
+    The bytes are those of the merge rule's exchange, read from its data flow. What an
+    inner optimizer sends in every step, such as :func:`cocod_jax.mean_gradients`, and
+    whether a compiler hides what can be hidden, :mod:`cocod_jax.certify` finds out.
+
+    Args:
+      round_: what :func:`cocod_jax.make_round` returned.
+      state: after ``replicate`` (per worker, leading axis N); shapes are enough, as
+        from ``jax.eval_shape``.
+      steps_per_epoch: local steps of each worker in an epoch, at least 1 (shared).
+      axis_name: the axis that the round's rule averages over.
+
+    Returns:
+      A :class:`Summary`.
+
+    Raises:
+      ValueError: when ``state`` has no axis of workers, when ``steps_per_epoch`` is
+        not an integer of at least 1, or when the rule averages over another axis.
+
+    Examples:
+      >>> loss = lambda w, batch: jnp.mean((batch @ w) ** 2)
+      >>> rule = cj.cocod("workers")
+      >>> round_ = cj.make_round(loss, optax.sgd(0.1), rule, period=8, delay=4)
+      >>> state = cj.replicate(round_.init(jnp.ones([64, 64])), 2)
+      >>> print(cj.summary(round_, state, steps_per_epoch=100))
+      Workers: 2, with 4,096 parameters each.
+      Each sends 16.4 kB of float32 in a round of 8 local steps, 12.5 times in an epoch.
+      The exchange can run beside the first 4 of 8 local steps, for which each worker
+      keeps 32.8 kB: the snapshot and what is in flight.
+    """
+    if not state.count.shape:
+        raise ValueError(
+            "state has no axis of workers; summarize what trains: "
+            "cj.replicate(state, workers)."
+        )
+    if steps_per_epoch is not None:
+        check_counts(steps_per_epoch=steps_per_epoch)
+    workers = state.count.shape[0] * jax.process_count()
+    sent_bytes = Counter[str]()
+    for flow in dataflow(round_.send, for_workers(state, workers), axis_name=axis_name):
+        sent_bytes[flow.dtype] += flow.bytes
+    own = [
+        jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+        for leaf in jax.tree.leaves(state.params)
+    ]
+    snapshot_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in own)
+    exchanges = None
+    if steps_per_epoch is not None:
+        exchanges = steps_per_epoch / round_.period if sent_bytes else 0.0
+    return Summary(
+        workers=workers,
+        parameters=sum(leaf.size for leaf in own),
+        sent_bytes=dict(sent_bytes),
+        exchanges_per_epoch=exchanges,
+        kept_bytes=snapshot_bytes + sent_bytes.total() if round_.delay else 0,
+        period=round_.period,
+        delay=round_.delay,
+    )

@@ -1,0 +1,190 @@
+"""Figures from logs: what is drawn, and in which colours."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+import cocod_jax as cj
+from cocod_jax import plots, style, timeline
+
+PACKAGE = Path(cj.__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+def write(path, *, rounds=4, epochs=0, level=1.0, **config):
+    """A log whose loss is ``level`` / step, and whose accuracy is level - 1 / epoch."""
+    with cj.loggers.to_jsonl(path) as log:
+        log.write("run", config=config)
+        for step in range(1, rounds + 1):
+            log(8 * step, {"loss": level / step, "distance": 0.0 if step == 1 else 0.1})
+        for epoch in range(1, epochs + 1):
+            log.write("epoch", epoch=epoch, test_accuracy=level - 1 / epoch)
+    return path
+
+
+def lines(axis):
+    return {line.get_label(): line for line in axis.get_lines()}
+
+
+def test_a_folder_is_a_curve_for_each_log(tmp_path):
+    write(tmp_path / "b.jsonl", level=3.0)
+    write(tmp_path / "a.jsonl")
+    (tmp_path / "notes.txt").write_text("no log")
+    figure = plots.curves(tmp_path)
+    loss, distance = figure.axes
+    assert list(lines(loss)) == list(lines(distance)) == ["a", "b"]
+    x, y = lines(loss)["b"].get_data()
+    np.testing.assert_array_equal(x, [8, 16, 24, 32])
+    np.testing.assert_allclose(y, 3 / np.arange(1, 5))
+    assert (loss.get_xlabel(), loss.get_ylabel()) == ("local steps", "training loss")
+    # The distance is 0 once, before the workers differ: there the curve has a gap.
+    assert loss.get_yscale() == distance.get_yscale() == "log"
+    assert not np.isfinite(distance.get_yaxis().get_transform().transform([0.0]))
+    (legend,) = [axis.get_legend() for axis in figure.axes if axis.get_legend()]
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
+
+
+def test_one_log_needs_no_legend(tmp_path):
+    figure = plots.curves(write(tmp_path / "a.jsonl"), ["loss"])
+    (axis,) = figure.axes
+    assert axis.get_legend() is None
+
+
+def test_equal_settings_become_a_mean_and_a_band(tmp_path):
+    logs = [
+        write(tmp_path / "1.jsonl", period=8, level=1.0),
+        write(tmp_path / "2.jsonl", period=4),
+        write(tmp_path / "3.jsonl", period=8, level=3.0, rounds=3),
+    ]
+    (axis,) = plots.curves(logs, ["loss"], by="period").axes
+    assert list(lines(axis)) == ["period 8", "period 4"]
+    x, y = lines(axis)["period 8"].get_data()
+    # As long as the shorter of them.
+    np.testing.assert_array_equal(x, [8, 16, 24])
+    np.testing.assert_allclose(y, 2 / np.arange(1, 4))
+    (band,) = axis.collections
+    vertices = band.get_paths()[0].vertices
+    assert vertices[:, 1].min() == pytest.approx(1 / 3)
+    assert vertices[:, 1].max() == pytest.approx(3)
+
+
+def test_algorithms_have_their_names_and_colours_in_their_order(tmp_path):
+    for name in ("cocod", "mine", "ssgd"):
+        write(tmp_path / f"{name}.jsonl", algorithm=name)
+    (axis,) = plots.curves(tmp_path, ["loss"], by="algorithm").axes
+    drawn = {label: line.get_color() for label, line in lines(axis).items()}
+    assert list(drawn) == ["S-SGD", "CoCoD-SGD", "algorithm mine"]
+    assert drawn["S-SGD"] == style.BLACK
+    assert drawn["CoCoD-SGD"] == style.VERMILION
+
+
+def test_epochs_are_drawn_against_epochs_and_accuracies_in_percent(tmp_path):
+    log = write(tmp_path / "a.jsonl", epochs=3)
+    loss, accuracy = plots.curves(log, ("loss", "test_accuracy")).axes
+    x, y = accuracy.get_lines()[0].get_data()
+    np.testing.assert_array_equal(x, [1, 2, 3])
+    np.testing.assert_allclose(y, [0, 50, 200 / 3])
+    assert (loss.get_xlabel(), accuracy.get_xlabel()) == ("local steps", "epochs")
+    assert accuracy.get_ylabel().endswith("[%]")
+    assert accuracy.get_yscale() == "linear"
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [
+        ([3.0, 2.0, 1.0], "log"),
+        ([0.0, 0.0, 0.0], "linear"),
+        ([-0.5, 0.5, 0.1], "linear"),
+        ([np.nan, 2.0, np.inf], "log"),
+        ([np.nan, np.nan, np.nan], "linear"),
+    ],
+)
+def test_the_scale_fits_the_values(values, scale, tmp_path):
+    path = tmp_path / "a.jsonl"
+    with cj.loggers.to_jsonl(path) as log:
+        for step, value in enumerate(values):
+            log(step, {"own_value": value})
+    (axis,) = plots.curves(path, ["own_value"]).axes
+    assert axis.get_yscale() == scale
+    assert axis.get_ylabel() == "own value"
+    axis.figure.canvas.draw()
+
+
+def test_a_value_may_be_in_some_records_only(tmp_path):
+    path = tmp_path / "a.jsonl"
+    with cj.loggers.to_jsonl(path) as log:
+        for step in range(6):
+            log(step, {"loss": 1.0} | ({"test_accuracy": 0.5} if step % 3 == 2 else {}))
+    (axis,) = plots.curves(path, ["test_accuracy"]).axes
+    np.testing.assert_array_equal(axis.get_lines()[0].get_xdata(), [2, 5])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda log: plots.curves(log.parent / "sub"), r"logs=.*holds no \.jsonl file"),
+        (lambda log: plots.curves([]), r"logs=\[\] holds no"),
+        (lambda log: plots.curves(log, []), "values is empty"),
+        (lambda log: plots.curves(log, ["los"]), r"a\.jsonl has no 'los' .*'loss'"),
+        (lambda log: plots.curves(log, by="perio"), r"by='perio' .*a\.jsonl.*period"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named(call, message, tmp_path):
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(ValueError, match=message):
+        call(write(tmp_path / "a.jsonl", period=8))
+    assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize("draw", [plots.curves, "timeline"])
+def test_figures_say_what_they_need(draw, tmp_path, monkeypatch):
+    log = write(tmp_path / "a.jsonl")
+    clock = timeline.simulate(
+        timeline.SSGD(), timeline.Compute(1.0, workers=2), 1.0, steps=4
+    )
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match=r"pip install 'cocod-jax\[plots\]'"):
+        clock.plot() if draw == "timeline" else draw(log)
+
+
+def test_logarithmic_axes_of_few_powers_of_ten_get_more_labels():
+    _, axis = plt.subplots()
+    axis.plot([1, 2], [0.5, 4.0])
+    axis.set_yscale("log")
+    style.tidy(axis)
+    axis.figure.canvas.draw()
+    shown = {label.get_text() for label in axis.get_yticklabels()}
+    assert {"0.5", "1", "2"} <= shown
+    assert not axis.spines["top"].get_visible()
+
+
+def test_colours_differ_and_are_defined_in_one_place():
+    assert len(set(style.OTHERS)) == len(style.OTHERS)
+    for path in PACKAGE.rglob("*.py"):
+        if path.name != "style.py":
+            assert not re.search(r"#[0-9A-Fa-f]{6}\b|tab:\w+", path.read_text()), path
+
+
+def test_the_backend_is_the_users():
+    for path in PACKAGE.rglob("*.py"):
+        called = {
+            node.func.attr
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        }
+        assert not called & {"show", "switch_backend"}, path
+        assert "matplotlib.use" not in path.read_text(), path
