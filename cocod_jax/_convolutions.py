@@ -41,10 +41,10 @@ def _rewritten(part: Any) -> Any:
 
     Anything else that an equation has for a parameter comes back as it is.
     """
+    if isinstance(part, Jaxpr):  # first: newer versions of JAX have no other class
+        return part.replace(eqns=[_rewritten_equation(eqn) for eqn in part.eqns])
     if isinstance(part, ClosedJaxpr):
         return ClosedJaxpr(_rewritten(part.jaxpr), part.consts)
-    if isinstance(part, Jaxpr):
-        return part.replace(eqns=[_rewritten_equation(eqn) for eqn in part.eqns])
     if isinstance(part, tuple) and all(isinstance(p, ClosedJaxpr) for p in part):
         return tuple(map(_rewritten, part))  # the branches of a conditional
     return part

@@ -277,7 +277,7 @@ def check_equal_start(state: RoundState) -> None:
 
     Averaging cannot repair workers that never had a common start, and the loss
     does not show it. Call it after ``replicate``, or after loading a checkpoint of
-    workers that should agree.
+    workers that should agree. With several processes all of them must call it.
 
     Args:
       state: after ``replicate`` (per worker, leading axis N).
@@ -298,16 +298,35 @@ def check_equal_start(state: RoundState) -> None:
       ValueError: the workers do not start equal: params of worker 1 differs ...
     """
     trees = {"params": state.params, "model_state": state.model_state}
+    with_others = _others_hold_a_share(state.weight)
+    found = _first_difference(trees, with_others)
+    if with_others:
+        # All raise, or one would leave the others waiting for it.
+        differ = multihost_utils.process_allgather(np.array(found is not None))
+        if found is None and differ.any():
+            found = f"see process {', '.join(map(str, np.flatnonzero(differ)))}"
+    if found is not None:
+        raise ValueError(
+            f"the workers do not start equal: {found}. Start all from one tree with "
+            "cj.replicate."
+        )
+
+
+def _first_difference(trees: dict[str, Any], with_others: bool) -> str | None:
+    """What differs from the first worker, of the first process with others."""
+    differences = []
     for path, leaf in jax.tree.leaves_with_path(trees):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             continue  # every worker draws numbers of its own
-        floats = jnp.issubdtype(leaf.dtype, jnp.inexact)
         rows = np.asarray(leaf)
-        for worker, row in enumerate(rows[1:], start=1):
-            if not np.array_equal(row, rows[0], equal_nan=floats):
-                name = path[0].key + jax.tree_util.keystr(path[1:])
-                raise ValueError(
-                    f"the workers do not start equal: {name} of worker {worker} "
-                    "differs from worker 0's. Start all from one tree with "
-                    "cj.replicate."
-                )
+        first = (
+            multihost_utils.broadcast_one_to_all(rows[0]) if with_others else rows[0]
+        )
+        floats = jnp.issubdtype(leaf.dtype, jnp.inexact)
+        name = path[0].key + jax.tree_util.keystr(path[1:])
+        differences += [
+            f"{name} of worker {worker} differs from the first worker's"
+            for worker, row in enumerate(rows)
+            if not np.array_equal(row, first, equal_nan=floats)
+        ]
+    return differences[0] if differences else None

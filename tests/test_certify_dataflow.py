@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 from jax import lax
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 import cocod_jax as cj
 from cocod_jax.certify import CollectiveFlow, dataflow
@@ -135,7 +135,7 @@ def shard_mapped(round_, check_vma):
     return jax.jit(
         jax.shard_map(
             one_worker,
-            mesh=AbstractMesh((WORKERS,), ("workers",)),
+            mesh=AbstractMesh((WORKERS,), ("workers",), axis_types=(AxisType.Auto,)),
             in_specs=spec,
             out_specs=spec,
             check_vma=check_vma,

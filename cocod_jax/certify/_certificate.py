@@ -121,7 +121,7 @@ class Certificate(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """One line: hidden behind what, or exposed and why."""
+        """In one line, hidden behind what, or exposed and why."""
         if self.reasons:
             return "exposed: " + "; ".join(r.id for r in self.reasons)
         least = min(c.steps for c in self.schedule.collectives)

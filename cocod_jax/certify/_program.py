@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import export
 from jax.extend.core import Jaxpr, Var
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 
 class Program(NamedTuple):
@@ -38,7 +38,7 @@ def over_workers(
 
     run = jax.shard_map(
         one_worker,
-        mesh=AbstractMesh((devices,), (axis_name,)),
+        mesh=_mesh(devices, axis_name),
         in_specs=PartitionSpec(axis_name),
         out_specs=PartitionSpec(axis_name),
         check_vma=False,  # as pmap does: fn need not say what varies with the worker
@@ -75,11 +75,16 @@ def spread(
     ]
 
 
+def _mesh(devices: int, axis_name: str) -> AbstractMesh:
+    # Since JAX 0.11 axes are explicit unless told otherwise, in types and in shapes.
+    return AbstractMesh((devices,), (axis_name,), axis_types=(AxisType.Auto,))
+
+
 class _FrontDoor:
     """How a program's inputs are spread and donated; inputs are known by index."""
 
     def __init__(self, leaves: list[Any]) -> None:
-        self.mesh: Mesh | AbstractMesh = AbstractMesh((1,), ("devices",))
+        self.mesh: Mesh | AbstractMesh = _mesh(1, "devices")
         self.specs: dict[int, PartitionSpec] = {}
         self.donated: set[int] = set()
         for i, leaf in enumerate(leaves):

@@ -50,7 +50,7 @@ class Timeline:
 
     @property
     def intervals(self) -> np.ndarray:
-        """All steps and exchanges as rows: worker, lane, round, start, end.
+        """All steps and exchanges, with worker, lane, round, start and end.
 
         A structured array; ``lane`` is "compute" or "exchange".
         """
