@@ -29,6 +29,13 @@ def main(rank: int, processes: int, address: str) -> None:
     round_ = make_round(processes)
     run = cj.distribute(round_, devices=devices, exchange_devices=exchange_devices)
     state = cj.replicate(round_.init(problems.params()), 1, first=rank)
+    cj.check_equal_start(state)
+    shifted = jax.tree.map(lambda leaf: leaf + rank, state.params)
+    refused = ""
+    try:
+        cj.check_equal_start(state._replace(params=shifted))
+    except ValueError as error:
+        refused = str(error)
     own = jax.tree.map(
         lambda leaf: leaf[rank : rank + 1], problems.batches(workers=processes)
     )
@@ -39,7 +46,8 @@ def main(rank: int, processes: int, address: str) -> None:
     bits = lambda leaf: np.asarray(leaf.addressable_shards[0].data).tobytes().hex()
     leaves = jax.tree.leaves((state.params, losses))
     model = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(cj.consensus(state))]
-    print(json.dumps({"bits": [bits(leaf) for leaf in leaves], "consensus": model}))
+    record = {"bits": [bits(leaf) for leaf in leaves], "consensus": model}
+    print(json.dumps(record | {"refused": refused}))
     jax.distributed.shutdown()
 
 

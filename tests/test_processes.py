@@ -42,3 +42,10 @@ def test_processes_agree_with_one_process_to_the_bit(processes):
             jax.tree.leaves(cj.consensus(state)), record["consensus"], strict=True
         ):
             np.testing.assert_allclose(own, leaf, rtol=1e-6)  # a sum in another order
+    # Only the second process has another start; both must say so.
+    refused = [record["refused"] for record in records]
+    if processes == 1:
+        assert refused == [""]
+    else:
+        assert "see process 1" in refused[0]
+        assert "differs from the first worker's" in refused[1]
