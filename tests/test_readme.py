@@ -1,50 +1,92 @@
-"""What the README shows runs as it stands."""
+"""What the README and the documentation show runs as it stands.
+
+The README's blocks of Python stand alone; those of a page run one after the other. A
+block of text that follows one is what it prints.
+"""
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pytest
 
 import cocod_jax as cj
+from docs import generate
 from experiments import compare
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+SCRIPT = (ROOT / "experiments" / "minimal_pmap.py").read_text()
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_examples_run(number, capsys):
-    """All but the script, which has a test of its own, run in this process."""
-    block = BLOCKS[number]
-    if block == (ROOT / "experiments" / "minimal_pmap.py").read_text():
-        return
-    names: dict[str, Any] = {"__name__": "readme"}
-    exec(compile(block, f"README.md, example {number}", "exec"), names)
-    if number == 0:
-        printed = [float(x) for x in re.findall(r"-?\d+\.\d+", capsys.readouterr().out)]
-        assert printed == pytest.approx([1, -2, 3], abs=0.05)
-    if "cj.advise" in block:
-        assert capsys.readouterr().out in README
-    if "Net" in names:  # the Flax example stops before it has data: it must fit
-        batches = (np.zeros([2, 4, 8, 64]), np.zeros([2, 4, 8], int))
-        state = cj.replicate(names["state"], 2)
-        jax.eval_shape(cj.distribute(names["round_"], via="vmap"), state, batches)
+class Block(NamedTuple):
+    """A block of Python, and the text that follows it, if one does."""
+
+    code: str
+    printed: str | None
+
+
+def blocks(text: str) -> list[Block]:
+    """Those of a page, in their order."""
+    found = re.findall(
+        r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", text, re.M | re.S
+    )
+    return [Block(code, printed or None) for code, printed in found]
+
+
+def pages() -> dict[str, str]:
+    """All pages of the documentation that are written or made from docstrings."""
+    tracked = [*generate.DOCS.glob("*.md"), *generate.DOCS.glob("[!_]*/*.md")]
+    written = {path: path.read_text() for path in tracked} | generate.algorithm_pages()
+    return {str(path.relative_to(ROOT)): text for path, text in sorted(written.items())}
+
+
+EXAMPLES = {
+    f"README.md, example {number}": [block]
+    for number, block in enumerate(blocks(README))
+    if block.code != SCRIPT  # it has a test of its own
+} | {name: blocks(text) for name, text in pages().items() if blocks(text)}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_run(name, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "example"}
+    for block in EXAMPLES[name]:
+        exec(compile(block.code, name, "exec"), names)
+        printed = capsys.readouterr().out
+        if block.printed is not None:
+            assert printed == block.printed
+
+
+def test_the_first_example_finds_the_answer(capsys):
+    exec(blocks(README)[0].code, {})
+    printed = [float(x) for x in re.findall(r"-?\d+\.\d+", capsys.readouterr().out)]
+    assert printed == pytest.approx([1, -2, 3], abs=0.05)
+
+
+def test_the_flax_example_fits():
+    """It stops before it has data."""
+    (code,) = [block.code for block in blocks(README) if "nn.Module" in block.code]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    batches = (np.zeros([2, 4, 8, 64]), np.zeros([2, 4, 8], int))
+    state = cj.replicate(names["state"], 2)
+    jax.eval_shape(cj.distribute(names["round_"], via="vmap"), state, batches)
 
 
 def test_the_script_is_the_one_in_the_repository():
-    script = (ROOT / "experiments" / "minimal_pmap.py").read_text()
-    assert script in BLOCKS
-    assert len(script.splitlines()) < 60
+    assert SCRIPT in [block.code for block in blocks(README)]
+    assert len(SCRIPT.splitlines()) < 60
 
 
-def test_the_table_is_that_of_the_logs():
+def test_the_tables_are_those_of_the_logs_and_of_the_documentation():
     assert not re.search(r"@[A-Z]+@", README), "a placeholder was left"
     folder = ROOT / "experiments" / "results" / "20261123_mnist5k"
     assert compare.table(sorted(folder.glob("*.jsonl"))) in README
+    assert generate.algorithm_table() in README
 
 
 def test_files_that_are_linked_exist():

@@ -1,0 +1,1 @@
+"""The documentation's own code: what is generated from docstrings and logs."""

@@ -1,0 +1,182 @@
+"""The table of algorithms: a row here is a row of the table and a page of its own."""
+
+import dataclasses
+from typing import Any
+
+import cocod_jax as cj
+from cocod_jax import timeline
+
+PERIOD = 4  # of the timelines that are drawn
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One algorithm.
+
+    Attributes:
+      name: as in the table and in the title of its page.
+      code: what to write, in a few words.
+      seconds: the time of k steps.
+      exchanges: all-reduces in k steps.
+      timeline: the algorithm on the clock that draws its figure.
+      source: whose docstring describes it.
+      example: Python that runs.
+      text: what the docstring does not say, if anything.
+      use: when to take it, and when not.
+      cost: what it takes beyond time.
+      references: whose docstring names the papers; None for ``source``.
+      emphasis: whether its name stands out in the table.
+    """
+
+    name: str
+    code: str
+    seconds: str
+    exchanges: str
+    timeline: timeline.Algorithm
+    source: Any
+    example: str
+    text: str = ""
+    use: str
+    cost: str
+    references: Any = None
+    emphasis: bool = False
+
+    @property
+    def slug(self) -> str:
+        """Its name in addresses."""
+        return self.name.lower().replace(" ", "-")
+
+
+ROWS = (
+    Row(
+        name="S-SGD",
+        code="`cj.mean_gradients(axis)` in `optax.chain`",
+        seconds="*k* (*Tc* + *Tm*)",
+        exchanges="*k*",
+        timeline=timeline.SSGD(),
+        source=cj.mean_gradients,
+        example="""\
+import optax
+import cocod_jax as cj
+
+optimizer = optax.chain(cj.mean_gradients("workers"), optax.adamw(1e-3))
+""",
+        use="""\
+Take it first. It is the baseline that every other algorithm is measured against, and it
+is the right choice when an exchange is short beside a local step. Workers never differ,
+so there is nothing to tune but the learning rate.
+
+Frameworks that send the gradients in buckets during the backward pass hide a part of
+*Tm*; {func}`cocod_jax.advise` compares with those, too.""",
+        cost="No memory beyond the gradients. Every step waits for the slowest worker.",
+    ),
+    Row(
+        name="Pipe-SGD",
+        code="`cj.stale_mean_gradients(axis)` in `optax.chain`",
+        seconds="*k* max(*Tc*, *Tm*)",
+        exchanges="*k*",
+        timeline=timeline.PipeSGD(),
+        source=cj.stale_mean_gradients,
+        example="""\
+import optax
+import cocod_jax as cj
+
+optimizer = optax.chain(
+    cj.stale_mean_gradients("workers", warmup_steps=100), optax.adamw(1e-3)
+)
+""",
+        use="""\
+Take it when one step is long enough to hide an exchange, and workers should stay equal.
+When *Tm* is longer than *Tc* it hides only a part, and a rule with a period hides more.
+Every gradient is one step old, which asks for a smaller learning rate than S-SGD.""",
+        cost="One more tree of gradients in the optimizer's state. "
+        "As many bytes as S-SGD.",
+    ),
+    Row(
+        name="Local SGD",
+        code="`make_round(..., cj.cocod(axis), period=k, delay=0)`",
+        seconds="*k Tc* + *Tm*",
+        exchanges="1",
+        timeline=timeline.LocalSGD(PERIOD),
+        source=timeline.LocalSGD,
+        example="""\
+import jax.numpy as jnp, optax
+import cocod_jax as cj
+
+loss_fn = lambda w, batch: jnp.mean((w - batch) ** 2)
+round_ = cj.make_round(
+    loss_fn, optax.sgd(0.1), cj.cocod("workers"), period=8, delay=0
+)
+""",
+        text="""\
+It is the rule of [CoCoD-SGD](cocod-sgd.md), merged before the first local step: no
+progress has been made yet, and every worker takes the mean, *x* ← *m*. The workers are
+equal once in every round.""",
+        use="""\
+Take it when the exchange is short beside a round, so that there is little to hide, or
+when the workers' data differ so much that their drift hurts: at the same period it has
+the least drift of all algorithms that communicate once a round.""",
+        cost="No copy of the parameters. "
+        "Every round waits for the exchange and for the slowest worker.",
+        references=cj.cocod,
+    ),
+    Row(
+        name="CoCoD-SGD",
+        code="`make_round(..., cj.cocod(axis), period=k)`",
+        seconds="max(*k Tc*, *Tm*)",
+        exchanges="1",
+        timeline=timeline.CoCoDSGD(PERIOD),
+        source=cj.cocod,
+        example="""\
+import jax.numpy as jnp, optax
+import cocod_jax as cj
+
+loss_fn = lambda w, batch: jnp.mean((w - batch) ** 2)
+round_ = cj.make_round(loss_fn, optax.sgd(0.1), cj.cocod("workers"), period=8)
+""",
+        use="""\
+Take it when an exchange takes as long as a local step or longer: on networks between
+machines rather than within one. Choose the smallest period with *k Tc* ≥ *Tm*; a longer
+one hides nothing more and lets the workers drift. It also absorbs the pauses of
+stragglers, since a worker waits for the others only at the end of a round.
+
+Do not take it when *Tm* is small beside *Tc*, or when the period that hides the
+exchange is too long for the learning rate. {func}`cocod_jax.advise` says either.""",
+        cost="""\
+A copy of the parameters, the snapshot, and the buffer that is in flight. Workers
+deviate more than with Local SGD of the same period, in squares by the factor
+(3*k* \N{MINUS SIGN} 1) / (*k* \N{MINUS SIGN} 1) of
+{func}`cocod_jax.theory.expected_deviation`.""",
+        emphasis=True,
+    ),
+    Row(
+        name="just-in-time merge",
+        code="`make_round(..., cj.cocod(axis), period=k, delay=d)`",
+        seconds="max(*d Tc*, *Tm*) + (*k* \N{MINUS SIGN} *d*) *Tc*",
+        exchanges="1",
+        timeline=timeline.CoCoDSGD(PERIOD, delay=3),
+        source=cj.make_round,
+        example="""\
+import jax.numpy as jnp, optax
+import cocod_jax as cj
+
+advice = cj.advise(step_seconds=0.1, exchange_seconds=0.25, workers=8, period=4)
+loss_fn = lambda w, batch: jnp.mean((w - batch) ** 2)
+round_ = cj.make_round(
+    loss_fn,
+    optax.sgd(0.1),
+    cj.cocod("workers"),
+    period=advice.period,
+    delay=advice.delay,
+)
+""",
+        use="""\
+Take it when the period is longer than the exchange needs, and the workers keep step. A
+pause that comes after the merge is not hidden: with stragglers the whole period is
+better.""",
+        cost="As CoCoD-SGD, for *d* of the *k* steps. Between workers with equal data "
+        "the squared deviation grows linearly with *d*, from Local SGD's to "
+        "CoCoD-SGD's.",
+        references=cj.cocod,
+    ),
+)
