@@ -3,10 +3,10 @@
 import dataclasses
 import datetime
 import importlib.metadata
+import json
 import platform
 import shlex
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -41,6 +41,5 @@ def _module() -> str:
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """A configuration as JSON has it."""
-    fields = dataclasses.asdict(config).items()
-    return {k: str(v) if isinstance(v, Path) else v for k, v in fields}
+    """A configuration as it comes back from JSON."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))

@@ -127,6 +127,14 @@ def test_unequal_runs_differ_by_their_shares_only():
     assert dataclasses.replace(mine, **same) == other
 
 
+def test_a_finished_run_is_not_repeated(tmp_path):
+    """Also when its configuration has tuples, which JSON has not."""
+    run = unequal(PaperConfig(out=tmp_path), "proportional", 0)
+    assert not finished(run)
+    write_log(run)
+    assert finished(run)
+
+
 def test_slow_workers_hold_up_equal_shares(clocks, shares):
     """Speeds 3, 2, 2, 1: an equal share takes the slowest twice the mean's time."""
     seconds = {
