@@ -259,7 +259,10 @@ def make_round(
     def merge(
         state: RoundState, snapshot: Params, arriving: Params
     ) -> tuple[RoundState, MergeMetrics]:
-        progress = optax.tree.sub(state.params, snapshot)
+        # What needs the mean alone, such as its distance, could run before the steps,
+        # and the exchange would then have to end before them.
+        params, arriving = lax.optimization_barrier((state.params, arriving))
+        progress = optax.tree.sub(params, snapshot)
         updates, rule_state = rule.merge(arriving, progress, state.rule_state, snapshot)
         correction = optax.tree.sub(arriving, snapshot)
         metrics = MergeMetrics(
