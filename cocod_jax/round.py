@@ -276,8 +276,13 @@ def make_round(
     def local_steps(
         state: RoundState, batches: Batches, start: int, stop: int
     ) -> tuple[RoundState, StepMetrics]:
-        part = jax.tree.map(lambda batch: batch[start:stop], batches)
-        return lax.scan(step, state, part)
+        # By index: a slice of the batches is a copy of them, and not all compilers
+        # start the exchange before they make it.
+        def one(state: RoundState, t: jax.Array) -> tuple[RoundState, StepMetrics]:
+            take = lambda leaf: lax.dynamic_index_in_dim(leaf, t, keepdims=False)
+            return step(state, jax.tree.map(take, batches))
+
+        return lax.scan(one, state, jnp.arange(start, stop))
 
     def run(state: RoundState, batches: Batches) -> tuple[RoundState, RoundMetrics]:
         check_batches(batches, period, axis=0)
