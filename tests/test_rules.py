@@ -1,6 +1,7 @@
 """Merge rules: the two halves, the optax face, the invariants, the errors."""
 
 import copy
+import re
 from typing import Any, cast
 
 import jax
@@ -168,7 +169,9 @@ def test_the_invariants_find_broken_rules(name):
         good.send,
         lambda m, p, state, s: (jax.tree.map(merge, m, p, s), state),
     )
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError) as error:
         check(rule)
+    # A sentence comes first; the numbers that differ follow it.
+    assert re.match(r"[a-z ]*(merges?|workers?) [a-z ]+", str(error.value)), error.value
     with pytest.raises(AssertionError):
         testing.check_rule(rule)
