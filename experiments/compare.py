@@ -17,6 +17,8 @@ from typing import Any, get_args
 import numpy as np
 import tyro
 
+from cocod_jax.loggers import read_jsonl
+from cocod_jax.style import ALGORITHMS
 from experiments import figures, logbook
 from experiments.config import Algorithm, TrainConfig
 
@@ -54,7 +56,7 @@ def finished(run: TrainConfig) -> bool:
     """Whether the log is that of this very run, and complete."""
     if not run.log.exists():
         return False
-    records, wanted = logbook.read(run.log), logbook.plain(run)
+    records, wanted = read_jsonl(run.log), logbook.plain(run)
     recorded = records["run"][0]["config"]
     recorded.pop("out")  # a folder of logs may move
     # An option that the log does not know had its default value then.
@@ -69,10 +71,10 @@ def table(logs: list[Path]) -> str:
         "| algorithm | test accuracy of the consensus, mean ± std | seeds |",
         "|---|---|---|",
     ]
-    for name in (name for name in figures.STYLES if name in runs):
+    for name in (name for name in ALGORITHMS if name in runs):
         each = ", ".join(f"{value:.2f}" for value in accuracies(runs[name]))
         lines.append(
-            f"| {figures.STYLES[name][0]} | {mean_and_spread(runs[name])} % | {each} |"
+            f"| {ALGORITHMS[name][0]} | {mean_and_spread(runs[name])} % | {each} |"
         )
     return "\n".join(lines) + "\n"
 

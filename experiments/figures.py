@@ -13,11 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from cocod_jax import plots
-from cocod_jax.plots import curve
-from cocod_jax.style import ALGORITHMS as STYLES
-from experiments import logbook
-
-__all__ = ["STYLES", "by_algorithm", "curve", "training_curves"]
+from cocod_jax.loggers import read_jsonl
 
 
 def training_curves(logs: Sequence[Path], out: Path) -> None:
@@ -60,8 +56,21 @@ def by_algorithm(logs: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
     """
     runs = defaultdict(list)
     for path in logs:
-        records = logbook.read(path)
+        records = read_jsonl(path)
         if "epoch" not in records:
             raise ValueError(f"{path} has no finished epoch to draw.")
         runs[records["run"][0]["config"]["algorithm"]].append(records)
     return runs
+
+
+def records_of(log: Path, *kinds: str) -> list[list[dict[str, Any]]]:
+    """The records of each of these kinds.
+
+    Raises:
+      ValueError: when the log has none of one kind.
+    """
+    records = read_jsonl(log)
+    for kind in kinds:
+        if not records.get(kind):
+            raise ValueError(f"{log} has no {kind} to draw.")
+    return [records[kind] for kind in kinds]

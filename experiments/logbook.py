@@ -1,4 +1,4 @@
-"""The log of a run: as the library writes it, with the circumstances first."""
+"""What the log of a run begins with: the circumstances."""
 
 import dataclasses
 import datetime
@@ -10,12 +10,6 @@ import sys
 from typing import Any
 
 import jax
-
-from cocod_jax.loggers import Logbook
-from cocod_jax.loggers import read_jsonl as read
-from cocod_jax.loggers import to_jsonl as open_logbook
-
-__all__ = ["Logbook", "circumstances", "open_logbook", "plain", "read"]
 
 
 def circumstances(config: Any) -> dict[str, Any]:

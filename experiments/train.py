@@ -18,11 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 import cocod_jax as cj
-from experiments import data, figures, logbook, models
+from cocod_jax.loggers import Logbook, read_jsonl, to_jsonl
+from experiments import data, figures, models
 from experiments.algorithms import AXIS, local_optimizer, make_rounds
 from experiments.config import TrainConfig
 from experiments.devices import start_devices
-from experiments.logbook import Logbook, circumstances, open_logbook
+from experiments.logbook import circumstances
 from experiments.progress import Display, display
 
 
@@ -208,7 +209,7 @@ def main(config: TrainConfig) -> int:
     console = Console()
     job = prepare(config)
     path = config.log
-    with open_logbook(path) as log:
+    with to_jsonl(path) as log:
         log.write(
             "run",
             **circumstances(config),
@@ -224,7 +225,7 @@ def main(config: TrainConfig) -> int:
             console.print("Interrupted; the log holds everything up to here.")
         finally:
             log.write("end", status=status)
-    epochs = logbook.read(path).get("epoch", [])
+    epochs = read_jsonl(path).get("epoch", [])
     if epochs:
         figures.training_curves([path], path.with_suffix(".png"))
     console.print(closing_table(job, epochs, path))

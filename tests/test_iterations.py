@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import logbook
+from cocod_jax.loggers import read_jsonl
 from experiments.iterations import figures
 from experiments.iterations.__main__ import main
 from experiments.iterations.config import IterationsConfig
@@ -51,7 +51,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def records(folder):
-    return logbook.read(folder / "iterations.jsonl")
+    return read_jsonl(folder / "iterations.jsonl")
 
 
 def test_the_study_finishes_and_draws_itself(folder, records):

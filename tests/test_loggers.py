@@ -12,7 +12,7 @@ import pytest
 
 import cocod_jax as cj
 from cocod_jax import loggers
-from experiments import logbook
+from cocod_jax.loggers import read_jsonl
 
 RESULTS = Path(__file__).parent.parent / "experiments" / "results"
 
@@ -84,7 +84,7 @@ def test_a_log_holds_what_is_not_finite(tmp_path):
     "path", sorted(RESULTS.glob("*/*.jsonl")), ids=lambda p: p.stem
 )
 def test_logs_of_earlier_results_can_be_read(path):
-    records = logbook.read(path)
+    records = read_jsonl(path)
     lines = path.read_text().splitlines()
     assert json.loads(lines[0])["kind"] == "run"
     assert sum(map(len, records.values())) == len(lines)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cocod_jax.loggers import read_jsonl
 from experiments import logbook
 from experiments.compare import finished
 from experiments.config import TrainConfig
@@ -139,7 +140,7 @@ def test_slow_workers_hold_up_equal_shares(clocks, shares):
     """Speeds 3, 2, 2, 1: an equal share takes the slowest twice the mean's time."""
     seconds = {
         name: figures.unequal_seconds(
-            clocks["500mbit"], [logbook.read(path) for path in paths]
+            clocks["500mbit"], [read_jsonl(path) for path in paths]
         )
         for name, paths in shares.items()
     }

@@ -18,6 +18,8 @@ import pytest
 import tyro
 
 import cocod_jax as cj
+from cocod_jax.loggers import read_jsonl, to_jsonl
+from cocod_jax.style import ALGORITHMS
 from experiments import figures, logbook
 from experiments.algorithms import AXIS, local_optimizer, make_rounds
 from experiments.config import TrainConfig
@@ -86,7 +88,7 @@ def test_the_main_job_leaves_a_log_and_a_figure(algorithm, options, tmp_path):
     order = kinds(log)
     assert order[0] == "run"
     assert order[-1] == "end"
-    records = logbook.read(log)
+    records = read_jsonl(log)
     assert records["end"] == [{"status": "finished"}]
     (run,) = records["run"]
     assert run["command"].split()[:3] == ["python", "-m", "experiments.train"]
@@ -122,7 +124,7 @@ def test_a_run_that_diverges_says_so_once(tmp_path):
     process = start("experiments.train", *SMALL, *steps, "--out", str(tmp_path))
     status, out, err = finish(process)
     assert (status, err) == (0, ""), err
-    alarms = logbook.read(tmp_path / "digits-cnn-cocod-seed0.jsonl")["alarm"]
+    alarms = read_jsonl(tmp_path / "digits-cnn-cocod-seed0.jsonl")["alarm"]
     sentences = [alarm["sentence"] for alarm in alarms]
     assert len({sentence[:12] for sentence in sentences}) == len(sentences)
     for sentence in sentences:
@@ -148,7 +150,7 @@ def test_ctrl_c_leaves_a_log_and_says_where(tmp_path):
     assert "Traceback" not in err
     assert "Interrupted" in out
     assert log.name in out
-    assert logbook.read(log)["end"] == [{"status": "interrupted"}]
+    assert read_jsonl(log)["end"] == [{"status": "interrupted"}]
     assert kinds(log)[-1] == "end"
     assert log.with_suffix(".png").exists()
 
@@ -316,7 +318,7 @@ def gradient_descent(algorithm, x, targets, warmup):
     return x
 
 
-@pytest.mark.parametrize("algorithm", list(figures.STYLES))
+@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
 def test_the_rounds_are_the_algorithms(algorithm):
     warmup, rounds = 2, 3
     config = TrainConfig(algorithm=algorithm, period=PERIOD, warmup_rounds=warmup)
@@ -340,7 +342,7 @@ def test_the_rounds_are_the_algorithms(algorithm):
 
 
 def write_log(path, *, algorithm="cocod", seed=0, epochs=3, level=0.9):
-    with logbook.open_logbook(path) as log:
+    with to_jsonl(path) as log:
         config = {"algorithm": algorithm, "seed": seed, "model": "cnn", "width": 4}
         config |= {"data": "digits", "period": 4}
         log.write("run", config=config, workers=2)
@@ -358,9 +360,9 @@ def write_log(path, *, algorithm="cocod", seed=0, epochs=3, level=0.9):
 def test_circumstances_can_be_written(tmp_path):
     config = TrainConfig(data_dir=tmp_path)
     path = tmp_path / "log.jsonl"
-    with logbook.open_logbook(path) as log:
+    with to_jsonl(path) as log:
         log.write("run", **logbook.circumstances(config))
-    (run,) = logbook.read(path)["run"]
+    (run,) = read_jsonl(path)["run"]
     assert run["config"]["data_dir"] == str(tmp_path)
     assert run["versions"]["jax"] == jax.__version__
     assert run["devices"] == ["cpu", "cpu", jax.device_count()]

@@ -15,6 +15,7 @@ import time
 
 import tyro
 
+from cocod_jax.loggers import to_jsonl
 from experiments import logbook
 from experiments.iterations import figures
 from experiments.iterations.config import IterationsConfig
@@ -25,7 +26,7 @@ from experiments.iterations.speedup import speedup
 
 def main(config: IterationsConfig) -> None:
     """Measures everything, then draws it."""
-    with logbook.open_logbook(config.out / "iterations.jsonl") as log:
+    with to_jsonl(config.out / "iterations.jsonl") as log:
         log.write("run", **logbook.circumstances(config))
         for part in (speedup, drift, cost, seconds, scaling):
             start = time.perf_counter()

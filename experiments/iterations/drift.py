@@ -3,11 +3,11 @@
 import functools
 
 from cocod_jax import theory
+from cocod_jax.loggers import Logbook
 from experiments.iterations.config import IterationsConfig
 from experiments.iterations.quadratic import descend, make_trainers, problem_of
 from experiments.iterations.speedup import finite
 from experiments.iterations.trainer import factories, with_delay
-from experiments.logbook import Logbook
 
 
 def drift(config: IterationsConfig, log: Logbook) -> None:

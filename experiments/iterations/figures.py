@@ -12,9 +12,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from cocod_jax.style import BLACK, BLUE, GREY, PURPLE, SKY_BLUE, tidy
-from experiments import logbook
-from experiments.figures import STYLES
+from cocod_jax.style import ALGORITHMS, BLACK, BLUE, GREY, PURPLE, SKY_BLUE, tidy
+from experiments.figures import records_of
 
 Records: TypeAlias = list[dict[str, Any]]
 
@@ -22,7 +21,7 @@ Records: TypeAlias = list[dict[str, Any]]
 MARKERS = {"ssgd": ("o", 9), "local_sgd": ("s", 6), "cocod": ("D", 3.5)}
 PERIODS = (SKY_BLUE, PURPLE, BLUE, BLACK)  # one for each
 LINES = {
-    **{name: (label, colour, "-") for name, (label, colour) in STYLES.items()},
+    **{name: (label, colour, "-") for name, (label, colour) in ALGORITHMS.items()},
     "just_in_time": ("CoCoD-SGD, just in time", BLUE, "--"),
     "ssgd_backward": ("S-SGD, sends during the backward pass", BLACK, ":"),
 }
@@ -42,7 +41,7 @@ def speedup(log: Path, out: Path) -> None:
     Raises:
       ValueError: when the log has no results of that part.
     """
-    runs, errors, slopes = results(log, "run", "error", "slope")
+    runs, errors, slopes = records_of(log, "run", "error", "slope")
     period = runs[0]["config"]["period"]
     zetas = values_of(slopes, "dissimilarity")
     figure, axes = plt.subplots(2, 2, figsize=(9.4, 7.4), layout="constrained")
@@ -112,7 +111,7 @@ def marked(
     slopes: Sequence[float],
 ) -> None:
     """The mean of ``rows`` [len(x), runs], its range, and the slope in the legend."""
-    label, colour = STYLES[name]
+    label, colour = ALGORITHMS[name]
     marker, size = MARKERS[name]
     table = np.array(rows)
     mean = table.mean(axis=1)
@@ -136,7 +135,7 @@ def drift(log: Path, out: Path) -> None:
     Raises:
       ValueError: when the log has no results of that part.
     """
-    deviations, costs = results(log, "deviation", "cost")
+    deviations, costs = records_of(log, "deviation", "cost")
     zetas = values_of(deviations, "dissimilarity")
     figure, axes = plt.subplots(1, 3, figsize=(12.3, 3.9), layout="constrained")
     for axis, zeta in zip(axes, zetas, strict=False):
@@ -183,7 +182,7 @@ def cost_panel(axis: Any, costs: Records) -> None:
     zetas = values_of(costs, "dissimilarity")
     for zeta, style in zip(zetas, ("-", "--"), strict=False):
         for name in ("local_sgd", "cocod"):
-            label, colour = STYLES[name]
+            label, colour = ALGORITHMS[name]
             wanted = zeta, name
             rows = [r for r in costs if (r["dissimilarity"], r["algorithm"]) == wanted]
             axis.plot(
@@ -227,7 +226,7 @@ def seconds(log: Path, out: Path) -> None:
     Raises:
       ValueError: when the log has no results of that part.
     """
-    runs, losses, clock = results(log, "run", "loss", "clock")
+    runs, losses, clock = records_of(log, "run", "loss", "clock")
     config = runs[0]["config"]
     networks = values_of(losses, "network")
     figure, axes = plt.subplots(2, 2, figsize=(10, 7.4), layout="constrained")
@@ -275,19 +274,6 @@ def clock_panel(axis: Any, clock: Records) -> None:
     axis.set(xlabel="workers N", xscale="log", yscale="log")
     axis.set_xticks(workers, [f"{n:,}" for n in workers])
     axis.minorticks_off()
-
-
-def results(log: Path, *kinds: str) -> list[Records]:
-    """The records of each of these kinds.
-
-    Raises:
-      ValueError: when the log has none of one kind.
-    """
-    records = logbook.read(log)
-    for kind in kinds:
-        if not records.get(kind):
-            raise ValueError(f"{log} has no {kind} to draw.")
-    return [records[kind] for kind in kinds]
 
 
 def values_of(records: Records, field: str) -> list[Any]:

@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 
 import cocod_jax as cj
 from cocod_jax import timeline
+from cocod_jax.loggers import Logbook
 from experiments.iterations.config import IterationsConfig
 from experiments.iterations.speedup import finite
 from experiments.iterations.trainer import (
@@ -21,7 +22,6 @@ from experiments.iterations.trainer import (
     trainer,
     with_delay,
 )
-from experiments.logbook import Logbook
 
 HIDDEN, BATCH = 32, 8
 ROW = 4  # local steps between two looks at the training loss

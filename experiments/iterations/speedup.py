@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from cocod_jax import theory
+from cocod_jax.loggers import Logbook
 from experiments.iterations.config import IterationsConfig
 from experiments.iterations.quadratic import descend, make_trainers, problem_of
 from experiments.iterations.trainer import factories
-from experiments.logbook import Logbook
 
 
 def speedup(config: IterationsConfig, log: Logbook) -> None:

@@ -16,7 +16,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments.logbook import Logbook, circumstances, open_logbook
+from cocod_jax.loggers import Logbook, to_jsonl
+from experiments.logbook import circumstances
 from experiments.overlap import figures
 from experiments.overlap.jax_worker import Algorithm
 from experiments.overlap.network import Network
@@ -153,7 +154,7 @@ def main(config: OverlapConfig) -> None:
         )
     console = Console()
     path = config.out / "overlap.jsonl"
-    with open_logbook(path) as log:
+    with to_jsonl(path) as log:
         log.write("run", **circumstances(config), machine=machine())
         for rate in config.rate.split(","):
             console.print(table(config, rate, measure(config, rate, log)))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cocod_jax as cj
+from cocod_jax.loggers import read_jsonl
 from cocod_jax.timeline import (
     SSGD,
     Algorithm,
@@ -21,7 +22,6 @@ from cocod_jax.timeline import (
     PipeSGD,
     simulate,
 )
-from experiments import logbook
 
 STEPS = 240  # of a prediction: the start and the end of it hardly count
 
@@ -91,7 +91,7 @@ def read_clocks(log: Path) -> dict[str, Clock]:
     Raises:
       ValueError: when the log has no result.
     """
-    records = logbook.read(log)
+    records = read_jsonl(log)
     if "result" not in records:
         raise ValueError(f"{log} has no result.")
     config = records["run"][0]["config"]

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import Patch
 
 from cocod_jax import style
-from experiments import logbook
+from experiments.figures import records_of
 
 OURS, THEIRS = style.VERMILION, style.GREY
 COMPUTE, EXCHANGE = style.BLUE, style.ORANGE
@@ -22,9 +22,7 @@ def bars(log: Path, out: Path) -> None:
     Raises:
       ValueError: when the log has no result.
     """
-    results = logbook.read(log).get("result")
-    if not results:
-        raise ValueError(f"{log} has no result to draw.")
+    (results,) = records_of(log, "result")
     rates = list(dict.fromkeys(record["rate"] for record in results))
     figure, axes = plt.subplots(
         1, len(rates), figsize=(5.2 * len(rates), 3.8), layout="constrained"
@@ -58,9 +56,7 @@ def timelines(log: Path, out: Path) -> None:
     Raises:
       ValueError: when the log has no timeline.
     """
-    records = logbook.read(log).get("timeline")
-    if not records:
-        raise ValueError(f"{log} has no timeline to draw.")
+    (records,) = records_of(log, "timeline")
     rates = list(dict.fromkeys(record["rate"] for record in records))
     names = list(dict.fromkeys(record["name"] for record in records))
     workers = 1 + max(record["worker"] for record in records)
@@ -109,9 +105,7 @@ def unequal(log: Path, out: Path) -> None:
     Raises:
       ValueError: when the log has no result.
     """
-    results = logbook.read(log).get("result")
-    if not results:
-        raise ValueError(f"{log} has no result to draw.")
+    (results,) = records_of(log, "result")
     shares = [r for r in results if "shares" in r and r["worker"] == 0]
     pauses = [r for r in results if "pauses" in r and r["worker"] == 0]
     names = [f"{r['shares']} {tuple(r['micro_batches'])}" for r in shares]

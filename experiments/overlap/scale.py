@@ -19,7 +19,9 @@ import matplotlib.pyplot as plt
 import tyro
 
 from cocod_jax import style
+from cocod_jax.loggers import to_jsonl
 from experiments import logbook, models
+from experiments.figures import records_of
 from experiments.overlap.network import Network
 from experiments.overlap.processes import machine, run_program
 
@@ -94,9 +96,7 @@ def figure(log: Path, out: Path) -> None:
     Raises:
       ValueError: when the log has no result.
     """
-    results = logbook.read(log).get("result")
-    if not results:
-        raise ValueError(f"{log} has no result to draw.")
+    (results,) = records_of(log, "result")
     counts = sorted({r["workers"] for r in results})
     drawn, axes = plt.subplots(
         1, len(counts), figsize=(4.4 * len(counts), 3.6), layout="constrained"
@@ -119,7 +119,7 @@ def figure(log: Path, out: Path) -> None:
 def main(config: ScaleConfig) -> None:
     """Measures every size; leaves a log and a figure."""
     path = config.out / "scale.jsonl"
-    with logbook.open_logbook(path) as log:
+    with to_jsonl(path) as log:
         log.write("run", **logbook.circumstances(config), machine=machine())
         for workers in config.workers:
             for width in config.widths:

@@ -14,6 +14,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from cocod_jax.loggers import to_jsonl
 from experiments import logbook
 from experiments.overlap import figures
 from experiments.overlap.network import Network
@@ -81,7 +82,7 @@ def tables(records: list[dict[str, Any]]) -> tuple[Table, Table]:
 def main(config: UnequalConfig) -> None:
     """Measures, logs, draws and prints."""
     path = config.out / "unequal.jsonl"
-    with logbook.open_logbook(path) as log:
+    with to_jsonl(path) as log:
         log.write("run", **logbook.circumstances(config), machine=machine())
         records = measure(config)
         for record in records:

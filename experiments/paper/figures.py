@@ -10,8 +10,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from cocod_jax import style
-from experiments import logbook
-from experiments.figures import STYLES, by_algorithm, curve
+from cocod_jax.loggers import read_jsonl
+from cocod_jax.plots import curve
+from cocod_jax.style import ALGORITHMS
+from experiments.figures import by_algorithm
 from experiments.overlap.clock import Clock
 
 # How fast each of four unequal workers is; equal shares give each the mean.
@@ -45,12 +47,12 @@ def learning(logs: Logs, clocks: dict[str, Clock], out: Path) -> None:
         runs = by_algorithm(paths)
         for column, (title, clock) in enumerate(columns):
             pair = axes[2 * row : 2 * row + 2, column]
-            for name in (name for name in STYLES if name in runs):
+            for name in (name for name in ALGORITHMS if name in runs):
                 scale = 1.0 if clock is None else epoch_seconds(clock, runs[name])
                 for axis, value in zip(
                     pair, ("train_loss", "test_accuracy"), strict=True
                 ):
-                    curve(axis, runs[name], value, *STYLES[name], scale=scale)
+                    curve(axis, runs[name], value, *ALGORITHMS[name], scale=scale)
             pair[0].set(yscale="log", title=title if row == 0 else "")
             pair[1].set_xlabel("epochs" if clock is None else "seconds (clock)")
         axes[2 * row, 0].set_ylabel(f"{model}\ntraining loss")
@@ -64,7 +66,7 @@ def learning(logs: Logs, clocks: dict[str, Clock], out: Path) -> None:
 def epoch_seconds(clock: Clock, runs: list[dict]) -> float:
     """Seconds of an epoch of these runs, on these links."""
     run = runs[0]["run"][0]
-    name = STYLES[run["config"]["algorithm"]][0]
+    name = ALGORITHMS[run["config"]["algorithm"]][0]
     timeline = clock.timeline(clock.algorithms[name], run["workers"])
     return timeline.seconds_per_step * steps_per_epoch(runs)
 
@@ -86,7 +88,7 @@ def speedup(clocks: dict[str, Clock], out: Path) -> None:
         layout="constrained",
         squeeze=False,
     )
-    colours = dict(STYLES.values())
+    colours = dict(ALGORITHMS.values())
     for axis, clock in zip(axes[0], clocks.values(), strict=True):
         axis.plot(COUNTS, COUNTS, ":", color=style.GREY, label="linear")
         for name in (name for name in colours if name in clock.measured):
@@ -114,7 +116,7 @@ def unequal(shares: Logs, clock: Clock, out: Path) -> None:
         1, 2, figsize=(8.4, 3.6), layout="constrained", sharey=True, squeeze=False
     )
     for name, paths in shares.items():
-        runs = [logbook.read(path) for path in paths]
+        runs = [read_jsonl(path) for path in paths]
         for axis, scale in zip(
             axes[0], (1.0, unequal_seconds(clock, runs)), strict=True
         ):
@@ -127,7 +129,7 @@ def unequal(shares: Logs, clock: Clock, out: Path) -> None:
 def unequal_seconds(clock: Clock, runs: list[dict]) -> float:
     """Seconds of an epoch on unequal workers; Tc is that of a mean worker's batch."""
     run = runs[0]["run"][0]
-    name = STYLES[run["config"]["algorithm"]][0]
+    name = ALGORITHMS[run["config"]["algorithm"]][0]
     counts = run["config"]["micro_batches"]
     speeds = [SPEEDS[i % len(SPEEDS)] / count for i, count in enumerate(counts)]
     timeline = clock.timeline(clock.algorithms[name], run["workers"], speeds)

@@ -1,8 +1,9 @@
 """What came out, beside what the paper says, as Markdown from logs and clock."""
 
-from experiments import logbook
+from cocod_jax.loggers import read_jsonl
+from cocod_jax.style import ALGORITHMS
 from experiments.compare import mean_and_spread
-from experiments.figures import STYLES, by_algorithm
+from experiments.figures import by_algorithm
 from experiments.overlap.clock import Clock
 from experiments.paper import figures
 
@@ -25,12 +26,12 @@ def accuracy(logs: figures.Logs) -> str:
         "",
         "Of the consensus, in percent: mean ± standard deviation over seeds.",
         "",
-        "| network | " + " | ".join(STYLES[name][0] for name in STYLES) + " |",
-        "|---" * (1 + len(STYLES)) + "|",
+        "| network | " + " | ".join(ALGORITHMS[name][0] for name in ALGORITHMS) + " |",
+        "|---" * (1 + len(ALGORITHMS)) + "|",
     ]
     for model, paths in logs.items():
         runs = by_algorithm(paths)
-        cells = [mean_and_spread(runs[name]) for name in STYLES]
+        cells = [mean_and_spread(runs[name]) for name in ALGORITHMS]
         lines.append(f"| {model} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -76,7 +77,7 @@ def unequal(shares: figures.Logs, clock: Clock) -> str:
         "|---|---|---|",
     ]
     for name, paths in shares.items():
-        runs = [logbook.read(path) for path in paths]
+        runs = [read_jsonl(path) for path in paths]
         seconds = figures.unequal_seconds(clock, runs)
         lines.append(
             f"| {figures.UNEQUAL[name][0]} | {mean_and_spread(runs)} | {seconds:.1f} |"
