@@ -92,6 +92,15 @@ def test_the_profiler_of_this_jax_shows_programs_and_all_reduces():
     assert "exchange" in lanes
 
 
+def test_the_profiler_of_this_jax_names_operations():
+    square = jax.random.normal(jax.random.key(0), [1024, 1024])
+    run = lambda: jax.block_until_ready(jax.jit(lambda x: jnp.sort(x @ x))(square))
+    run()
+    seconds = trace.operations(run)
+    assert any("sort" in kind for kind in seconds)
+    assert list(seconds.values()) == sorted(seconds.values(), reverse=True)
+
+
 def write(path, *records):
     path.write_text("\n".join(json.dumps(record) for record in records))
     return path

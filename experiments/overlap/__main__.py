@@ -70,7 +70,7 @@ def measure(config: OverlapConfig, rate: str, log: Logbook) -> list[dict[str, An
         if record.get("timeline"):
             name = record["timeline"]
             hidden[name] = min(record["hidden"], hidden.get(name, 1.0))
-        for kind in ("timeline", "part"):
+        for kind in ("timeline", "part", "profile"):
             if kind in record:
                 log.write(kind, rate=rate, name=record.pop(kind), **record)
     results = [

@@ -1,8 +1,8 @@
 """One worker of the benchmark: what each algorithm takes, and when it does what.
 
 Every worker is a process with two CPU devices, one for the local steps and one for
-the exchange. Prints JSON lines: a record for each algorithm, for its timeline, and for
-each part of a round.
+the exchange. Prints JSON lines: a record for each algorithm, for its timeline, for each
+part of a round, and a profile of the local steps.
 """
 
 import dataclasses
@@ -244,6 +244,26 @@ def parts(worker: Worker) -> dict[str, Run]:
     }
 
 
+def profile(worker: Worker, compute: Run) -> dict[str, Any]:
+    """Where the time of the local steps goes, and how fast the core can be.
+
+    A matrix product of NumPy is the yardstick: convolutions are not faster.
+    """
+    round_ = worker.round_(cj.independent())
+    one = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)
+    step = jax.jit(round_.step).lower(one(worker.state(round_)), one(worker.batch))
+    cost = step.cost_analysis() or {}
+    size = 2048
+    square = np.ones([size, size], np.float32)
+    product = lambda: square @ square
+    product()  # the threads and the memory are there
+    return {
+        "operations": trace.operations(compute),
+        "flop": worker.config.period * cost["flops"],
+        "flop_per_second": 2 * size**3 / seconds(product, 5),
+    }
+
+
 def core_seconds(run: Run) -> float:
     """Seconds for which this worker's core was busy during one call.
 
@@ -304,6 +324,7 @@ def main(config: WorkerConfig) -> None:
     for name, part in parts(worker).items():
         seconds(part, 2)
         report({"part": name, "seconds": seconds(part, 5)})
+    report({"profile": "local steps", **profile(worker, compute)})
     if hasattr(os, "sched_getaffinity"):  # Linux, where the workers are pinned
         busy = core_seconds(lambda: [send() for _ in range(10)]) / 10
         report({"part": "the core's work for an exchange", "seconds": busy})

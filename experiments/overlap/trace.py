@@ -1,6 +1,7 @@
-"""When a worker computed and when it exchanged, as the runtime's profiler saw it."""
+"""What a worker computed and exchanged, and when, as the runtime's profiler saw it."""
 
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -8,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 
 _SHORTEST = 1e-3
-"""Seconds; shorter intervals would not be seen in a figure of seconds."""
+"""Seconds; what is shorter would not be seen beside steps of seconds."""
 
 
 class Interval(NamedTuple):
@@ -31,13 +32,28 @@ def record(run: Callable[[], object], device: jax.Device) -> list[Interval]:
     A synchronous step is one program with an all-reduce in it: it is cut into what
     is computed before, the exchange, and what is computed after.
     """
+    return intervals(_profile(run), device.id)
+
+
+def operations(run: Callable[[], object]) -> dict[str, float]:
+    """Seconds of each kind of the compiler's operations in ``run``, longest first."""
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for stats, start, end in _events(_profile(run)):
+        if "hlo_op" in stats:
+            kind, *_number = stats["hlo_op"].split(".")
+            seconds[kind] += end - start
+    longest = sorted(seconds.items(), key=lambda item: -item[1])
+    return {kind: s for kind, s in longest if s >= _SHORTEST}
+
+
+def _profile(run: Callable[[], object]) -> Any:
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder, profiler_options=options):
             run()
         (path,) = Path(folder).rglob("*.xplane.pb")
-        return intervals(jax.profiler.ProfileData.from_file(str(path)), device.id)
+        return jax.profiler.ProfileData.from_file(str(path))
 
 
 def intervals(profile: Any, device: int) -> list[Interval]:
