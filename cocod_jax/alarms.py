@@ -22,9 +22,10 @@ class DriftAlarm:
 
     - **Not finite**: a metric of some worker.
     - **The workers move apart**, and it does not pay: for three rounds their distance
-      from the mean was more than twice that of the first round, and the loss more than
-      half again. Distance alone says little: it grows with a learning rate that is
-      warmed up, and often while the loss falls fastest.
+      from the mean was more than twice that of the second round, the first in which
+      they differ, and the loss more than half again that of the first. Distance alone
+      says little: it grows with a learning rate that is warmed up, and often while the
+      loss falls fastest.
     - **The merge over-corrects**: over ten rounds the workers had gone more than all
       of the way to the mean on their own when the merge went it once more.
 
@@ -56,7 +57,8 @@ class DriftAlarm:
     """
 
     def __init__(self):
-        self._first: tuple[float, float] | None = None  # loss and distance
+        self._first_loss: float | None = None
+        self._first_distance: float | None = None
         self._in_a_row = 0
         self._ways = deque[tuple[float, float]](maxlen=_WINDOW)
         self._rung: set[str] = set()
@@ -66,6 +68,11 @@ class DriftAlarm:
 
         Args:
           metrics: of one round, with a leading axis of workers: [N, period] and [N].
+            In each of several processes they are those of its own workers.
+
+        Returns:
+          The sentence, or None. Of two that ring together the second comes with the
+          next round's metrics, if it still holds.
         """
         wide = lambda values: np.asarray(values, np.float64)
         metrics = jax.tree.map(wide, jax.device_get(metrics))
@@ -81,9 +88,12 @@ class DriftAlarm:
 
     def _apart(self, metrics: RoundMetrics) -> str | None:
         loss, distance = float(metrics.loss.mean()), float(metrics.distance.mean())
-        if self._first is None:
-            self._first = loss, distance
-        first_loss, first_distance = self._first
+        if self._first_loss is None:  # all were equal, but for rounding
+            self._first_loss = loss
+            return None
+        if self._first_distance is None:
+            self._first_distance = distance
+        first_loss, first_distance = self._first_loss, self._first_distance
         # A loss may be negative, such as that of a density.
         rise = (_LOSS_RISE - 1) * abs(first_loss)
         apart = distance > _DISTANCE_RISE * first_distance and loss > first_loss + rise

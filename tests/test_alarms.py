@@ -107,7 +107,7 @@ def test_healthy_runs_are_silent(inner, options):
 @pytest.mark.parametrize("delay", [8, 3])
 def test_too_large_steps_ring_while_the_loss_is_finite(delay):
     found, losses = rings(momentum(0.5), rounds=20, delay=delay)
-    assert found == [(3, "The workers move apart")]
+    assert found == [(4, "The workers move apart")]
     assert np.isfinite(losses).all()
 
 
@@ -154,12 +154,18 @@ def ring(rounds):
 
 def test_distance_alone_is_no_alarm_and_loss_alone_is_none():
     far = metrics(loss=0.5, distance=100.0)
-    assert not any(ring([metrics()] + 5 * [far]))
+    assert not any(ring(2 * [metrics()] + 5 * [far]))
     bad = metrics(loss=100.0, distance=1.5)
-    assert not any(ring([metrics()] + 5 * [bad]))
+    assert not any(ring(2 * [metrics()] + 5 * [bad]))
     # Synchronous SGD diverges without a distance.
     start, bad = metrics(distance=0.0), metrics(loss=100.0, distance=0.0)
     assert not any(ring([start] + 5 * [bad]))
+
+
+def test_the_first_round_begins_with_equal_workers_and_sets_no_distance():
+    start, rise = metrics(distance=0.0), metrics(loss=1.6, distance=1.0)
+    assert not any(ring([start, metrics(distance=5.0), *5 * [rise]]))
+    assert any(ring([start, metrics(distance=0.4), *5 * [rise]]))
 
 
 @pytest.mark.parametrize(
@@ -167,13 +173,13 @@ def test_distance_alone_is_no_alarm_and_loss_alone_is_none():
     [(1.0, 1.6, True), (1.0, 1.4, False), (-2.0, -0.9, True), (-2.0, -2.5, False)],
 )
 def test_a_loss_has_risen_when_it_is_half_again_the_first(first, later, alarming):
-    rounds = [metrics(first)] + 3 * [metrics(later, distance=3.0)]
+    rounds = 2 * [metrics(first)] + 3 * [metrics(later, distance=3.0)]
     assert bool(ring(rounds)[-1]) == alarming
 
 
 def test_three_rounds_in_a_row_ring_once():
     good, bad = metrics(), metrics(loss=2.0, distance=2.5)
-    *before, sentence, after = ring([good, bad, bad, good, bad, bad, bad, bad])
+    *before, sentence, after = ring([good, good, bad, bad, good, *4 * [bad]])
     assert "from 1 to 2.5, and the loss from 1 to 2" in sentence
     assert not any([*before, after])
 
@@ -218,5 +224,5 @@ def test_what_is_not_finite_rings_at_once_and_says_whose():
 def test_metrics_on_devices_of_low_precision_are_fine():
     low = lambda values: jnp.asarray(values, jnp.bfloat16)
     far = metrics(loss=2.0, distance=1e20)  # whose square is too large for float32
-    rounds = [jax.tree.map(low, each) for each in (metrics(), far, far, far)]
+    rounds = [jax.tree.map(low, each) for each in 2 * [metrics()] + 3 * [far]]
     assert "The workers move apart" in ring(rounds)[-1]
