@@ -33,7 +33,8 @@ def scalars(metrics: RoundMetrics) -> dict[str, float]:
     is over: to keep an accelerator busy, start the next round before you ask for them.
 
     Args:
-      metrics: of one round, with a leading axis of workers: [N, period] and [N].
+      metrics: of one round, with a leading axis of workers: [N, period] and [N]. In
+        each of several processes these are its own workers.
 
     Returns:
       The mean over workers and steps of each field by its name; and, since one worker
@@ -81,7 +82,12 @@ class Logbook:
         self.write("round", step=count, **scalars)
 
     def write(self, kind: str, **record: Any) -> None:
-        """Writes a record of any kind; its values are what JSON can hold."""
+        """Writes a record.
+
+        Args:
+          kind: what it is, such as "run"; :func:`read_jsonl` sorts by it.
+          **record: its fields, with values that JSON can hold.
+        """
         self._file.write(json.dumps({"kind": kind, **record}) + "\n")
         self._file.flush()
 

@@ -53,7 +53,7 @@ def curves(
 
     Raises:
       ImportError: when matplotlib is not installed; it says how to install it.
-      ValueError: when there is no log or no value, or a log has not what is asked for.
+      ValueError: when there is no log or no value, or a log lacks what is asked for.
 
     Examples:
       >>> folder = getfixture("tmp_path")
@@ -63,7 +63,7 @@ def curves(
       ...         for step in 8, 16:
       ...             log(step, {"loss": 1 / step, "distance": 0.01 * period})
       >>> figure = cj.plots.curves(folder, by="period")
-      >>> [axis.get_ylabel() for axis in figure.axes]
+      >>> [ax.get_ylabel() for ax in figure.axes]
       ['training loss', 'distance from the mean']
     """
     if not values:
@@ -80,22 +80,22 @@ def curves(
         layout="constrained",
         squeeze=False,
     )
-    for axis, value in zip(axes[0], values, strict=True):
+    for ax, value in zip(axes[0], values, strict=True):
         for label, colour, group in groups:
-            curve(axis, group, value, label, colour)
+            curve(ax, group, value, label, colour)
         kind, _ = _rows(groups[0][2][0], value)
-        axis.set_xlabel(_COUNTS[kind][1])
-        axis.set_ylabel(_LABELS.get(value, value.replace("_", " ")))
-        if not _is_share(value) and _positive(axis):
-            axis.set_yscale("log", nonpositive="mask")
-        tidy(axis)
+        ax.set_xlabel(_COUNTS[kind][1])
+        ax.set_ylabel(_LABELS.get(value, value.replace("_", " ")))
+        if not _is_share(value) and _positive(ax):
+            ax.set_yscale("log", nonpositive="mask")
+        tidy(ax)
     if len(groups) > 1:
         axes[0, -1].legend(frameon=False)
     return figure
 
 
 def curve(
-    axis: Any,
+    ax: Any,
     runs: Sequence[Records],
     value: str,
     label: str,
@@ -107,7 +107,7 @@ def curve(
     It is as long as the shortest run. What is called an accuracy is drawn in percent.
 
     Args:
-      axis: matplotlib axes to draw on.
+      ax: matplotlib axes to draw on.
       runs: what :func:`cocod_jax.loggers.read_jsonl` read, at least one.
       value: what to draw, by its name in the records of epochs or rounds.
       label: of the curve, for a legend.
@@ -115,26 +115,34 @@ def curve(
       scale: what the steps or epochs are multiplied with, such as seconds for each.
 
     Raises:
-      ValueError: when a run has no such value.
+      ValueError: when a run has no such value, or not at the others' steps.
 
     Examples:
-      >>> figure, axis = cj.style.pyplot().subplots()
+      >>> figure, ax = cj.style.pyplot().subplots()
       >>> run = {"epoch": [{"epoch": n, "train_loss": 1 / n} for n in (1, 2)]}
-      >>> cj.plots.curve(axis, [run], "train_loss", "one run", "black", scale=60)
-      >>> print(axis.get_lines()[0].get_xdata())
+      >>> cj.plots.curve(ax, [run], "train_loss", "one run", "black", scale=60)
+      >>> print(ax.get_lines()[0].get_xdata())
       [ 60 120]
     """
     kinds, rows = zip(*(_rows(records, value) for records in runs), strict=True)
     length = min(map(len, rows))
-    count, _ = _COUNTS[kinds[0]]
-    x = scale * np.array([record[count] for record in rows[0][:length]])
+    counts = {
+        tuple(record[_COUNTS[kind][0]] for record in run[:length])
+        for kind, run in zip(kinds, rows, strict=True)
+    }
+    if len(counts) > 1:
+        raise ValueError(
+            f"the runs of {label!r} have their {value!r} at different steps or epochs; "
+            "draw them one by one."
+        )
+    x = scale * np.array(counts.pop())
     table = np.array([[record[value] for record in run[:length]] for run in rows])
     if _is_share(value):
         table = 100 * table
-    axis.plot(x, table.mean(axis=0), color=colour, label=label, linewidth=1.8)
+    ax.plot(x, table.mean(axis=0), color=colour, label=label, linewidth=1.8)
     if len(table) > 1:
         band = table.min(axis=0), table.max(axis=0)
-        axis.fill_between(x, *band, color=colour, alpha=0.15, linewidth=0)
+        ax.fill_between(x, *band, color=colour, alpha=0.15, linewidth=0)
 
 
 def _paths(logs: str | Path | Sequence[str | Path]) -> list[Path]:
@@ -167,7 +175,9 @@ def _groups(
     """Label, colour and runs of each curve: known algorithms first, in their order."""
     groups = defaultdict(list)
     for path, records in runs.items():
-        groups[path.stem if by is None else _setting(records, by, path)].append(records)
+        alike = [other for other in runs if other.stem == path.stem]
+        own = path.stem if len(alike) == 1 else f"{path.parent.name}/{path.stem}"
+        groups[own if by is None else _setting(records, by, path)].append(records)
     known = [name for name in ALGORITHMS if name in groups]
     others = [name for name in groups if name not in known]
     label = (by or "").replace("_", " ")
@@ -189,8 +199,8 @@ def _is_share(value: str) -> bool:
     return value.endswith("accuracy")
 
 
-def _positive(axis: Any) -> bool:
+def _positive(ax: Any) -> bool:
     """Whether what is drawn is above 0, but for the 0 that a run may begin with."""
-    drawn = np.concatenate([line.get_ydata() for line in axis.get_lines()])
+    drawn = np.concatenate([line.get_ydata() for line in ax.get_lines()])
     finite = drawn[np.isfinite(drawn)]
     return finite.size > 0 and finite.min() >= 0 < finite.max()

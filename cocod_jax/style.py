@@ -32,7 +32,7 @@ def pyplot() -> Any:
       ImportError: when matplotlib is not installed; it says how to install it.
 
     Examples:
-      >>> figure, axis = cj.style.pyplot().subplots()
+      >>> figure, ax = cj.style.pyplot().subplots()
     """
     try:
         import matplotlib.pyplot as plt
@@ -43,23 +43,23 @@ def pyplot() -> Any:
     return plt
 
 
-def tidy(axis: Any) -> None:
+def tidy(ax: Any) -> None:
     """A pale grid behind the data in place of a frame, and enough labels to read.
 
     Args:
-      axis: matplotlib axes on which everything has been drawn.
+      ax: matplotlib axes on which everything has been drawn.
 
     Examples:
-      >>> figure, axis = cj.style.pyplot().subplots()
-      >>> lines = axis.plot([1, 2], [0.5, 4.0], color=cj.style.VERMILION)
-      >>> cj.style.tidy(axis)
+      >>> figure, ax = cj.style.pyplot().subplots()
+      >>> lines = ax.plot([1, 2], [0.5, 4.0], color=cj.style.VERMILION)
+      >>> cj.style.tidy(ax)
     """
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(alpha=0.25)
-    axis.set_axisbelow(True)
-    low, high = axis.get_ylim()
-    if axis.get_yscale() == "log" and high < 1000 * low:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(alpha=0.25)
+    ax.set_axisbelow(True)
+    low, high = ax.get_ylim()
+    if ax.get_yscale() == "log" and high < 1000 * low:
         # Few powers of ten are few labels.
-        axis.yaxis.get_major_locator().set_params(subs=(1, 2, 5))
-        axis.yaxis.set_major_formatter("{x:,g}")
-        axis.yaxis.set_minor_formatter("")
+        ax.yaxis.get_major_locator().set_params(subs=(1, 2, 5))
+        ax.yaxis.set_major_formatter("{x:,g}")
+        ax.yaxis.set_minor_formatter("")

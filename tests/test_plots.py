@@ -58,6 +58,21 @@ def test_a_folder_is_a_curve_for_each_log(tmp_path):
     assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
 
 
+def test_logs_of_one_name_in_two_folders_are_two_curves(tmp_path):
+    logs = [tmp_path / folder / "seed0.jsonl" for folder in "ab"]
+    for log in logs:
+        write(log)
+    figure = plots.curves(logs)
+    assert list(lines(figure.axes[0])) == ["a/seed0", "b/seed0"]
+
+
+def test_runs_of_other_steps_are_no_mean():
+    runs = [{"round": [{"step": step, "loss": 1.0}]} for step in (4, 8)]
+    _, ax = style.pyplot().subplots()
+    with pytest.raises(ValueError, match="'both' have their 'loss' at different"):
+        plots.curve(ax, runs, "loss", "both", "black")
+
+
 def test_one_log_needs_no_legend(tmp_path):
     figure = plots.curves(write(tmp_path / "a.jsonl"), ["loss"])
     (axis,) = figure.axes

@@ -391,6 +391,22 @@ def test_an_algorithm_of_your_own():
     assert timeline.exchange_ends.shape == (2, 0)
 
 
+@pytest.mark.parametrize(
+    ("transfer", "match"),
+    [
+        (Transfer(0, sent=2, needed=1), "sent=2, needed=1, .* needed after that"),
+        (Transfer(0, sent=-1, needed=1), "sent at 0 or later"),
+        (Transfer(0, sent=1, needed=9), "steps=5 or earlier"),
+        (Transfer(0, sent=1, needed=2, share=1.5), "share above 0, and at most 1"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(transfer, match):
+    algorithm = Independent()
+    algorithm.transfers = lambda steps: [transfer]
+    with pytest.raises(ValueError, match=match):
+        simulate(algorithm, Compute(TC, 2), TM, steps=5)
+
+
 def test_gantt_draws_every_algorithm_on_one_axis_of_time():
     timelines = {name: run(ALGORITHMS[name]) for name in ALGORITHMS}
     figure = gantt(timelines)

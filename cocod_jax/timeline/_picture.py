@@ -78,30 +78,30 @@ def _cells(row: _Row, timeline: "Timeline", columns: int) -> str:
     return "".join(cells).rstrip()
 
 
-def draw(timeline: "Timeline", axis: Any = None) -> Any:
+def draw(timeline: "Timeline", ax: Any = None) -> Any:
     """The timeline on matplotlib axes, made here when there are none."""
     rows = _rows(timeline)
-    if axis is None:
+    if ax is None:
         size = (8, 0.8 + 0.3 * len(rows))
-        _, axis = pyplot().subplots(figsize=size, layout="constrained")
+        _, ax = pyplot().subplots(figsize=size, layout="constrained")
     for height, row in enumerate(rows):
         for odd, colour in enumerate(_COLOURS[row.lane]):
             chosen = row.rounds % 2 == odd
             starts, ends = row.starts[chosen], row.ends[chosen]
-            axis.broken_barh(
+            ax.broken_barh(
                 np.column_stack([starts, ends - starts]),
                 (height - 0.4, 0.8),
                 facecolor=colour,
                 edgecolor="white",
                 linewidth=0.5,
             )
-    axis.axvline(timeline.seconds, color="black", linestyle=":", linewidth=1)
-    axis.set_yticks(range(len(rows)), [row.label for row in rows])
-    axis.set_ylim(len(rows) - 0.5, -0.5)
-    axis.set_xlim(left=0)
-    axis.set_xlabel("seconds")
-    axis.spines[["top", "right"]].set_visible(False)
-    return axis
+    ax.axvline(timeline.seconds, color="black", linestyle=":", linewidth=1)
+    ax.set_yticks(range(len(rows)), [row.label for row in rows])
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set_xlim(left=0)
+    ax.set_xlabel("seconds")
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
 
 
 def gantt(timelines: Mapping[str, "Timeline"]) -> Any:
@@ -125,7 +125,7 @@ def gantt(timelines: Mapping[str, "Timeline"]) -> Any:
       ...     name: simulate(algorithm, Compute(0.1, workers=2), 0.2, steps=8)
       ...     for name, algorithm in [("S-SGD", SSGD()), ("CoCoD-SGD", CoCoDSGD(4))]
       ... })
-      >>> [axis.get_title("left") for axis in figure.axes]
+      >>> [ax.get_title("left") for ax in figure.axes]
       ['S-SGD', 'CoCoD-SGD']
     """
     if not timelines:
@@ -139,15 +139,15 @@ def gantt(timelines: Mapping[str, "Timeline"]) -> Any:
         sharex=True,
         squeeze=False,
     )
-    for axis, (name, timeline) in zip(axes[:, 0], timelines.items(), strict=True):
-        draw(timeline, axis)
+    for ax, (name, timeline) in zip(axes[:, 0], timelines.items(), strict=True):
+        draw(timeline, ax)
         workers = len(timeline.step_starts)
         shown = f"   {_MANY} of {workers:,} workers" if workers > _MANY else ""
-        axis.set_title(name + shown, loc="left", fontsize=10, fontweight="bold")
+        ax.set_title(name + shown, loc="left", fontsize=10, fontweight="bold")
         pace = f"{timeline.seconds_per_step:.3g} s a step"
         idle = f"{timeline.idle.mean():.0%} idle"
-        axis.set_title(f"{pace}, {idle}", loc="right", fontsize=9)
-        axis.label_outer()
+        ax.set_title(f"{pace}, {idle}", loc="right", fontsize=9)
+        ax.label_outer()
     longest = max(timeline.seconds for timeline in timelines.values())
     axes[0, 0].set_xlim(0, 1.01 * longest)
     return figure

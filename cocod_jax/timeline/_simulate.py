@@ -79,12 +79,28 @@ class Timeline:
 
         Every other round has ``+`` and ``-`` instead; the first workers stand for
         the others.
+
+        Args:
+          width: of a line, in characters.
+
+        Returns:
+          Lines, joined.
         """
         return picture(self, width)
 
-    def plot(self, axis: Any = None) -> Any:
-        """The timeline on matplotlib axes, made here when there are none."""
-        return draw(self, axis)
+    def plot(self, ax: Any = None) -> Any:
+        """The timeline on matplotlib axes.
+
+        Args:
+          ax: where to draw; None makes a figure of its own.
+
+        Returns:
+          The axes.
+
+        Raises:
+          ImportError: when matplotlib is not installed; it says how to install it.
+        """
+        return draw(self, ax)
 
 
 def simulate(
@@ -122,8 +138,9 @@ def simulate(
       A :class:`Timeline`.
 
     Raises:
-      ValueError: when a value is out of its range, or when there are not either
-        ``exchange_seconds`` or both ``link`` and ``bytes``.
+      ValueError: when a value is out of its range, a transfer of ``algorithm``'s
+        too, or when there are not either ``exchange_seconds`` or both ``link`` and
+        ``bytes``.
 
     Examples:
       >>> from cocod_jax.timeline import CoCoDSGD, Compute, LocalSGD, simulate
@@ -148,6 +165,14 @@ def simulate(
     rate = max(1 - busy / whole, 1e-12) if busy else 1.0
     clock = _Clock(compute.draw(steps, seed), rate)
     plan = algorithm.transfers(steps)
+    for transfer in plan:
+        if not (0 <= transfer.sent <= transfer.needed <= steps):
+            raise ValueError(
+                f"{transfer} must be sent at 0 or later and needed after that, at "
+                f"steps={steps} or earlier."
+            )
+        if not 0 < transfer.share <= 1:
+            raise ValueError(f"{transfer} must have a share above 0, and at most 1.")
     starts = np.empty((len(plan), compute.workers))
     ends = np.empty_like(starts)
     # At one boundary: waits for earlier exchanges, then the next one, then its wait.

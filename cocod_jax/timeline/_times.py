@@ -57,7 +57,18 @@ class Link:
             )
 
     def seconds(self, bytes: float, workers: int) -> float:
-        """Seconds of one exchange of ``bytes`` from each of ``workers`` workers."""
+        """Seconds of one exchange.
+
+        Args:
+          bytes: that each worker puts in, 0 or more.
+          workers: N, at least 1.
+
+        Returns:
+          Seconds until everybody has the result.
+
+        Raises:
+          ValueError: when a value is out of its range.
+        """
         check_non_negative(bytes=bytes)
         check_counts(workers=workers)
         messages, part = {
@@ -117,7 +128,15 @@ class Compute:
                 check_positive(**{f"speeds[{worker}]": speed})
 
     def draw(self, steps: int, seed: int = 0) -> np.ndarray:
-        """Seconds of each step, [N, steps]; more steps begin with the same ones."""
+        """Seconds of each step of each worker.
+
+        Args:
+          steps: how many; more of them begin with the same ones.
+          seed: of the random numbers.
+
+        Returns:
+          Seconds, float64 [N, steps].
+        """
         variation, pauses = np.random.default_rng(seed).spawn(2)
         variance = math.log1p(self.jitter**2)  # of the logarithm
         shape = (steps, self.workers)
