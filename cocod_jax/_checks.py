@@ -1,7 +1,7 @@
 """Numbers that a user gives, checked where they are given."""
 
 import math
-from numbers import Real
+from numbers import Integral, Real
 
 
 def check_positive(**values: float) -> None:
@@ -21,5 +21,16 @@ def check_non_negative(**values: float) -> None:
 def check_counts(**values: int) -> None:
     """Raises ValueError, with name and value, unless all are integers, 1 or more."""
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if not (_is_integer(value) and value >= 1):
             raise ValueError(f"{name}={value!r} must be an integer of at least 1.")
+
+
+def check_whole(**values: int) -> None:
+    """Raises ValueError, with name and value, unless all are integers, 0 or more."""
+    for name, value in values.items():
+        if not (_is_integer(value) and value >= 0):
+            raise ValueError(f"{name}={value!r} must be an integer, 0 or more.")
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -19,6 +19,7 @@ from cocod_jax.round import (
     RoundState,
     StepMetrics,
     check_batches,
+    check_workers,
 )
 from cocod_jax.workers import place
 
@@ -90,10 +91,11 @@ def distribute(
     Raises:
       TypeError: when ``axis_name`` is not a string.
       ValueError: when ``via`` or ``execution`` is none of the above, when devices
-        are given to ``vmap``, ``exchange_devices`` to a fused execution, or
-        ``shard_map`` is asked to span processes; in use, when axis 1 of ``batches``
-        is not the period, when counts of micro-batches do not fit, or there is not
-        one device for each worker.
+        are given to ``vmap``, ``exchange_devices`` to a fused execution, or another
+        door than ``pmap`` is asked to span processes; in use, when ``state`` has no
+        axis of workers, when ``batches`` do not begin with its workers and the
+        period, when counts of micro-batches do not fit, or there is not one device
+        for each worker.
 
     Examples:
       >>> loss = lambda w, batch: 0.5 * (w - batch) ** 2
@@ -110,8 +112,8 @@ def distribute(
         raise ValueError(f"via={via!r} must be 'pmap', 'shard_map' or 'vmap'.")
     if via == "vmap" and not (devices is None and exchange_devices is None):
         raise ValueError("devices have no meaning for via='vmap', which uses one.")
-    if via == "shard_map" and jax.process_count() > 1:
-        raise ValueError("via='shard_map' is for one process; use 'pmap' for several.")
+    if via != "pmap" and jax.process_count() > 1:
+        raise ValueError(f"via={via!r} is for one process; use 'pmap' for several.")
     if execution is None:
         platform = (jax.devices() if devices is None else devices)[0].platform
         execution = "split" if platform == "cpu" else "fused"
@@ -142,7 +144,7 @@ def distribute(
         )
 
     def run(state: RoundState, batches: Batches) -> tuple[RoundState, RoundMetrics]:
-        check_batches(batches, round_.period, axis=1)
+        check_batches(batches, round_.period, workers=check_workers(state))
         return program(state, batches)
 
     return run
@@ -264,15 +266,19 @@ def _jit(function: Callable, donate: tuple[int, ...], device: jax.Device) -> Cal
 
 def _check_scheduler(device: jax.Device) -> None:
     """Warns when the compiler would not hide the exchange on this device."""
-    set_to_true = rf"--{SCHEDULER}(=(true|1))?(\s|$)"
-    if needs_scheduler(device) and not re.search(
-        set_to_true, os.environ.get("XLA_FLAGS", ""), re.IGNORECASE
-    ):
+    if needs_scheduler(device) and not scheduler_flag():
         warnings.warn(
             f"On {device.device_kind} the exchange is not hidden: set XLA_FLAGS="
             f"--{SCHEDULER}=true before JAX starts, or take via='shard_map'.",
             stacklevel=3,
         )
+
+
+def scheduler_flag() -> bool | None:
+    """What ``XLA_FLAGS`` say about the scheduler; None is nothing."""
+    flags = os.environ.get("XLA_FLAGS", "").lower()
+    values = re.findall(rf"--{SCHEDULER}(?:=(\w+))?(?=\s|$)", flags)
+    return values[-1] in ("", "true", "1") if values else None
 
 
 def needs_scheduler(device: jax.Device) -> bool:
@@ -290,7 +296,7 @@ def _worker_devices(
     """One device for each worker: of all processes, and of this one's ``workers``.
 
     Raises:
-      ValueError: when this process has not one device for each of its workers.
+      ValueError: when this process does not have one device for each of its workers.
     """
     if devices is None:
         several = jax.process_count() > 1

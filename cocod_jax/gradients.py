@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cocod_jax._checks import check_whole
 from cocod_jax._typing import AxisName, Params
 from cocod_jax.exchange import Exchange, as_exchange
 
@@ -83,10 +84,10 @@ def stale_mean_gradients(
 
     The exchange needs last step's gradients only, so it can run beside the forward
     and backward pass of this step, in a program of one step (a round has its steps
-    in a loop). The first step has nothing to apply and
-    returns zero. ``warmup_steps`` steps of synchronous SGD may come before; their
-    gradients have been applied, so that the first step after them returns zero
-    too and no gradient counts twice.
+    in a loop). The first step has nothing to apply and returns zero.
+    ``warmup_steps`` steps of synchronous SGD may come before; their gradients have
+    been applied, so that the first step after them returns zero too and no gradient
+    counts twice.
 
     Args:
       axis_or_exchange: the name of the workers' axis, or an
@@ -120,10 +121,7 @@ def stale_mean_gradients(
       2018 (pipeline width 2).
     """
     exchange = as_exchange(axis_or_exchange, weights)
-    if isinstance(warmup_steps, bool) or not isinstance(warmup_steps, int):
-        raise ValueError(f"warmup_steps={warmup_steps!r} must be an integer.")
-    if warmup_steps < 0:
-        raise ValueError(f"warmup_steps={warmup_steps} must be 0 or more.")
+    check_whole(warmup_steps=warmup_steps)
 
     def init(params: Params) -> StaleMeanGradientsState:
         return StaleMeanGradientsState(

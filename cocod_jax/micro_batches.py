@@ -132,8 +132,8 @@ def check_micro_batches(batches: MicroBatches, *, axis: int) -> None:
         before.
 
     Raises:
-      ValueError: when the leaves differ, or a count is none, or out of its range
-        (where its value is at hand: in a NumPy array).
+      ValueError: when the leaves differ, or a count is no integer or out of its
+        range (where its value is at hand: in a NumPy array).
     """
     data, count = batches
     lengths = {jnp.shape(leaf)[axis : axis + 1] for leaf in jax.tree.leaves(data)}
@@ -149,8 +149,8 @@ def check_micro_batches(batches: MicroBatches, *, axis: int) -> None:
             f"must be integers with {axis} axes: one count for each local step."
         )
     ((max_count,),) = lengths
-    fits = (count >= 1) & (count <= max_count)
-    if isinstance(count, np.ndarray) and not fits.all():
+    at_hand = isinstance(count, np.ndarray)
+    if at_hand and not (count.min() >= 1 and count.max() <= max_count):
         raise ValueError(
             f"batches.count reaches from {count.min()} to {count.max()}; a worker "
             f"takes at least 1 of the {max_count} micro-batches in batches.data."

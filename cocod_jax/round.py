@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from cocod_jax._checks import check_counts
+from cocod_jax._checks import check_counts, check_whole
 from cocod_jax._typing import Batch, Batches, LossFn, ModelState, Params
 from cocod_jax.micro_batches import (
     MicroBatches,
@@ -107,9 +107,10 @@ class Round(NamedTuple):
     execution, which runs them as separate programs (:func:`cocod_jax.distribute`).
 
     Attributes:
-      init: ``(params, model_state=None, key=None) -> RoundState``, outside of the
+      init: ``(params, model_state=None, *, key=None) -> RoundState``, outside of the
         front door, without a worker axis. Without a key all runs draw the same
-        numbers, those of ``jax.random.key(0)``.
+        numbers, those of ``jax.random.key(0)``. A model state belongs to a stateful
+        round only (ValueError).
       run: ``(state, batches) -> (state, RoundMetrics)``; ``batches`` has leaves of
         shape [period, ...].
       send: ``(state) -> arriving``; holds every collective of the merge rule.
@@ -206,8 +207,13 @@ def make_round(
     inner = optax.with_extra_args_support(inner)
 
     def init(
-        params: Params, model_state: ModelState = None, key: jax.Array | None = None
+        params: Params, model_state: ModelState = None, *, key: jax.Array | None = None
     ) -> RoundState:
+        if model_state is not None and not stateful:
+            raise ValueError(
+                "model_state was given to a round whose loss_fn takes none; make it "
+                "with make_round(..., stateful=True)."
+            )
         if key is None:
             key = jax.random.key(0)
         if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
@@ -275,25 +281,30 @@ def make_round(
 
     def local_steps(
         state: RoundState, batches: Batches, start: int, stop: int
-    ) -> tuple[RoundState, StepMetrics]:
+    ) -> tuple[RoundState, list[StepMetrics]]:
+        if start == stop:  # an empty loop would be traced all the same
+            return state, []
+
         # By index: a slice of the batches is a copy of them, and not all compilers
         # start the exchange before they make it.
         def one(state: RoundState, t: jax.Array) -> tuple[RoundState, StepMetrics]:
             take = lambda leaf: lax.dynamic_index_in_dim(leaf, t, keepdims=False)
             return step(state, jax.tree.map(take, batches))
 
-        return lax.scan(one, state, jnp.arange(start, stop))
+        state, taken = lax.scan(one, state, jnp.arange(start, stop))
+        return state, [taken]
 
     def run(state: RoundState, batches: Batches) -> tuple[RoundState, RoundMetrics]:
-        check_batches(batches, period, axis=0)
+        check_batches(batches, period)
         snapshot = state.params
         arriving = send(state)  # first: the steps below do not depend on it
         state, early = local_steps(state, batches, 0, delay)
         state, merged = merge(state, snapshot, arriving)
         state, late = local_steps(state, batches, delay, period)
+        steps = early + late
         return state, RoundMetrics(
-            loss=jnp.concatenate([early.loss, late.loss]),
-            grad_norm=jnp.concatenate([early.grad_norm, late.grad_norm]),
+            loss=jnp.concatenate([metrics.loss for metrics in steps]),
+            grad_norm=jnp.concatenate([metrics.grad_norm for metrics in steps]),
             **merged._asdict(),
         )
 
@@ -318,23 +329,43 @@ def check_period(period: int, delay: int | None) -> tuple[int, int]:
     """
     check_counts(period=period)
     if delay is None:
-        return period, period
-    if isinstance(delay, bool) or not isinstance(delay, int):
-        raise ValueError(f"delay={delay!r} must be an integer, or None for the period.")
-    if not 0 <= delay <= period:
+        return int(period), int(period)
+    check_whole(delay=delay)
+    if delay > period:
         raise ValueError(f"delay={delay} must be in 0..period={period}.")
-    return period, delay
+    return int(period), int(delay)
 
 
-def check_batches(batches: Batches, period: int, *, axis: int) -> None:
-    """Raises ValueError unless ``axis`` of every leaf has length ``period``.
+def check_workers(state: RoundState) -> int:
+    """The number of workers in a state's arrays.
 
-    Of :class:`MicroBatches` the next axis and the counts are checked as well.
+    Raises:
+      ValueError: when the state is that of one worker, without an axis of workers.
     """
+    if jnp.ndim(state.count) != 1:
+        raise ValueError(
+            "state has no axis of workers; give every worker its own with "
+            "cj.replicate(state, workers)."
+        )
+    return state.count.shape[0]
+
+
+def check_batches(batches: Batches, period: int, *, workers: int | None = None) -> None:
+    """Raises ValueError unless every leaf begins with the axes [workers, period].
+
+    None is one worker, without an axis. Of :class:`MicroBatches` the next axis and
+    the counts are checked as well.
+    """
+    axis = 0 if workers is None else 1
     for path, leaf in jax.tree.leaves_with_path(batches):
         shape = jnp.shape(leaf)
+        name = "batches" + jax.tree_util.keystr(path)
+        if workers is not None and shape[:1] != (workers,):
+            raise ValueError(
+                f"{name} has shape {shape}; axis 0 must have length {workers}: the "
+                "batches of each worker."
+            )
         if len(shape) <= axis or shape[axis] != period:
-            name = "batches" + jax.tree_util.keystr(path)
             raise ValueError(
                 f"{name} has shape {shape}; axis {axis} must have length "
                 f"period={period}: one batch for each local step."

@@ -9,7 +9,7 @@ from cocod_jax._checks import check_counts
 from cocod_jax.certify import dataflow
 from cocod_jax.certify._dataflow import human_bytes
 from cocod_jax.certify._program import for_workers
-from cocod_jax.round import Round, RoundState
+from cocod_jax.round import Round, RoundState, check_workers
 
 
 class Summary(NamedTuple):
@@ -99,14 +99,9 @@ def summary(
       The exchange can run beside the first 4 of 8 local steps, for which each worker
       keeps 32.8 kB: the snapshot and what is in flight.
     """
-    if not state.count.shape:
-        raise ValueError(
-            "state has no axis of workers; summarize what trains: "
-            "cj.replicate(state, workers)."
-        )
     if steps_per_epoch is not None:
         check_counts(steps_per_epoch=steps_per_epoch)
-    workers = state.count.shape[0] * jax.process_count()
+    workers = check_workers(state) * jax.process_count()
     sent_bytes = Counter[str]()
     for flow in dataflow(round_.send, for_workers(state, workers), axis_name=axis_name):
         sent_bytes[flow.dtype] += flow.bytes

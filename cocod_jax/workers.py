@@ -9,10 +9,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cocod_jax._checks import check_counts
-from cocod_jax._typing import AxisName, ModelState, Params
+from cocod_jax._checks import check_counts, check_whole
+from cocod_jax._typing import ModelState, Params
 from cocod_jax.exchange import normalised
-from cocod_jax.round import RoundState
+from cocod_jax.round import RoundState, check_workers
 
 
 def replicate(
@@ -21,6 +21,7 @@ def replicate(
     *,
     first: int = 0,
     devices: Sequence[jax.Device] | None = None,
+    axis_name: str = "workers",
 ) -> Any:
     """The same tree on each worker, with a leading worker axis.
 
@@ -39,6 +40,7 @@ def replicate(
         ``pmap`` or ``shard_map``: a state that starts anywhere else makes their
         second call compile again. None leaves the tree on the default device,
         from where :func:`cocod_jax.distribute` takes it.
+      axis_name: with ``devices``, the name of the mesh axis of your ``shard_map``.
 
     Returns:
       A tree of the same structure; each leaf has shape [workers, ...] (per worker).
@@ -46,7 +48,7 @@ def replicate(
     Raises:
       ValueError: when ``workers`` is not an integer of at least 1, when there is
         not one device for each worker, when the rule's weights are not one for each
-        worker of all processes, or ``first`` reaches beyond them.
+        worker of all processes, or ``first`` is negative or reaches beyond them.
 
     Examples:
       >>> print(cj.replicate({"w": jnp.array([1.0, 2.0])}, 3)["w"])
@@ -55,19 +57,21 @@ def replicate(
        [1. 2.]]
     """
     check_counts(workers=workers)
+    check_whole(first=first)
     if devices is not None:
         if len(devices) != workers:
             raise ValueError(
                 f"devices has {len(devices)} entries, but workers={workers}; give one "
                 "device for each worker."
             )
-        return place(replicate(tree, workers, first=first), devices)
+        return place(replicate(tree, workers, first=first), devices, axis_name)
 
     def spread(leaf: jax.Array) -> jax.Array:
         leaf = jnp.asarray(leaf)
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            own_key = lambda worker: jax.random.fold_in(leaf, worker)
-            return jax.vmap(own_key)(jnp.arange(first, first + workers))
+            fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+            own_keys = lambda worker: fold_in(leaf.ravel(), worker).reshape(leaf.shape)
+            return jax.vmap(own_keys)(jnp.arange(first, first + workers))
         return jnp.broadcast_to(leaf, (workers, *leaf.shape))
 
     replicated = jax.tree.map(spread, tree)
@@ -87,7 +91,7 @@ def _shares(weights: jax.Array, workers: int, first: int) -> jax.Array:
     """
     total = workers * jax.process_count()
     if weights.shape == (1,):
-        weights = jnp.full(total, 1 / total)
+        weights = jnp.full(total, 1 / total, weights.dtype)
     if weights.shape != (total,):
         raise ValueError(
             f"there are {weights.size} weights, but {total} workers; give one weight "
@@ -101,9 +105,7 @@ def _shares(weights: jax.Array, workers: int, first: int) -> jax.Array:
     return weights[first : first + workers]
 
 
-def place(
-    tree: Any, devices: Sequence[jax.Device], axis_name: AxisName = "workers"
-) -> Any:
+def place(tree: Any, devices: Sequence[jax.Device], axis_name: str = "workers") -> Any:
     """The same tree with the arrays of worker i on device i.
 
     Args:
@@ -138,7 +140,10 @@ def place(
 def reweight(
     state: RoundState, weights: Sequence[float], *, first: int = 0
 ) -> RoundState:
-    """The same state with new weights for the exchanges from now on.
+    """The same state with new weights for the exchanges of merge rules from now on.
+
+    Transforms that average gradients, and :func:`cocod_jax.every`, keep the weights
+    that they were made with.
 
     The weights in force at the snapshot count: a round that has merged is not
     affected, and the mean that a merge leaves unchanged is the one with the
@@ -154,8 +159,8 @@ def reweight(
       The state with ``weight`` replaced.
 
     Raises:
-      ValueError: when a weight is not positive and finite, or their number is not
-        the number of workers.
+      ValueError: when a weight is not positive and finite, when their number is not
+        the number of workers, or ``state`` has no axis of workers.
 
     Examples:
       >>> round_ = cj.make_round(
@@ -165,8 +170,14 @@ def reweight(
       >>> print(cj.reweight(state, (1, 3)).weight)
       [0.25 0.75]
     """
-    shares = jnp.asarray(normalised(weights), state.weight.dtype)
-    return state._replace(weight=_shares(shares, state.weight.shape[0], first))
+    check_whole(first=first)
+    workers, now = check_workers(state), state.weight
+    shares = _shares(jnp.asarray(normalised(weights), now.dtype), workers, first)
+    on_device = isinstance(now, jax.Array) and not isinstance(now, jax.core.Tracer)
+    if on_device and now.committed:
+        # Elsewhere they would make the next call compile again.
+        shares = jax.device_put(shares, now.sharding)
+    return state._replace(weight=shares)
 
 
 def consensus(state: RoundState) -> Params:
@@ -175,14 +186,18 @@ def consensus(state: RoundState) -> Params:
     .. math:: \hat x = \sum_i p_i x_i
 
     Workers differ between rounds, each by its own progress; no single one is the
-    model. The mean is computed where the arrays are, and does not change ``state``.
-    With several processes all of them must call it, and all get the same.
+    model. Leaves of integers take their maximum. The mean is computed where the
+    arrays are, and does not change ``state``. With several processes all of them
+    must call it, and all get the same.
 
     Args:
       state: after ``replicate`` (per worker, leading axis N).
 
     Returns:
       The parameters, without the worker axis, in their own dtypes (shared).
+
+    Raises:
+      ValueError: when ``state`` has no axis of workers.
 
     Examples:
       >>> loss = lambda w, batch: (w * batch) ** 2
@@ -191,6 +206,7 @@ def consensus(state: RoundState) -> Params:
       >>> print(cj.consensus(state._replace(params=jnp.array([1.0, 4.0]))))
       2.5
     """
+    check_workers(state)
     return _weighted_mean(state.params, state.weight)
 
 
@@ -209,6 +225,9 @@ def consensus_model_state(state: RoundState) -> ModelState:
     Returns:
       The model state, without the worker axis (shared).
 
+    Raises:
+      ValueError: when ``state`` has no axis of workers.
+
     Examples:
       >>> loss = lambda w, statistics, batch, key: (w, statistics)
       >>> round_ = cj.make_round(
@@ -219,12 +238,13 @@ def consensus_model_state(state: RoundState) -> ModelState:
       >>> print(cj.consensus_model_state(state)["n"])
       5
     """
+    check_workers(state)
     return _weighted_mean(state.model_state, state.weight)
 
 
 def _weighted_mean(tree: Any, weight: jax.Array) -> Any:
     part = _own_part(tree, weight)
-    if _others_hold_a_share(weight):
+    if _is_one_of_several(weight):
         part = jax.tree.map(_over_processes, part)
     return jax.tree.map(_narrow, part, tree)
 
@@ -251,16 +271,15 @@ def _narrow(leaf: jax.Array, like: jax.Array) -> jax.Array:
     return leaf if is_key else leaf.astype(like.dtype)
 
 
-def _others_hold_a_share(weight: jax.Array) -> bool:
+def _is_one_of_several(weight: jax.Array) -> bool:
     """Whether there are workers in other processes, whose arrays are not here.
 
-    Arrays that span processes are whole, and so is a simulation of one process.
+    Arrays that span processes are whole.
     """
     return (
         jax.process_count() > 1
         and not isinstance(weight, jax.core.Tracer)  # a program takes what it is given
         and weight.is_fully_addressable
-        and not np.isclose(np.sum(weight), 1, atol=1e-4)
     )
 
 
@@ -284,7 +303,8 @@ def check_equal_start(state: RoundState) -> None:
 
     Raises:
       ValueError: naming the first array of the parameters or of the model state in
-        which a worker differs from the first, and the worker.
+        which a worker differs from the first, and the worker, by its index among
+        those of its process; or when ``state`` has no axis of workers.
 
     Examples:
       >>> round_ = cj.make_round(
@@ -298,7 +318,8 @@ def check_equal_start(state: RoundState) -> None:
       ValueError: the workers do not start equal: params of worker 1 differs ...
     """
     trees = {"params": state.params, "model_state": state.model_state}
-    with_others = _others_hold_a_share(state.weight)
+    check_workers(state)
+    with_others = _is_one_of_several(state.weight)
     found = _first_difference(trees, with_others)
     if with_others:
         # All raise, or one would leave the others waiting for it.

@@ -160,7 +160,7 @@ def train(job: Job, log: Logbook, show: Display) -> None:
     config = job.config
     evaluate = evaluator(job)
     key = jax.random.key(config.seed)
-    state = job.main.init(job.model.params, job.model.model_state, key)
+    state = job.main.init(job.model.params, job.model.model_state, key=key)
     state = cj.replicate(state, len(job.devices))
     cj.check_equal_start(state)
     alarm = cj.DriftAlarm()

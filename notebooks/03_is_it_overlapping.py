@@ -268,7 +268,7 @@ own = cj.make_round(
 
 def initial_state():
     variables = Net().init(jax.random.key(0), jnp.zeros([1, 64]), train=False)
-    state = own.init(variables["params"], variables["batch_stats"], jax.random.key(1))
+    state = own.init(variables["params"], variables["batch_stats"])
     return cj.replicate(state, WORKERS)
 
 

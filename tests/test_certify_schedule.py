@@ -333,6 +333,13 @@ def test_what_cannot_be_compiled_for_is_named(options, message):
         certify(cocod, W, BATCHES, **options)
 
 
+def test_more_workers_than_gpus_need_a_target(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    w, batches = (jnp.zeros([16, *array.shape[1:]]) for array in (W, BATCHES))
+    with pytest.raises(ValueError, match="16 workers, and this machine has 8 devices"):
+        certify(cocod, w, batches)
+
+
 def test_a_pmapped_function_brings_its_own_devices():
     run = jax.pmap(cocod, axis_name="workers")
     with pytest.raises(ValueError, match="made for 4 devices"):

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import optax
 import pytest
+from jax.sharding import Mesh, PartitionSpec
 
 import cocod_jax as cj
-from cocod_jax.execution import _jit
+from cocod_jax.execution import SCHEDULER, _jit
 from tests import problems
 from tests.problems import PERIOD, N
 
@@ -26,6 +27,10 @@ def make_round(**options):
     return cj.make_round(
         problems.loss, inner, cj.cocod("workers"), period=PERIOD, **options
     )
+
+
+def compilations(caplog):
+    return [r for r in caplog.records if "Finished XLA compilation" in r.message]
 
 
 @pytest.mark.parametrize(("via", "execution"), COMBINATIONS)
@@ -95,6 +100,8 @@ def test_pmap_on_a_gpu_without_the_scheduler_warns(monkeypatch):
     [
         ("--a --xla_gpu_enable_latency_hiding_scheduler --b", {}),
         ("--xla_gpu_enable_latency_hiding_scheduler=True", {}),
+        # The last one counts.
+        (" ".join(f"--{SCHEDULER}={value}" for value in (0, 1)), {}),
         ("", {"via": "shard_map"}),
         ("", {"execution": "split"}),
     ],
@@ -138,10 +145,41 @@ def test_a_placed_state_compiles_a_users_own_pmap_once(caplog):
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         for _ in range(3):
             state, _ = run(state, batches)
-    compiled = [r for r in caplog.records if "Finished XLA compilation" in r.message]
-    assert len(compiled) == 1
+    assert len(compilations(caplog)) == 1
     with pytest.raises(ValueError, match=r"devices has 4 entries, but workers=3"):
         cj.replicate(problems.params(), 3, devices=devices)
+
+
+def test_a_state_may_be_placed_for_a_mesh_of_any_name(caplog):
+    round_ = cj.make_round(
+        problems.loss, optax.sgd(0.05), cj.cocod("data"), period=PERIOD
+    )
+    devices, spec = jax.devices()[:N], PartitionSpec("data")
+    mesh = Mesh(np.array(devices), "data")
+    one = lambda *args: jax.tree.map(lambda leaf: leaf[0], args)
+    block = lambda *args: jax.tree.map(lambda leaf: leaf[None], round_.run(*one(*args)))
+    run = jax.jit(jax.shard_map(block, mesh=mesh, in_specs=spec, out_specs=spec))
+    state = round_.init(problems.params())
+    state = cj.replicate(state, N, devices=devices, axis_name="data")
+    batches = problems.round_batches(problems.batches(), 0)
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            state, _ = run(state, batches)
+    assert len(compilations(caplog)) == 1
+
+
+def test_new_weights_compile_nothing(caplog):
+    round_ = make_round()
+    run = jax.pmap(round_.run, axis_name="workers", donate_argnums=0)
+    state = cj.replicate(round_.init(problems.params()), N, devices=jax.devices()[:N])
+    batches = problems.round_batches(problems.batches(), 0)
+    state, _ = run(state, batches)
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        state = cj.reweight(state, range(1, N + 1))
+        caplog.clear()
+        state, _ = run(state, batches)
+    assert compilations(caplog) == []
+    np.testing.assert_allclose(state.weight, np.arange(1, N + 1) / sum(range(N + 1)))
 
 
 def test_workers_run_where_they_are_told_to():
@@ -216,6 +254,24 @@ def test_bad_choices_are_refused():
         cj.distribute(round_, execution="fused", exchange_devices=jax.devices())
     with pytest.raises(TypeError, match="axis_name"):
         cj.distribute(round_, axis_name)
+
+
+@pytest.mark.parametrize("via", ["shard_map", "vmap"])
+def test_only_pmap_is_for_several_processes(via, monkeypatch):
+    """In one of two processes the shares sum to a half, and so would its mean."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match=f"via='{via}' is for one process; use 'pmap'"):
+        cj.distribute(make_round(), via=via)
+
+
+@pytest.mark.parametrize("via", ["pmap", "shard_map", "vmap"])
+def test_batches_of_more_workers_are_refused(via):
+    """A shard of two rows would be taken for one, and the other lost."""
+    round_ = make_round()
+    state = cj.replicate(round_.init(problems.params()), N)
+    batches = problems.round_batches(problems.batches(workers=2 * N), 0)
+    with pytest.raises(ValueError, match=rf"axis 0 must have length {N}"):
+        cj.distribute(round_, via=via)(state, batches)
 
 
 def test_more_workers_than_devices_are_refused():

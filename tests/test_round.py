@@ -436,7 +436,8 @@ def test_workers_and_steps_draw_different_numbers():
     drawn = []
     for seed in (0, 1):
         state = cj.replicate(
-            round_.init(jnp.array(1.0), jnp.array(0.0), jax.random.key(seed)), N
+            round_.init(jnp.array(1.0), jnp.array(0.0), key=jax.random.key(seed)),
+            N,
         )
         run = cj.distribute(round_)
         for _ in range(3):
@@ -571,6 +572,22 @@ def test_a_bad_delay_is_refused(delay):
         cj.make_round(
             problems.loss, optax.sgd(0.1), cj.cocod("workers"), period=4, delay=delay
         )
+
+
+def test_numbers_of_numpy_are_numbers():
+    """A sweep over np.arange is as good as one over a range."""
+    make = lambda period, delay: cj.make_round(
+        problems.loss, optax.sgd(0.1), cj.cocod("workers"), period=period, delay=delay
+    )
+    round_ = make(np.int64(4), np.int32(2))
+    assert (round_.period, round_.delay) == (4, 2)
+    assert type(round_.period) is type(round_.delay) is int
+
+
+def test_a_model_state_needs_a_loss_that_takes_it():
+    round_ = cj.make_round(problems.loss, optax.sgd(0.1), cj.cocod("workers"), period=1)
+    with pytest.raises(ValueError, match="stateful=True"):
+        round_.init(problems.params(), jax.random.key(0))
 
 
 def test_a_rule_must_be_a_rule():

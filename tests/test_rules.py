@@ -59,6 +59,10 @@ def test_a_rule_is_an_optax_transform():
     assert (rule.init, rule.update) == (init, update)
     other = copy.deepcopy(rule)
     assert (other.send, other.merge, other.weights) == (rule.send, rule.merge, None)
+    init = lambda params: optax.EmptyState()
+    other = rule._replace(init=init, weights=(1, 3))
+    assert (other.init, other.send, other.merge) == (init, rule.send, rule.merge)
+    assert other.weights == (0.25, 0.75)
 
 
 def test_chained_behind_an_optimizer_it_is_cocod_with_period_one():

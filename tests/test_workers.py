@@ -12,7 +12,11 @@ from tests import problems
 
 def make_state(workers, weights=None, model_state=None):
     round_ = cj.make_round(
-        problems.loss, optax.adam(0.1), cj.cocod("workers", weights), period=1
+        problems.loss,
+        optax.adam(0.1),
+        cj.cocod("workers", weights),
+        period=1,
+        stateful=model_state is not None,
     )
     return cj.replicate(round_.init(problems.params(), model_state), workers)
 
@@ -37,6 +41,19 @@ def test_replicate_in_parts_is_replicate_in_one():
     )
     with pytest.raises(ValueError, match="beyond the 2 workers of 1 processes"):
         cj.replicate(state, 2, first=2)
+    with pytest.raises(ValueError, match="first=-1 must be an integer, 0 or more"):
+        cj.replicate(state, 2, first=-1)
+
+
+def test_every_key_of_an_array_of_keys_is_folded():
+    keys = jax.random.split(jax.random.key(0), 3)
+    spread = cj.replicate(keys, 2)
+    assert spread.shape == (2, 3)
+    alone = [cj.replicate(key, 2) for key in keys]
+    np.testing.assert_array_equal(
+        jax.random.key_data(spread),
+        np.stack([jax.random.key_data(key) for key in alone], axis=1),
+    )
 
 
 @pytest.mark.parametrize("workers", [0, -1, 1.5, "2", True])
@@ -129,3 +146,13 @@ def test_a_state_that_was_not_replicated_is_refused():
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), state)
     with pytest.raises(ValueError, match=r"spread the state .* cj\.replicate"):
         jax.vmap(round_.run, axis_name="workers")(stacked, jnp.zeros([2, 1]))
+    calls = (
+        lambda: cj.distribute(round_)(state, jnp.zeros([2, 1])),
+        lambda: cj.consensus(state),
+        lambda: cj.consensus_model_state(state),
+        lambda: cj.reweight(state, (1, 1)),
+        lambda: cj.check_equal_start(state),
+    )
+    for call in calls:
+        with pytest.raises(ValueError, match=r"no axis of workers; .*cj\.replicate"):
+            call()

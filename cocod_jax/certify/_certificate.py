@@ -101,8 +101,8 @@ class Certificate(NamedTuple):
       reasons: why something is exposed, most important first; empty when all is
         hidden.
       temp_bytes: memory of one worker beside its inputs and outputs.
-      overlap_bytes: of which the overlap costs this much: the difference to the
-        same round with delay 0. None where there is no such round.
+      overlap_bytes: the part of ``temp_bytes`` that the overlap costs: the difference
+        to the same round with delay 0. None where there is no such round.
     """
 
     target: str

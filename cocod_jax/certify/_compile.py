@@ -18,15 +18,14 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from cocod_jax.certify._program import Program, spread
+from cocod_jax.execution import SCHEDULER, scheduler_flag
 
 TARGETS = {"h100": 9.0, "h200": 9.0, "a100": 8.0, "v100": 7.0}
 """The GPUs that are described in ``targets/``, with their compute capability."""
 
-_HIDES_LATENCY = "xla_gpu_enable_latency_hiding_scheduler"
 # From compute capability 9 on the compiler has a cost model of the GPU, and the
 # model turns the scheduler on.
 _COST_MODEL = "xla_gpu_enable_analytical_sol_latency_estimator"
@@ -52,6 +51,11 @@ def compile_program(
     """Compiles a program for a target, or for this machine's GPUs (None)."""
     exported, wanted = program.exported, program.exported.nr_devices
     devices = jax.devices()[:wanted] if target is None else _gpus(target, wanted, hosts)
+    if len(devices) < wanted:
+        raise ValueError(
+            f"the program is for {wanted} workers, and this machine has {len(devices)} "
+            "devices; give a target, such as target='h100', to compile for more."
+        )
     mesh = Mesh(
         np.array(devices).reshape(program.mesh.axis_sizes), program.mesh.axis_names
     )
@@ -60,7 +64,7 @@ def compile_program(
     if assembler.is_dir():  # rather than one on the PATH: it knows all targets
         options["xla_gpu_cuda_data_dir"] = str(assembler)
     if latency_hiding is not None:
-        options[_HIDES_LATENCY] = latency_hiding
+        options[SCHEDULER] = latency_hiding
     if latency_hiding is False:
         options[_COST_MODEL] = False
     run = jax.jit(exported.call, donate_argnums=program.donated)
@@ -71,8 +75,9 @@ def compile_program(
         raise NotImplementedError(f"the compiler for {devices[0]} shows no schedule.")
     scheduler = latency_hiding
     if scheduler is None:
-        asked = f"{_HIDES_LATENCY}=true" in os.environ.get("XLA_FLAGS", "").lower()
-        scheduler = asked or _capability(target) >= 9
+        scheduler = scheduler_flag()
+    if scheduler is None:
+        scheduler = _capability(target) >= 9
     return Compiled(hlo, memory.temp_size_in_bytes, scheduler)
 
 
@@ -82,6 +87,9 @@ def _gpus(target: str, devices: int, hosts: int) -> list[jax.Device]:
     Raises:
       ImportError: when the compiler is not installed; it says how to install it.
     """
+    # Here: the library is to be there also where this module of JAX is not.
+    from jax.experimental import topologies
+
     description = resources.files("cocod_jax.certify") / "targets" / f"{target}.txtpb"
     topology = lambda: topologies.get_topology_desc(
         platform="cuda",

@@ -13,15 +13,20 @@ COLLECTIVES = frozenset(
     {
         "all_gather",
         "all_gather_invariant",
+        "all_gather_reduced",
         "all_to_all",
         "pbroadcast",
         "pmax",
         "pmin",
         "ppermute",
+        "precv",
+        "psend",
         "psum",
         "psum_invariant",
         "ragged_all_to_all",
         "reduce_scatter",
+        "unreduced_psum",
+        "unreduced_reduce_scatter",
     }
 )
 _LOOPS = frozenset({"scan", "while"})

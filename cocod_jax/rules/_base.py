@@ -1,11 +1,13 @@
 """What every merge rule is made of: two halves, and an optax transform around them."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import jax
 import optax
 
 from cocod_jax._typing import Params, Weight
+from cocod_jax.exchange import normalised
 
 
 class SendFn(Protocol):
@@ -60,7 +62,10 @@ class MergeRule(optax.GradientTransformationExtraArgs):
       init: the state of the rule for these parameters.
       send: the half that communicates.
       merge: the half that computes.
-      weights: those of the rule's exchange.
+      weights: those of the rule's exchange; only ratios matter.
+
+    Raises:
+      ValueError: when a weight is not positive and finite.
 
     Examples:
       A rule that overwrites a worker's progress with the mean:
@@ -88,7 +93,7 @@ class MergeRule(optax.GradientTransformationExtraArgs):
         init: optax.TransformInitFn,
         send: SendFn,
         merge: MergeFn,
-        weights: tuple[float, ...] | None = None,
+        weights: Sequence[float] | None = None,
     ) -> "MergeRule":
         def update(
             updates: optax.Updates,
@@ -111,8 +116,13 @@ class MergeRule(optax.GradientTransformationExtraArgs):
         self = super().__new__(cls, init, update)
         self.send = send
         self.merge = merge
-        self.weights = weights
+        self.weights = None if weights is None else normalised(weights)
         return self
+
+    def _replace(self, **changes: Any) -> "MergeRule":
+        """The rule with other parts: init, send, merge or weights."""
+        parts = vars(self) | {"init": self.init} | changes
+        return type(self)(**parts)
 
     def __getnewargs__(self) -> tuple[Any, ...]:
         """Copies are made of the two halves; the tuple only holds what optax reads."""

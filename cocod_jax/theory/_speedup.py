@@ -165,8 +165,8 @@ def exchanges(problem: Problem, steps: int) -> dict[str, int]:
 
     With the periods of :func:`speedup_period`; the orders are for a fixed batch for
     each worker. Local SGD is given CoCoD-SGD's period, which it may have since its
-    workers deviate less; a proof of its own may allow more, by a constant. The
-    paper's own table was not at hand: these rows follow from Corollary 1.
+    workers deviate less; a proof of its own may allow more, by a constant.
+    The rows follow from Corollary 1; a table of the paper may count differently.
 
     Args:
       problem: the constants.
