@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# How long a newcomer waits: `bash experiments/first_steps.sh REPOSITORY`.
+#
+# In a new folder, with nothing but the commands and the code of the README: the first
+# trained model, the first certificate, the first rule of one's own. Installation
+# counts; reading does not.
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+git clone -q "$1" "$folder/clone"
+cd "$folder/clone"
+
+step() {
+  local name=$1 start=$SECONDS
+  shift
+  echo "\$ $*"
+  bash -c "$*"
+  echo "== $name: $((SECONDS - start)) s"
+}
+
+own_rule() {
+  sed -n '/^## Your own rule/,/^## /p' README.md | sed -n '/^```python/,/^```/p' | sed '/^```/d'
+  cat <<'PYTHON'
+
+import jax.numpy as jnp
+from cocod_jax.certify import certify
+
+state = cj.replicate(round_.init(jnp.zeros([])), 4)
+run = cj.distribute(round_, via="vmap")
+targets = jnp.broadcast_to(jnp.arange(4.0)[:, None], (4, 8))
+print(certify(round_, state, targets, target="h100"))
+for _ in range(20):
+    state, metrics = run(state, targets)
+print("consensus:", cj.consensus(state))
+PYTHON
+}
+
+step "first trained model" "python3 -m venv .venv && .venv/bin/pip install -q -e '.[experiments]' && .venv/bin/python -m experiments.train"
+step "the compiler for the certificate" ".venv/bin/python -m cocod_jax.certify --install"
+step "first certificate" ".venv/bin/python -m cocod_jax.certify experiments.train --target h100 --devices 8 --algorithm cocod"
+own_rule >own_rule.py
+step "first rule of one's own" ".venv/bin/python own_rule.py"
