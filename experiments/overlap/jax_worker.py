@@ -57,6 +57,8 @@ class WorkerConfig:
     """Interleaved measurements of each algorithm."""
     algorithms: tuple[Algorithm, ...] = get_args(Algorithm)
     """Which of them."""
+    records: Literal["all", "times"] = "all"
+    """Times alone, or timelines, parts and a profile as well, which need memory."""
 
 
 class Worker:
@@ -317,6 +319,15 @@ def main(config: WorkerConfig) -> None:
         if name.endswith("just in time"):
             result["delay"] = delay
         report(result)
+    if config.records == "all":
+        explain(worker, compute, send, algorithms)
+    jax.distributed.shutdown()
+
+
+def explain(
+    worker: Worker, compute: Run, send: Run, algorithms: dict[Algorithm, Run]
+) -> None:
+    """Reports where the time of the algorithms goes."""
     for name, run in algorithms.items():
         multihost_utils.sync_global_devices("timeline")
         found = trace.record(lambda run=run: (run(), run()), jax.local_devices()[0])
@@ -328,7 +339,6 @@ def main(config: WorkerConfig) -> None:
     if hasattr(os, "sched_getaffinity"):  # Linux, where the workers are pinned
         busy = core_seconds(lambda: [send() for _ in range(10)]) / 10
         report({"part": "the core's work for an exchange", "seconds": busy})
-    jax.distributed.shutdown()
 
 
 def report(result: dict[str, Any]) -> None:

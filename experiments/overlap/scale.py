@@ -66,6 +66,7 @@ def measure(config: ScaleConfig, workers: int, width: int) -> dict[str, Any]:
             period=config.period,
             repeats=config.repeats,
             algorithms=ALGORITHMS,
+            records="times",
         )
     seconds = {
         r["algorithm"]: r["seconds_per_round"]
