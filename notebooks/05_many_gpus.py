@@ -224,10 +224,10 @@ np.testing.assert_allclose(result["consensus"], cj.consensus(state), rtol=1e-5)
 # ## Slurm
 #
 # JAX reads from Slurm who is who. It expects one task for each GPU, and that a task
-# sees all GPUs of its machine, so ask with `--gres`, not with `--gpus-per-task`:
+# sees all GPUs of its machine, so ask with `--gres`, not with `--gpus-per-task`. The
+# script, below its first line, `#!/bin/bash`:
 #
 # ```bash
-# !/bin/bash
 # #SBATCH --job-name=cocod
 # #SBATCH --nodes=4
 # #SBATCH --ntasks-per-node=8
