@@ -69,6 +69,7 @@ def test_hidden_is_the_share_of_the_exchange_beside_computation():
         Interval("compute", 2, 5),
     ]
     assert trace.hidden(found) == pytest.approx((0.5 + 0.5) / 2)
+    assert trace.hidden([Interval("compute", 0, 1)]) is None
 
 
 def test_idle_is_the_share_without_computation():

@@ -67,7 +67,7 @@ def measure(config: OverlapConfig, rate: str, log: Logbook) -> list[dict[str, An
         )
     hidden = {}
     for record in records:
-        if record.get("timeline"):
+        if "timeline" in record and record["hidden"] is not None:
             name = record["timeline"]
             hidden[name] = min(record["hidden"], hidden.get(name, 1.0))
         for kind in ("timeline", "part", "profile"):

@@ -88,10 +88,15 @@ def _events(profile: Any) -> Iterator[tuple[dict[str, Any], float, float]]:
             yield dict(event.stats), start, start + event.duration_ns / 1e9
 
 
-def hidden(found: list[Interval]) -> float:
-    """The share of the exchanges' time in which the worker computed as well."""
+def hidden(found: list[Interval]) -> float | None:
+    """The share of the exchanges' time in which the worker computed as well.
+
+    None where no exchange took long enough to be seen.
+    """
     compute = [each for each in found if each.lane == "compute"]
     exchanges = [each for each in found if each.lane == "exchange"]
+    if not exchanges:
+        return None
     both = sum(
         max(0.0, min(a.end, b.end) - max(a.start, b.start))
         for a in exchanges
