@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # How long a newcomer waits: `bash experiments/first_steps.sh REPOSITORY`.
 #
-# In a new folder, with nothing but the commands and the code of the README: the first
-# trained model, the first certificate, the first rule of one's own. Installation
-# counts; reading does not.
+# In a new folder, with the commands of the README: the first trained model, the first
+# certificate, and the README's own rule with a run and a certificate around it.
+# Installation counts; reading and writing do not.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
