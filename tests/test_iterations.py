@@ -18,7 +18,7 @@ from experiments.iterations.quadratic import (
     problem_of,
 )
 from experiments.iterations.seconds import reached
-from experiments.iterations.speedup import slopes, steps_to
+from experiments.iterations.speedup import resampled_means, slopes, steps_to
 
 ALGORITHMS = ("ssgd", "local_sgd", "cocod")
 
@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
     """What a small study leaves."""
     config = IterationsConfig(
         workers=(1, 8),
-        steps=2048,
+        steps=4096,
         period=2,
         runs=32,
         noise=5.0,
@@ -122,7 +122,7 @@ def test_n_workers_need_n_times_fewer_steps(records):
 
 def test_steps_are_read_off_a_power_law():
     """An error of (N T)^(-1/2) is 0.01 after 10,000/N steps."""
-    workers, lengths = [1, 4, 16], [256, 1024, 4096]
+    workers, lengths = [1, 4, 16], [256, 1024, 4096, 16384]
     needed = np.stack(
         [
             steps_to(0.01, lengths, (n * np.array(lengths)[:, None]) ** -0.5)
@@ -131,6 +131,23 @@ def test_steps_are_read_off_a_power_law():
     )
     np.testing.assert_allclose(needed[:, 0], [10_000, 2_500, 625])
     np.testing.assert_allclose(slopes(workers, needed), [-1])
+
+
+def test_noise_does_not_shift_what_is_read_off():
+    """4,000 runs with 100 % noise have a mean with 1.6 %, and steps with twice that.
+
+    The tolerance is five times as much.
+    """
+    lengths = [256, 1024, 4096, 16384]
+    noise = np.random.default_rng(1).gamma(1.0, 1.0, size=(1, 4, 4000))
+    (means,) = resampled_means(np.array(lengths)[:, None] ** -0.5 * noise)
+    np.testing.assert_allclose(steps_to(1 / 64, lengths, means), 4096, rtol=0.16)
+
+
+def test_runs_too_long_to_read_steps_from_are_refused(tmp_path):
+    config = IterationsConfig(workers=(1, 8), steps=2048, shortest=256, out=tmp_path)
+    with pytest.raises(ValueError, match=r"shortest=256 must be at most 128"):
+        main(config)
 
 
 def test_workers_drift_as_expected(records):

@@ -16,7 +16,7 @@ class IterationsConfig:
     """Local steps of the longest runs; the next are half as long, and so on."""
     shortest: int = 256
     """Local steps of the shortest runs, a multiple of 256; ``steps`` is this times a
-    power of 2."""
+    power of 2, and at least this times twice the most workers."""
     period: int = 4
     """k of the runs that measure the speed-up."""
     runs: int = 16

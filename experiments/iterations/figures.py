@@ -110,7 +110,10 @@ def marked(
     name: str,
     slopes: Sequence[float],
 ) -> None:
-    """The mean of ``rows`` [len(x), runs], its range, and the slope in the legend."""
+    """The mean of ``rows``, its range, and the slope in the legend.
+
+    The rows are [len(x), runs]; of what is read off means over runs, the resamples.
+    """
     label, colour = ALGORITHMS[name]
     marker, size = MARKERS[name]
     table = np.array(rows)

@@ -11,12 +11,24 @@ from experiments.iterations.config import IterationsConfig
 from experiments.iterations.quadratic import descend, make_trainers, problem_of
 from experiments.iterations.trainer import factories
 
+_RESAMPLES = 100
+
 
 def speedup(config: IterationsConfig, log: Logbook) -> None:
     """Errors for all numbers of workers and of steps, and the slopes they have.
 
     Each run has the learning rate of Corollary 1 for its own N and T.
+
+    Raises:
+      ValueError: when the shortest runs are longer than all workers together need.
     """
+    needed_by_all = config.steps / 2 / max(config.workers)
+    if config.shortest > needed_by_all:
+        raise ValueError(
+            f"shortest={config.shortest} must be at most {needed_by_all:g}, which "
+            f"{max(config.workers)} workers need where one needs half of "
+            f"steps={config.steps}."
+        )
     trainers = make_trainers(factories(config.period))
     halvings = round(math.log2(config.steps / config.shortest))
     lengths = [config.shortest << power for power in range(halvings + 1)]
@@ -49,7 +61,8 @@ def speedup(config: IterationsConfig, log: Logbook) -> None:
         # What one worker reaches in half of the longest run.
         target = float(tables["ssgd"][0, -2].mean())
         for name, table in tables.items():
-            needed = np.array([steps_to(target, lengths, row) for row in table])
+            means = resampled_means(table)
+            needed = np.array([steps_to(target, lengths, row) for row in means])
             log.write(
                 "slope",
                 algorithm=name,
@@ -69,21 +82,38 @@ def speedup(config: IterationsConfig, log: Logbook) -> None:
 
 
 def steps_to(target: float, lengths: Sequence[int], errors: np.ndarray) -> np.ndarray:
-    """Steps in which each run would reach an error.
+    """Steps in which an error would be reached, between those of two lengths.
 
-    Read off a parabola through the logarithms, since one length's error is noisy.
+    Interpolated in the logarithms.
 
     Args:
       target: the error.
       lengths: steps of the runs.
-      errors: that they reached, [lengths, runs].
+      errors: that they reached, the mean over runs, falling, [lengths, resamples].
 
     Returns:
-      [runs].
+      [resamples].
     """
-    logarithms = np.log(errors / target).T
+    falling = -np.log(errors).T
     steps = np.log(lengths)
-    return np.exp([np.polyfit(row, steps, 2)[-1] for row in logarithms])
+    return np.exp([np.interp(-math.log(target), row, steps) for row in falling])
+
+
+def resampled_means(table: np.ndarray) -> np.ndarray:
+    """Means over runs drawn with replacement: their spread is that of the mean.
+
+    One run is too noisy to be read alone, and the mean of what is read off single
+    runs is not what the mean run would give.
+
+    Args:
+      table: errors, [N, lengths, runs].
+
+    Returns:
+      [N, lengths, resamples].
+    """
+    runs = table.shape[-1]
+    drawn = np.random.default_rng(0).integers(runs, size=(_RESAMPLES, runs))
+    return table[..., drawn].mean(axis=-1)
 
 
 def slopes(workers: Sequence[int], values: np.ndarray) -> np.ndarray:

@@ -71,7 +71,7 @@ def with_delay(period: int, delay: int | None = None) -> Factory:
 
 
 def factories(period: int) -> dict[str, Factory]:
-    """The algorithms, by their names in ``experiments.figures``."""
+    """The algorithms, by their names in ``cocod_jax.style``."""
     mean, stale = cj.mean_gradients(AXIS), cj.stale_mean_gradients(AXIS)
     return {
         "ssgd": lambda rate: optax.chain(mean, optax.sgd(rate)),
