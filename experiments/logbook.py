@@ -4,27 +4,37 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
+import os
 import platform
+import re
 import shlex
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
 
 
 def circumstances(config: Any) -> dict[str, Any]:
-    """Versions, devices, command and configuration: what a result depends on."""
+    """Commit, versions, machine, command and configuration: what a result depends on.
+
+    The commit is None outside of a git checkout, and ends in "-dirty" when files have
+    changed since.
+    """
     packages = ("cocod-jax", "jax", "jaxlib", "flax", "optax", "numpy")
     device = jax.devices()[0]
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", _module(), *sys.argv[1:]]),
         "config": plain(config),
+        "commit": _commit(),
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in packages},
         },
         "devices": [device.platform, device.device_kind, jax.device_count()],
+        "processor": {"model": _processor(), "cores": os.cpu_count()},
     }
 
 
@@ -32,6 +42,26 @@ def _module() -> str:
     """The module that ``python -m`` was given."""
     spec = sys.modules["__main__"].__spec__
     return "experiments" if spec is None else spec.name.removesuffix(".__main__")
+
+
+def _commit() -> str | None:
+    try:
+        return subprocess.check_output(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _processor() -> str:
+    """Linux tells the model in a file alone."""
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    model = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
+    return model[1] if model else platform.processor()
 
 
 def plain(config: Any) -> dict[str, Any]:

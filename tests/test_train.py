@@ -366,6 +366,16 @@ def test_circumstances_can_be_written(tmp_path):
     assert run["config"]["data_dir"] == str(tmp_path)
     assert run["versions"]["jax"] == jax.__version__
     assert run["devices"] == ["cpu", "cpu", jax.device_count()]
+    assert run["processor"]["model"]
+    assert run["processor"]["cores"] == os.cpu_count()
+
+
+def test_the_commit_of_a_run_is_known_in_a_checkout_alone(monkeypatch, tmp_path):
+    monkeypatch.setattr(logbook, "__file__", str(tmp_path / "logbook.py"))
+    assert logbook.circumstances(TrainConfig())["commit"] is None
+    for command in ("init", "-c user.name=a -c user.email=b commit --allow-empty -m c"):
+        subprocess.run(["git", *command.split()], cwd=tmp_path, check=True)
+    assert re.fullmatch("[0-9a-f]{12}", logbook.circumstances(TrainConfig())["commit"])
 
 
 def test_a_log_without_an_epoch_cannot_be_drawn(tmp_path):

@@ -51,10 +51,12 @@ class OverlapConfig:
     """Folder for the log and the figure."""
 
 
-def measure(config: OverlapConfig, rate: str, log: Logbook) -> list[dict[str, Any]]:
-    """The results at one rate, each written to the log."""
-    link = None if rate == "none" else rate
-    with Network(config.workers, link) as network:
+def measure_ours(
+    config: OverlapConfig, network: Network, log: Logbook
+) -> list[dict[str, Any]]:
+    """This library's results at one rate, and what explains them, logged."""
+    rate = network.rate or "none"
+    with network:
         records = run_program(
             network,
             [sys.executable, "-m", "experiments.overlap.jax_worker"],
@@ -82,17 +84,25 @@ def measure(config: OverlapConfig, rate: str, log: Logbook) -> list[dict[str, An
         for record in records
         if "algorithm" in record and record["worker"] == 0
     ]
-    if config.peers == "torch":
-        python = torch_python(config.peers_environment)
-        with Network(config.workers, link) as network:
-            peers = run_torch(
-                network, python, period=config.period, repeats=config.repeats
-            )
-        results += [
-            _result(config, rate, "PyTorch", r, r["seconds_per_step"] * config.period)
-            for r in peers
-            if r["worker"] == 0 and r["algorithm"] != "exchange"
-        ]
+    for result in results:
+        log.write("result", **result)
+    return results
+
+
+def measure_torch(
+    config: OverlapConfig, network: Network, log: Logbook, python: Path
+) -> list[dict[str, Any]]:
+    """PyTorch's results on links of the same rate, logged."""
+    with network:
+        records = run_torch(
+            network, python, period=config.period, repeats=config.repeats
+        )
+    rate = network.rate or "none"
+    results = [
+        _result(config, rate, "PyTorch", r, r["seconds_per_step"] * config.period)
+        for r in records
+        if r["worker"] == 0 and r["algorithm"] != "exchange"
+    ]
     for result in results:
         log.write("result", **result)
     return results
@@ -144,20 +154,32 @@ def table(config: OverlapConfig, rate: str, results: list[dict[str, Any]]) -> Ta
 def main(config: OverlapConfig) -> None:
     """Measures at every rate; leaves a log and two figures.
 
+    What is measured is in the log at once: a worker that fails later takes none of it.
+
     Raises:
-      ValueError: when PyTorch would run another network or batch.
+      ValueError: when a rate or the number of workers is none, or PyTorch would run
+        another network or batch.
+      RuntimeError: when the network cannot be made, or a worker fails.
     """
+    if config.workers < 2:
+        raise ValueError(f"workers={config.workers} must be 2 or more: they exchange.")
+    rates = [None if rate == "none" else rate for rate in config.rate.split(",")]
+    networks = [Network(config.workers, rate) for rate in rates]
     if config.peers == "torch" and (config.width, config.batch_size) != (64, 16):
         raise ValueError(
             f"--peers torch has width 64 and batch size 16, not {config.width} and "
             f"{config.batch_size}."
         )
+    python = torch_python(config.peers_environment) if config.peers == "torch" else None
     console = Console()
     path = config.out / "overlap.jsonl"
     with to_jsonl(path) as log:
         log.write("run", **circumstances(config), machine=machine())
-        for rate in config.rate.split(","):
-            console.print(table(config, rate, measure(config, rate, log)))
+        for network in networks:
+            results = measure_ours(config, network, log)
+            if python:
+                results += measure_torch(config, network, log, python)
+            console.print(table(config, network.rate or "none", results))
     figures.bars(path, config.out / "bars.png")
     figures.timelines(path, config.out / "timelines.png")
     console.print(f"log and figures: {config.out}")

@@ -193,6 +193,8 @@ def _remove(run: str | None) -> None:
                 if (_NAMESPACES / name).exists():
                     raise
             shutil.rmtree(_CONFIGS / name, ignore_errors=True)
+        with suppress(OSError):  # it is not there, or holds what is not ours
+            _CONFIGS.rmdir()
 
 
 @contextmanager

@@ -68,11 +68,8 @@ def measure(config: ScaleConfig, workers: int, width: int) -> dict[str, Any]:
             algorithms=ALGORITHMS,
             records="times",
         )
-    seconds = {
-        r["algorithm"]: r["seconds_per_round"]
-        for r in records
-        if "algorithm" in r and r["worker"] == 0
-    }
+    measured = [r for r in records if "algorithm" in r and r["worker"] == 0]
+    seconds = {r["algorithm"]: r["seconds_per_round"] for r in measured}
     shape = jax.eval_shape(lambda: _parameters(width))
     return {
         "workers": workers,
@@ -81,6 +78,7 @@ def measure(config: ScaleConfig, workers: int, width: int) -> dict[str, Any]:
         "k Tc": seconds.pop("local steps"),
         "Tm": seconds.pop("exchange"),
         **seconds,
+        "repeats": {r["algorithm"]: r["repeats"] for r in measured},
     }
 
 

@@ -1,0 +1,82 @@
+"""The benchmark from its command to its figures, on the loopback and small."""
+
+import pytest
+
+from cocod_jax.loggers import read_jsonl
+from experiments.overlap import __main__ as overlap
+from experiments.overlap.clock import read_clocks
+
+ALGORITHMS = ("S-SGD", "CoCoD-SGD")
+
+
+def config(folder, **options):
+    small = {"rate": "none", "width": 2, "batch_size": 1, "period": 2, "repeats": 1}
+    return overlap.OverlapConfig(
+        out=folder, algorithms=ALGORITHMS, **{**small, **options}
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What a run of two real processes leaves."""
+    out = tmp_path_factory.mktemp("overlap")
+    overlap.main(config(out))
+    return out
+
+
+def test_the_log_holds_results_timelines_parts_and_a_profile(folder):
+    records = read_jsonl(folder / "overlap.jsonl")
+    results = {r["algorithm"]: r for r in records["result"]}
+    assert list(results) == ["local steps", "exchange", *ALGORITHMS]
+    assert all(len(r["repeats"]) == 1 for r in results.values())
+    assert {(r["name"], r["worker"]) for r in records["timeline"]} == {
+        (name, worker) for name in ALGORITHMS for worker in (0, 1)
+    }
+    assert "merge" in {r["name"] for r in records["part"]}
+    assert all(r["flop"] > 0 for r in records["profile"])
+
+
+def test_the_figures_are_drawn(folder):
+    for name in ("bars.png", "timelines.png"):
+        assert (folder / name).stat().st_size > 10_000
+
+
+def test_the_clock_reads_it(folder):
+    (clock,) = read_clocks(folder / "overlap.jsonl").values()
+    assert (clock.rate, clock.workers, clock.period) == ("none", 2, 2)
+    assert set(clock.algorithms) == set(ALGORITHMS)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"workers": 1}, "workers=1 must be 2 or more"),
+        ({"rate": "200mbit,quick"}, "rate='quick'"),
+        ({"rate": ""}, "rate=''"),
+        ({"peers": "torch"}, "width 64 and batch size 16"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_at_once(tmp_path, options, match):
+    with pytest.raises(ValueError, match=match):
+        overlap.main(config(tmp_path / "out", **options))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failing_peer_takes_nothing_of_what_was_measured(tmp_path, monkeypatch):
+    def ours(*args, **options):
+        names = ("local steps", "exchange", *ALGORITHMS)
+        return [
+            {"algorithm": n, "worker": 0, "seconds_per_round": 1.0, "repeats": [1.0]}
+            for n in names
+        ]
+
+    def torch(*args, **options):
+        raise RuntimeError("Worker 1 failed")
+
+    monkeypatch.setattr(overlap, "run_program", ours)
+    monkeypatch.setattr(overlap, "run_torch", torch)
+    monkeypatch.setattr(overlap, "torch_python", lambda folder: folder)
+    with pytest.raises(RuntimeError, match="Worker 1 failed"):
+        overlap.main(config(tmp_path, peers="torch", width=64, batch_size=16))
+    records = read_jsonl(tmp_path / "overlap.jsonl")
+    assert len(records["result"]) == 4
