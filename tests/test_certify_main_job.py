@@ -1,5 +1,7 @@
 """The main job at full width, certified: what the README promises of it."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -40,17 +42,30 @@ def through(door, round_):
     return round_
 
 
-# Each model, delay, door, optimizer, dtype and number of hosts at least twice.
-HIDDEN = [
+# Each model, delay, door, optimizer, dtype and number of hosts twice; the others of
+# all combinations take minutes: pytest -m matrix.
+FIRST = {
     ("resnet18", 8, "pmap", "sgd", "float32", 1),
     ("resnet18", 2, "shard_map", "adamw", "bfloat16", 2),
     ("vgg16", 8, "shard_map", "adamw", "float32", 2),
     ("vgg16", 2, "pmap", "sgd", "bfloat16", 1),
-]
+}
+ALL = itertools.product(
+    ("resnet18", "vgg16"),
+    (8, 2),
+    ("pmap", "shard_map"),
+    ("sgd", "adamw"),
+    ("float32", "bfloat16"),
+    (1, 2),
+)
 
 
 @pytest.mark.parametrize(
-    ("model", "delay", "door", "optimizer", "dtype", "hosts"), HIDDEN
+    ("model", "delay", "door", "optimizer", "dtype", "hosts"),
+    [
+        pytest.param(*case, marks=() if case in FIRST else pytest.mark.matrix)
+        for case in ALL
+    ],
 )
 def test_cocod_is_hidden_on_h100(model, delay, door, optimizer, dtype, hosts):
     round_, state, batches = main_job("--model", model, "--delay", str(delay))
@@ -81,8 +96,11 @@ def test_cocod_is_hidden_on_h100(model, delay, door, optimizer, dtype, hosts):
 
 
 @pytest.mark.parametrize("hidden", [False, True])
-def test_a100_needs_the_flag(hidden):
-    round_, state, batches = main_job("--model", "resnet18")
+@pytest.mark.parametrize(
+    "model", ["resnet18", pytest.param("vgg16", marks=pytest.mark.matrix)]
+)
+def test_a100_needs_the_flag(model, hidden):
+    round_, state, batches = main_job("--model", model)
     certificate = certify(
         round_.run, state, batches, target="a100", latency_hiding=hidden or None
     )
@@ -94,8 +112,11 @@ def test_a100_needs_the_flag(hidden):
 @pytest.mark.parametrize(
     ("algorithm", "reason"), [("local_sgd", "steps-wait"), ("ssgd", "in-loop")]
 )
-def test_the_baselines_are_exposed(algorithm, reason):
-    round_, state, batches = main_job("--algorithm", algorithm, "--width", "8")
+@pytest.mark.parametrize(
+    "model", ["resnet18", pytest.param("vgg16", marks=pytest.mark.matrix)]
+)
+def test_the_baselines_are_exposed(model, algorithm, reason):
+    round_, state, batches = main_job("--model", model, "--algorithm", algorithm)
     certificate = certify(through("shard_map", round_), state, batches, target="h100")
     assert not certificate.hidden
     assert reason in str(certificate)
