@@ -60,7 +60,13 @@ def measured():
         for name in ("equal", "proportional")
         for worker in (0, 1)
     ]
-    pauses = {"pauses": "S-SGD", "worker": 0, "without": 1.0, "with": 1.5}
+    pauses = {
+        "pauses": "S-SGD",
+        "worker": 0,
+        "without": 1.0,
+        "with": 1.5,
+        "repeats": [(0.9, 1.3), (1.1, 1.7)],
+    }
     return [*records, pauses]
 
 
@@ -68,6 +74,7 @@ def test_the_tables_show_every_worker():
     shares, pauses = unequal.tables(measured())
     assert list(shares.columns[3].cells) == ["0%, 25%"] * 2
     assert list(pauses.columns[2].cells) == ["1.50"]
+    assert list(pauses.columns[3].cells) == ["0.50 ± 0.14"]
 
 
 def test_the_figure_needs_results(tmp_path):

@@ -6,6 +6,7 @@ are stopped at random: how much of the pauses each algorithm absorbs.
 """
 
 import dataclasses
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ class UnequalConfig:
     period: int = 4
     """Local steps in a round."""
     repeats: int = 5
-    """Interleaved measurements; their median counts."""
+    """Interleaved measurements: the median of those of shares counts, and the mean of
+    those with pauses."""
     out: Path = Path("runs/unequal")
     """Folder for the log and the figure."""
 
@@ -60,7 +62,7 @@ def measure(config: UnequalConfig) -> list[dict[str, Any]]:
 
 
 def tables(records: list[dict[str, Any]]) -> tuple[Table, Table]:
-    """Equal against proportional shares; and the pauses."""
+    """Equal against proportional shares; and the pauses, with their spread."""
     shares = Table("shares", "micro-batches", "images/s", "idle", title="A slow worker")
     idle: dict[str, list[str]] = {}
     for record in (r for r in records if "shares" in r):
@@ -72,10 +74,18 @@ def tables(records: list[dict[str, Any]]) -> tuple[Table, Table]:
             f"{record['images_per_second']:.1f}",
             ", ".join(idle[record["shares"]]),
         )
-    pauses = Table("algorithm", "s per round", "with pauses", title="Random pauses")
+    pauses = Table(
+        "algorithm", "s per round", "with pauses", "more", title="Random pauses"
+    )
     for record in (r for r in records if "pauses" in r and r["worker"] == 0):
-        values = f"{record['without']:.2f}", f"{record['with']:.2f}"
-        pauses.add_row(record["pauses"], *values)
+        more = [rough - smooth for smooth, rough in record["repeats"]]
+        spread = f" ± {statistics.stdev(more):.2f}" if len(more) > 1 else ""
+        pauses.add_row(
+            record["pauses"],
+            f"{record['without']:.2f}",
+            f"{record['with']:.2f}",
+            f"{statistics.mean(more):.2f}{spread}",
+        )
     return shares, pauses
 
 

@@ -34,7 +34,7 @@ from experiments.overlap.jax_worker import (
 
 _PAUSE, _INTERVAL = 0.5, 2.0  # seconds: of a pause, and from one to the next
 _ROUNDS = 10  # in a measurement: the faster worker may be one ahead
-_PAUSED_ROUNDS = 100  # enough for pauses of every worker, many times
+_PAUSED_ROUNDS = 20  # in a measurement: some pauses of every worker
 
 _SPIN = "while True: pass"
 _STOP_AND_GO = """
@@ -126,25 +126,36 @@ def slowed(worker: Worker, config: UnequalWorkerConfig) -> None:
 
 
 def stopped(worker: Worker) -> None:
-    """Seconds of a round with and without random pauses of every worker."""
+    """Seconds of a round with and without random pauses of every worker.
+
+    Means: the median of pauses that are rare is none.
+    """
     synchronous = optax.chain(cj.mean_gradients(AXIS), worker.optimizer)
     runs = {
         "S-SGD": steps(worker, synchronous),
         "Local SGD": rounds(worker, 0),
         "CoCoD-SGD": rounds(worker, worker.config.period),
     }
-    pauses = map(str, (worker.config.rank, _PAUSE, _INTERVAL))
-    command = _STOP_AND_GO, *pauses
-    for name, run in runs.items():
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for run in runs.values():
         seconds(run, 2)
-        smooth = seconds(run, _PAUSED_ROUNDS)
-        with beside(*command):
-            rough = seconds(run, _PAUSED_ROUNDS)
+    for repeat in range(worker.config.repeats):
+        # The same pauses for each algorithm, others for each worker and repeat.
+        seed = repeat * worker.config.workers + worker.config.rank
+        command = (_STOP_AND_GO, *map(str, (seed, _PAUSE, _INTERVAL)))
+        for name, run in runs.items():
+            smooth = seconds(run, _PAUSED_ROUNDS)
+            with beside(*command):
+                rough = seconds(run, _PAUSED_ROUNDS)
+            times[name].append((smooth, rough))
+    for name, pairs in times.items():
+        smooth, rough = map(statistics.mean, zip(*pairs, strict=True))
         report(
             {
                 "pauses": name,
                 "without": smooth,
                 "with": rough,
+                "repeats": pairs,
                 "pause": _PAUSE,
                 "interval": _INTERVAL,
             }
