@@ -117,6 +117,20 @@ def test_a_log_without_results_has_no_clock(tmp_path):
         clock.read_clocks(path)
 
 
+def test_the_data_are_those_that_the_folder_has(tmp_path):
+    chosen = lambda **options: equal(PaperConfig(**options), "vgg16", "ssgd", 0).data
+    assert chosen() == "mnist5k"
+    with pytest.raises(ValueError, match=r"neither cifar-10-binary\.tar\.gz or cif"):
+        chosen(data_dir=tmp_path)
+    (tmp_path / "cifar-100-binary.tar.gz").touch()
+    assert chosen(data_dir=tmp_path) == "cifar100"
+    (tmp_path / "cifar-10-batches-bin").mkdir()
+    assert chosen(data_dir=tmp_path) == "cifar10"
+    assert chosen(data_dir=tmp_path, data="cifar100") == "cifar100"
+    with pytest.raises(ValueError, match=r"data_dir=.* not for 'mnist5k'"):
+        chosen(data_dir=tmp_path, data="mnist5k")
+
+
 def test_unequal_runs_differ_by_their_shares_only():
     config = PaperConfig()
     runs = {name: unequal(config, name, 0) for name in figures.UNEQUAL}

@@ -172,6 +172,17 @@ def test_a_wrong_option_names_the_choices(option, choices, capsys):
         assert choice in message
 
 
+def test_a_folder_of_archives_is_for_cifar(tmp_path, capsys):
+    """It would be ignored otherwise, and digits would pass for CIFAR."""
+    for cifar in ("cifar10", "cifar100"):
+        assert TrainConfig(data=cifar, data_dir=tmp_path).data == cifar
+    with pytest.raises(ValueError, match=r"data_dir=.* not for 'mnist5k'"):
+        TrainConfig(data_dir=tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        tyro.cli(TrainConfig, args=["--data-dir", str(tmp_path)])
+    assert "is for data='cifar10'" in capsys.readouterr().err
+
+
 def test_the_pmap_script_is_short_and_learns():
     script = ROOT / "experiments" / "minimal_pmap.py"
     assert len(script.read_text().splitlines()) < 60
@@ -358,7 +369,7 @@ def write_log(path, *, algorithm="cocod", seed=0, epochs=3, level=0.9):
 
 
 def test_circumstances_can_be_written(tmp_path):
-    config = TrainConfig(data_dir=tmp_path)
+    config = TrainConfig(data="cifar10", data_dir=tmp_path)
     path = tmp_path / "log.jsonl"
     with to_jsonl(path) as log:
         log.write("run", **logbook.circumstances(config))

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 import tyro
 
-from experiments import logbook
+from experiments import data, logbook
 from experiments.compare import finished
 from experiments.config import Algorithm, Model, TrainConfig
 from experiments.overlap.clock import read_clocks
@@ -32,8 +32,8 @@ class PaperConfig:
     scale: Literal["cpu", "paper"] = "cpu"
     """cpu: 4 workers and narrow networks; paper: 16 workers and full width, for
     GPUs."""
-    data: Literal["mnist5k", "cifar10", "cifar100"] = "mnist5k"
-    """The data set."""
+    data: Literal["mnist5k", "cifar10", "cifar100"] | None = None
+    """The data set; default: the one that data_dir has, or else mnist5k."""
     data_dir: Path | None = None
     """Where the CIFAR archives are."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -44,6 +44,13 @@ class PaperConfig:
     """The links in it that the figure of unequal workers is for."""
     out: Path = Path("runs/paper")
     """Folder for the logs, the figures and the table of claims."""
+
+
+def default_data(
+    data_dir: Path | None,
+) -> Literal["mnist5k", "cifar10", "cifar100"]:
+    """CIFAR where it is there, and what needs no download otherwise."""
+    return "mnist5k" if data_dir is None else data.cifar_in(data_dir)
 
 
 def equal(
@@ -66,7 +73,7 @@ def equal(
         model=model,
         algorithm=algorithm,
         seed=seed,
-        data=config.data,
+        data=config.data or default_data(config.data_dir),
         data_dir=config.data_dir,
         out=config.out / "equal",
     )
