@@ -59,6 +59,8 @@ def finished(run: TrainConfig) -> bool:
     records, wanted = read_jsonl(run.log), logbook.plain(run)
     recorded = records["run"][0]["config"]
     recorded.pop("out")  # a folder of logs may move
+    if run.workers is not None:  # also if the run left their number to the devices
+        recorded["workers"] = records["run"][0]["workers"]
     # An option that the log does not know had its default value then.
     same = recorded == {name: wanted[name] for name in recorded}
     return same and records.get("end") == [{"status": "finished"}]

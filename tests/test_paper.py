@@ -142,6 +142,21 @@ def test_unequal_runs_differ_by_their_shares_only():
     assert dataclasses.replace(mine, **same) == other
 
 
+def test_the_number_of_workers_does_not_depend_on_the_devices():
+    for scale, workers in (("cpu", 4), ("paper", 16)):
+        config = PaperConfig(scale=scale)
+        assert equal(config, "vgg16", "ssgd", 0).workers == workers
+        run = unequal(config, "proportional", 0)
+        assert run.workers == len(run.micro_batches or ()) == workers
+
+
+def test_a_run_on_all_devices_counts_for_as_many_workers(tmp_path):
+    run = TrainConfig(out=tmp_path, workers=4)
+    write_log(dataclasses.replace(run, workers=None))
+    assert finished(run)
+    assert not finished(dataclasses.replace(run, workers=2))
+
+
 def test_a_finished_run_is_not_repeated(tmp_path):
     """Also when its configuration has tuples, which JSON has not."""
     run = unequal(PaperConfig(out=tmp_path), "proportional", 0)

@@ -23,6 +23,7 @@ from experiments.paper import figures
 from experiments.paper.report import report
 
 MODELS: tuple[Model, ...] = ("resnet18", "vgg16")
+WORKERS = {"cpu": 4, "paper": 16}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,12 +65,11 @@ def equal(
     scaled = (
         TrainConfig()
         if config.scale == "cpu"
-        else TrainConfig(
-            workers=16, width=None, epochs=160, batch_size=32, decay="step"
-        )
+        else TrainConfig(width=None, epochs=160, batch_size=32, decay="step")
     )
     return dataclasses.replace(
         scaled,
+        workers=WORKERS[config.scale],
         model=model,
         algorithm=algorithm,
         seed=seed,
@@ -86,7 +86,7 @@ def unequal(config: PaperConfig, name: str, seed: int) -> TrainConfig:
     nothing but the shares differs. Half the epochs tell them apart.
     """
     run = equal(config, "resnet18", "cocod", seed)
-    workers = run.workers or 4
+    workers = WORKERS[config.scale]
     shares = figures.SPEEDS * (workers // len(figures.SPEEDS))
     mean = sum(shares) // len(shares)
     return dataclasses.replace(
