@@ -11,6 +11,7 @@ from experiments import logbook
 from experiments.compare import finished
 from experiments.config import TrainConfig
 from experiments.overlap import clock
+from experiments.paper import __main__ as study
 from experiments.paper import figures, report
 from experiments.paper.__main__ import PaperConfig, equal, unequal
 
@@ -129,6 +130,28 @@ def test_the_data_are_those_that_the_folder_has(tmp_path):
     assert chosen(data_dir=tmp_path, data="cifar100") == "cifar100"
     with pytest.raises(ValueError, match=r"data_dir=.* not for 'mnist5k'"):
         chosen(data_dir=tmp_path, data="mnist5k")
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    monkeypatch.setattr(study, "train", lambda run: pytest.fail("trained first"))
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_rate_that_was_not_measured_is_an_error_at_once(overlap_log, tmp_path):
+    config = PaperConfig(overlap=overlap_log, rate="1gbit", out=tmp_path)
+    with pytest.raises(ValueError, match=r"rate='1gbit' .* which has 500mbit"):
+        study.main(config)
+
+
+@pytest.mark.usefixtures("no_training")
+def test_an_algorithm_that_was_not_measured_is_an_error_at_once(overlap_log, tmp_path):
+    lines = overlap_log.read_text().splitlines()
+    kept = [line for line in lines if '"Pipe-SGD"' not in line]
+    overlap_log.write_text("\n".join(kept))
+    config = PaperConfig(overlap=overlap_log, rate="500mbit", out=tmp_path)
+    with pytest.raises(ValueError, match="no Pipe-SGD at 500mbit, but only S-SGD, L"):
+        study.main(config)
 
 
 def test_unequal_runs_differ_by_their_shares_only():

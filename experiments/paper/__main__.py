@@ -15,10 +15,11 @@ from typing import Literal, get_args
 
 import tyro
 
+from cocod_jax.style import ALGORITHMS
 from experiments import data, logbook
 from experiments.compare import finished
 from experiments.config import Algorithm, Model, TrainConfig
-from experiments.overlap.clock import read_clocks
+from experiments.overlap.clock import Clock, read_clocks
 from experiments.paper import figures
 from experiments.paper.report import report
 
@@ -116,9 +117,27 @@ def train(run: TrainConfig) -> Path:
     return run.log
 
 
+def check_clocks(config: PaperConfig, clocks: dict[str, Clock]) -> None:
+    """Raises ValueError unless the overlap log has what figures and table need."""
+    if config.rate not in clocks:
+        raise ValueError(
+            f"rate={config.rate!r} is not in {config.overlap}, which has "
+            f"{', '.join(clocks)}; choose one of them, or another log as overlap."
+        )
+    needed = [name for name, _ in ALGORITHMS.values()]
+    for clock in clocks.values():
+        if missing := [name for name in needed if name not in clock.measured]:
+            raise ValueError(
+                f"overlap={str(config.overlap)!r} has no {', '.join(missing)} at "
+                f"{clock.rate}, but only {', '.join(clock.measured)}; measure all "
+                "algorithms with experiments.overlap."
+            )
+
+
 def main(config: PaperConfig) -> None:
     """Runs what has not run yet; leaves logs, figures and ``claims.md``."""
     clocks = read_clocks(config.overlap)
+    check_clocks(config, clocks)
     logs: figures.Logs = {
         model: [
             train(equal(config, model, algorithm, seed))
