@@ -8,7 +8,7 @@ import pytest
 
 from cocod_jax.loggers import read_jsonl
 from experiments import logbook
-from experiments.compare import finished
+from experiments.compare import finished, mean_and_spread
 from experiments.config import TrainConfig
 from experiments.overlap import clock
 from experiments.paper import __main__ as study
@@ -186,6 +186,40 @@ def test_a_finished_run_is_not_repeated(tmp_path):
     assert not finished(run)
     write_log(run)
     assert finished(run)
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda text: "",
+        lambda text: text[: len(text) // 2],  # in the middle of a line
+        lambda text: text[: text.index("\n")],  # no end
+        lambda text: text[text.index("\n") + 1 :],  # no beginning
+        lambda text: text.replace('"config"', '"other"'),
+        lambda text: text.replace('"period"', '"no_option_any_more"'),
+        lambda text: "\0" + text,
+        lambda text: "epoch,loss\n1,0.5\n",
+    ],
+)
+def test_a_broken_log_is_not_finished(cut, tmp_path):
+    run = TrainConfig(out=tmp_path)
+    path = write_log(run)
+    path.write_text(cut(path.read_text()))
+    assert not finished(run)
+
+
+def test_an_option_that_a_log_does_not_know_had_its_default(tmp_path):
+    run = TrainConfig(out=tmp_path)
+    path = write_log(run)
+    path.write_text(path.read_text().replace('"delay": null, ', ""))
+    assert finished(run)
+    assert not finished(dataclasses.replace(run, delay=2))
+
+
+def test_one_run_has_no_spread():
+    runs = [{"epoch": [{"test_accuracy": a}]} for a in (0.9, 0.92)]
+    assert mean_and_spread(runs) == "91.00 ± 1.41"
+    assert mean_and_spread(runs[:1]) == "90.00"
 
 
 def test_slow_workers_hold_up_equal_shares(clocks, shares):
