@@ -111,6 +111,16 @@ def test_more_workers_share_the_ring(clocks):
     assert clocks["500mbit"].exchange_of(4) == pytest.approx(1.5 * TM)
 
 
+def test_more_workers_keep_the_core_as_busy(clocks):
+    """A third of each exchange, which is hidden: the steps beside it get longer."""
+    own = dataclasses.replace(clocks["500mbit"], busy=TM / 3)
+    algorithm = own.algorithms["CoCoD-SGD"]
+    for workers, exchange in ((1, 0.0), (2, TM), (4, 1.5 * TM)):
+        timeline = own.timeline(algorithm, workers)
+        expected = TC + exchange / 3 / PERIOD
+        assert timeline.seconds_per_step == pytest.approx(expected, rel=0.01)
+
+
 def test_a_log_without_results_has_no_clock(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"kind": "run", "config": {}}')
