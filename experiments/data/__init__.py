@@ -8,6 +8,7 @@ from experiments.data.dataset import Dataset as Dataset
 from experiments.data.dataset import normalised as normalised
 from experiments.data.partition import partition as partition
 from experiments.data.pipeline import Pipeline as Pipeline
+from experiments.data.pipeline import batch_shapes as batch_shapes
 
 SHAPES = {
     "mnist5k": ((32, 32, 1), 10),
