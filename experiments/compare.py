@@ -53,15 +53,23 @@ def main(config: CompareConfig, train_arguments: list[str]) -> None:
 
 
 def finished(run: TrainConfig) -> bool:
-    """Whether the log is that of this very run, and complete."""
+    """Whether the log is that of this very run, and complete.
+
+    One that breaks off, or that is no log at all, is not: the run replaces it.
+    """
     if not run.log.exists():
         return False
-    records, wanted = read_jsonl(run.log), logbook.plain(run)
-    recorded = records["run"][0]["config"]
-    recorded.pop("out")  # a folder of logs may move
-    # An option that the log does not know had its default value then.
-    same = recorded == {name: wanted[name] for name in recorded}
-    return same and records.get("end") == [{"status": "finished"}]
+    try:
+        records = read_jsonl(run.log)
+        (record,), ends = records["run"], records["end"]
+        # An option that the log does not know had its default value then.
+        recorded = logbook.plain(TrainConfig()) | record["config"]
+        recorded["out"] = str(run.out)  # a folder of logs may move
+        if run.workers is not None:  # also if the run left their number to the devices
+            recorded["workers"] = record["workers"]
+    except (ValueError, KeyError):  # no JSON, or records or fields that are not there
+        return False
+    return recorded == logbook.plain(run) and ends == [{"status": "finished"}]
 
 
 def table(logs: list[Path]) -> str:
@@ -85,10 +93,10 @@ def accuracies(runs: Sequence[dict[str, Any]]) -> np.ndarray:
 
 
 def mean_and_spread(runs: Sequence[dict[str, Any]]) -> str:
-    """Of these accuracies: mean and standard deviation over runs."""
+    """Of these accuracies: the mean, and over several runs the standard deviation."""
     values = accuracies(runs)
-    spread = values.std(ddof=1) if len(values) > 1 else 0.0
-    return f"{values.mean():.2f} ± {spread:.2f}"
+    spread = f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{values.mean():.2f}{spread}"
 
 
 if __name__ == "__main__":

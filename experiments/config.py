@@ -34,7 +34,7 @@ class TrainConfig:
     data: Literal["mnist5k", "digits", "cifar10", "cifar100"] = "mnist5k"
     """The data set; mnist5k and digits need no download."""
     data_dir: Path | None = None
-    """Where the CIFAR archives are."""
+    """Where the CIFAR archives are; for cifar10 and cifar100 only."""
     partition: str = "iid"
     """How the training data are split: iid, or dirichlet:ALPHA (skewed labels)."""
 
@@ -63,6 +63,14 @@ class TrainConfig:
     """One program per round, or one per step; default: split on CPUs."""
     out: Path = Path("runs")
     """Folder for the log and the figure."""
+
+    def __post_init__(self):
+        if self.data_dir is not None and not self.data.startswith("cifar"):
+            raise ValueError(
+                f"data_dir={str(self.data_dir)!r} is for data='cifar10' or 'cifar100', "
+                f"not for {self.data!r}, which needs no files; choose one of them, or "
+                "leave it out."
+            )
 
     @property
     def log(self) -> Path:

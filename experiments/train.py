@@ -83,25 +83,40 @@ def certifiable(argv: list[str], devices: int) -> tuple[cj.Round, Any, Any]:
     Args:
       argv: the command line of a run.
       devices: the number of workers.
+
+    Raises:
+      ValueError: when the command line asks for other workers, or for an execution
+        that is no one program.
     """
     config = tyro.cli(TrainConfig, args=argv)
+    if config.workers not in (None, devices):
+        raise ValueError(
+            f"workers={config.workers}, but the certificate is for devices={devices}; "
+            "give the same number, or leave workers out."
+        )
+    if config.execution == "split":
+        raise ValueError(
+            "execution='split' runs a program for each step: there is no one schedule "
+            "to read. Leave it out to certify the fused round, which GPUs run."
+        )
+    image_shape, _ = data.SHAPES[config.data]
+    batches = data.batch_shapes(
+        image_shape, devices, config.period, config.batch_size, config.micro_batches
+    )
     model = build_model(config)
     # The learning rate's schedule has no influence on the program but constants.
     optimizer = local_optimizer(config, devices, steps_per_epoch=100)
     _, round_ = make_rounds(config, loss_of(model), optimizer)
-    state = jax.eval_shape(
-        lambda: cj.replicate(round_.init(model.params, model.model_state), devices)
-    )
-    image, _ = data.SHAPES[config.data]
-    batches = (devices, config.period, config.batch_size)
-    return (
-        round_,
-        state,
-        {
-            "image": jax.ShapeDtypeStruct((*batches, *image), np.float32),
-            "label": jax.ShapeDtypeStruct(batches, np.int32),
-        },
-    )
+    state = jax.eval_shape(lambda: initial_state(config, round_, model, devices))
+    return round_, state, batches
+
+
+def initial_state(
+    config: TrainConfig, round_: cj.Round, model: models.Model, workers: int
+) -> cj.RoundState:
+    """The same model on all workers."""
+    key = jax.random.key(config.seed)
+    return cj.replicate(round_.init(model.params, model.model_state, key=key), workers)
 
 
 def loss_of(model: models.Model) -> Callable[..., tuple[jax.Array, Any]]:
@@ -159,9 +174,7 @@ def train(job: Job, log: Logbook, show: Display) -> None:
     """Runs all rounds and logs them, and each epoch as it ends."""
     config = job.config
     evaluate = evaluator(job)
-    key = jax.random.key(config.seed)
-    state = job.main.init(job.model.params, job.model.model_state, key=key)
-    state = cj.replicate(state, len(job.devices))
+    state = initial_state(config, job.main, job.model, len(job.devices))
     cj.check_equal_start(state)
     alarm = cj.DriftAlarm()
     step, epoch, losses, images, seconds = 0, 0, [], 0, 0.0

@@ -8,9 +8,10 @@ import pytest
 
 from cocod_jax.loggers import read_jsonl
 from experiments import logbook
-from experiments.compare import finished
+from experiments.compare import finished, mean_and_spread
 from experiments.config import TrainConfig
 from experiments.overlap import clock
+from experiments.paper import __main__ as study
 from experiments.paper import figures, report
 from experiments.paper.__main__ import PaperConfig, equal, unequal
 
@@ -110,11 +111,57 @@ def test_more_workers_share_the_ring(clocks):
     assert clocks["500mbit"].exchange_of(4) == pytest.approx(1.5 * TM)
 
 
+def test_more_workers_keep_the_core_as_busy(clocks):
+    """A third of each exchange, which is hidden: the steps beside it get longer."""
+    own = dataclasses.replace(clocks["500mbit"], busy=TM / 3)
+    algorithm = own.algorithms["CoCoD-SGD"]
+    for workers, exchange in ((1, 0.0), (2, TM), (4, 1.5 * TM)):
+        timeline = own.timeline(algorithm, workers)
+        expected = TC + exchange / 3 / PERIOD
+        assert timeline.seconds_per_step == pytest.approx(expected, rel=0.01)
+
+
 def test_a_log_without_results_has_no_clock(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"kind": "run", "config": {}}')
     with pytest.raises(ValueError, match="has no result"):
         clock.read_clocks(path)
+
+
+def test_the_data_are_those_that_the_folder_has(tmp_path):
+    chosen = lambda **options: equal(PaperConfig(**options), "vgg16", "ssgd", 0).data
+    assert chosen() == "mnist5k"
+    with pytest.raises(ValueError, match=r"neither cifar-10-binary\.tar\.gz or cif"):
+        chosen(data_dir=tmp_path)
+    (tmp_path / "cifar-100-binary.tar.gz").touch()
+    assert chosen(data_dir=tmp_path) == "cifar100"
+    (tmp_path / "cifar-10-batches-bin").mkdir()
+    assert chosen(data_dir=tmp_path) == "cifar10"
+    assert chosen(data_dir=tmp_path, data="cifar100") == "cifar100"
+    with pytest.raises(ValueError, match=r"data_dir=.* not for 'mnist5k'"):
+        chosen(data_dir=tmp_path, data="mnist5k")
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    monkeypatch.setattr(study, "train", lambda run: pytest.fail("trained first"))
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_rate_that_was_not_measured_is_an_error_at_once(overlap_log, tmp_path):
+    config = PaperConfig(overlap=overlap_log, rate="1gbit", out=tmp_path)
+    with pytest.raises(ValueError, match=r"rate='1gbit' .* which has 500mbit"):
+        study.main(config)
+
+
+@pytest.mark.usefixtures("no_training")
+def test_an_algorithm_that_was_not_measured_is_an_error_at_once(overlap_log, tmp_path):
+    lines = overlap_log.read_text().splitlines()
+    kept = [line for line in lines if '"Pipe-SGD"' not in line]
+    overlap_log.write_text("\n".join(kept))
+    config = PaperConfig(overlap=overlap_log, rate="500mbit", out=tmp_path)
+    with pytest.raises(ValueError, match="no Pipe-SGD at 500mbit, but only S-SGD, L"):
+        study.main(config)
 
 
 def test_unequal_runs_differ_by_their_shares_only():
@@ -128,12 +175,61 @@ def test_unequal_runs_differ_by_their_shares_only():
     assert dataclasses.replace(mine, **same) == other
 
 
+def test_the_number_of_workers_does_not_depend_on_the_devices():
+    for scale, workers in (("cpu", 4), ("paper", 16)):
+        config = PaperConfig(scale=scale)
+        assert equal(config, "vgg16", "ssgd", 0).workers == workers
+        run = unequal(config, "proportional", 0)
+        assert run.workers == len(run.micro_batches or ()) == workers
+
+
+def test_a_run_on_all_devices_counts_for_as_many_workers(tmp_path):
+    run = TrainConfig(out=tmp_path, workers=4)
+    write_log(dataclasses.replace(run, workers=None))
+    assert finished(run)
+    assert not finished(dataclasses.replace(run, workers=2))
+
+
 def test_a_finished_run_is_not_repeated(tmp_path):
     """Also when its configuration has tuples, which JSON has not."""
     run = unequal(PaperConfig(out=tmp_path), "proportional", 0)
     assert not finished(run)
     write_log(run)
     assert finished(run)
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda text: "",
+        lambda text: text[: len(text) // 2],  # in the middle of a line
+        lambda text: text[: text.index("\n")],  # no end
+        lambda text: text[text.index("\n") + 1 :],  # no beginning
+        lambda text: text.replace('"config"', '"other"'),
+        lambda text: text.replace('"period"', '"no_option_any_more"'),
+        lambda text: "\0" + text,
+        lambda text: "epoch,loss\n1,0.5\n",
+    ],
+)
+def test_a_broken_log_is_not_finished(cut, tmp_path):
+    run = TrainConfig(out=tmp_path)
+    path = write_log(run)
+    path.write_text(cut(path.read_text()))
+    assert not finished(run)
+
+
+def test_an_option_that_a_log_does_not_know_had_its_default(tmp_path):
+    run = TrainConfig(out=tmp_path)
+    path = write_log(run)
+    path.write_text(path.read_text().replace('"delay": null, ', ""))
+    assert finished(run)
+    assert not finished(dataclasses.replace(run, delay=2))
+
+
+def test_one_run_has_no_spread():
+    runs = [{"epoch": [{"test_accuracy": a}]} for a in (0.9, 0.92)]
+    assert mean_and_spread(runs) == "91.00 ± 1.41"
+    assert mean_and_spread(runs[:1]) == "90.00"
 
 
 def test_slow_workers_hold_up_equal_shares(clocks, shares):

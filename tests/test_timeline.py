@@ -323,10 +323,10 @@ def test_link_times():
 def test_a_link_is_as_good_as_its_seconds():
     link, compute = Link(1e-3, 1e8), Compute(TC, 8)
     seconds = link.seconds(4e7, 8)
-    by_link = simulate(LocalSGD(K), compute, link=link, bytes=4e7, steps=8)
+    by_link = simulate(LocalSGD(K), compute, link=link, size=4e7, steps=8)
     assert by_link.seconds == simulate(LocalSGD(K), compute, seconds, steps=8).seconds
     # Fragments share the bytes, and each has all messages' latency.
-    parts = simulate(Streaming(K, 2), compute, link=link, bytes=4e7, steps=8)
+    parts = simulate(Streaming(K, 2), compute, link=link, size=4e7, steps=8)
     np.testing.assert_allclose(
         parts.exchange_ends - parts.exchange_starts, link.seconds(2e7, 8)
     )
@@ -450,7 +450,7 @@ LINK = Link(0.0, 1e9)
         (lambda: Link(-1, 1e9), "latency=-1 must be a finite number, 0 or more"),
         (lambda: Link(0, 0), "bandwidth=0 must be a finite number above 0"),
         (lambda: Link(0, 1, cast(Any, "star")), "topology='star' must be one of"),
-        (lambda: LINK.seconds(-1, 2), "bytes=-1"),
+        (lambda: LINK.seconds(-1, 2), "size=-1"),
         (lambda: LINK.seconds(1, 0), "workers=0 must be an integer of at least 1"),
         (lambda: Compute(0.0, 2), "seconds=0.0"),
         (lambda: Compute(math.nan, 2), "seconds=nan"),
@@ -470,7 +470,7 @@ LINK = Link(0.0, 1e9)
         (lambda: run(SSGD(), rounds=0), "steps=0"),
         (lambda: run(SSGD(), tm=-1.0), "exchange_seconds=-1.0"),
         (lambda: run(SSGD(), busy=0.3), "busy=0.3 must be at most the exchange's 0.25"),
-        (lambda: run(SSGD(), link=LINK, bytes=1.0), "give either exchange_seconds"),
+        (lambda: run(SSGD(), link=LINK, size=1.0), "give either exchange_seconds"),
         (lambda: run(SSGD(), tm=None), "give either exchange_seconds"),
         (lambda: run(SSGD(), tm=None, link=LINK), "give either exchange_seconds"),
         (lambda: gantt({}), "timelines is empty"),

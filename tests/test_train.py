@@ -20,7 +20,7 @@ import tyro
 import cocod_jax as cj
 from cocod_jax.loggers import read_jsonl, to_jsonl
 from cocod_jax.style import ALGORITHMS
-from experiments import figures, logbook
+from experiments import figures, logbook, train
 from experiments.algorithms import AXIS, local_optimizer, make_rounds
 from experiments.config import TrainConfig
 
@@ -170,6 +170,57 @@ def test_a_wrong_option_names_the_choices(option, choices, capsys):
     message = capsys.readouterr().err
     for choice in choices:
         assert choice in message
+
+
+def test_a_folder_of_archives_is_for_cifar(tmp_path, capsys):
+    """It would be ignored otherwise, and digits would pass for CIFAR."""
+    for cifar in ("cifar10", "cifar100"):
+        assert TrainConfig(data=cifar, data_dir=tmp_path).data == cifar
+    with pytest.raises(ValueError, match=r"data_dir=.* not for 'mnist5k'"):
+        TrainConfig(data_dir=tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        tyro.cli(TrainConfig, args=["--data-dir", str(tmp_path)])
+    assert "is for data='cifar10'" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------- what is certified
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "",
+        "--micro-batches 3 1",
+        "--micro-batches 2 1 --algorithm pipe_sgd --period 3 --warmup-rounds 2",
+        "--algorithm ssgd --seed 1 --decay step --no-nesterov",
+    ],
+)
+def test_the_job_that_is_certified_is_the_one_that_runs(options, monkeypatch):
+    monkeypatch.setattr(train, "start_devices", lambda n: jax.devices()[:n])
+    arguments = [*SMALL, *options.split()]
+    job = train.prepare(tyro.cli(TrainConfig, args=arguments))
+    period = job.main.period
+    (batches,) = job.pipeline.rounds(first_step=0, period=period, count=1)
+    state = train.initial_state(job.config, job.main, job.model, 2)
+    certified, *shapes = train.certifiable(arguments, 2)
+    assert (certified.period, certified.delay) == (period, job.main.delay)
+    real = jax.eval_shape(lambda: (state, batches))
+    assert jax.tree.structure(tuple(shapes)) == jax.tree.structure(real)
+    of = lambda leaf: (leaf.shape, leaf.dtype)
+    assert [*map(of, jax.tree.leaves(shapes))] == [*map(of, jax.tree.leaves(real))]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--workers 4", r"workers=4, but the certificate is for devices=2"),
+        ("--execution split", r"execution='split' .* certify the fused round"),
+        ("--micro-batches 3 1 1", r"micro_batches=\(3, 1, 1\) .* each of 2 workers"),
+    ],
+)
+def test_a_job_that_cannot_be_certified_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        train.certifiable([*SMALL, *options.split()], 2)
 
 
 def test_the_pmap_script_is_short_and_learns():
@@ -358,7 +409,7 @@ def write_log(path, *, algorithm="cocod", seed=0, epochs=3, level=0.9):
 
 
 def test_circumstances_can_be_written(tmp_path):
-    config = TrainConfig(data_dir=tmp_path)
+    config = TrainConfig(data="cifar10", data_dir=tmp_path)
     path = tmp_path / "log.jsonl"
     with to_jsonl(path) as log:
         log.write("run", **logbook.circumstances(config))

@@ -109,7 +109,7 @@ def simulate(
     exchange_seconds: float | None = None,
     *,
     link: Link | None = None,
-    bytes: float | None = None,
+    size: float | None = None,
     steps: int,
     busy: float = 0.0,
     seed: int = 0,
@@ -123,9 +123,9 @@ def simulate(
       compute: the local steps of all workers.
       exchange_seconds: Tm, 0 or more, of an exchange of all the parameters. A
         fragment takes its share.
-      link: instead of seconds, the network, and ``bytes`` with it. A fragment then
+      link: instead of seconds, the network, and ``size`` with it. A fragment then
         takes every message's latency again.
-      bytes: the size of the parameters.
+      size: of the parameters, in bytes.
       steps: local steps; a last round may be shorter than the others.
       busy: seconds for which an exchange occupies what computes, 0 to Tm. While
         it is in flight steps run slower, at the rate 1 - busy/Tm; a worker that
@@ -140,7 +140,7 @@ def simulate(
     Raises:
       ValueError: when a value is out of its range, a transfer of ``algorithm``'s
         too, or when there are not either ``exchange_seconds`` or both ``link`` and
-        ``bytes``.
+        ``size``.
 
     Examples:
       >>> from cocod_jax.timeline import CoCoDSGD, Compute, LocalSGD, simulate
@@ -157,7 +157,7 @@ def simulate(
     """
     check_counts(steps=steps)
     check_non_negative(busy=busy)
-    seconds_of = _exchange_time(exchange_seconds, link, bytes, compute.workers)
+    seconds_of = _exchange_time(exchange_seconds, link, size, compute.workers)
     whole = seconds_of(1)
     if busy > whole:
         raise ValueError(f"busy={busy} must be at most the exchange's {whole:.3g} s.")
@@ -200,18 +200,18 @@ def simulate(
 def _exchange_time(
     exchange_seconds: float | None,
     link: Link | None,
-    bytes: float | None,
+    size: float | None,
     workers: int,
 ) -> Callable[[float], float]:
     """From the share of the parameters that is exchanged to seconds."""
-    if exchange_seconds is not None and link is None and bytes is None:
+    if exchange_seconds is not None and link is None and size is None:
         check_non_negative(exchange_seconds=exchange_seconds)
         return lambda share: share * exchange_seconds
-    if exchange_seconds is None and link is not None and bytes is not None:
-        return lambda share: link.seconds(share * bytes, workers)
+    if exchange_seconds is None and link is not None and size is not None:
+        return lambda share: link.seconds(share * size, workers)
     raise ValueError(
-        f"exchange_seconds={exchange_seconds!r}, link={link!r}, bytes={bytes!r}: give "
-        "either exchange_seconds, or link and bytes."
+        f"exchange_seconds={exchange_seconds!r}, link={link!r}, size={size!r}: give "
+        "either exchange_seconds, or link and size."
     )
 
 

@@ -56,11 +56,11 @@ class Link:
                 f"topology={self.topology!r} must be one of {get_args(Topology)}."
             )
 
-    def seconds(self, bytes: float, workers: int) -> float:
+    def seconds(self, size: float, workers: int) -> float:
         """Seconds of one exchange.
 
         Args:
-          bytes: that each worker puts in, 0 or more.
+          size: bytes that each worker puts in, 0 or more.
           workers: N, at least 1.
 
         Returns:
@@ -69,12 +69,12 @@ class Link:
         Raises:
           ValueError: when a value is out of its range.
         """
-        check_non_negative(bytes=bytes)
+        check_non_negative(size=size)
         check_counts(workers=workers)
         messages, part = {
-            "ring": (2 * (workers - 1), bytes / workers),
-            "tree": (2 * (workers - 1).bit_length(), bytes),
-            "neighbours": (min(2, workers - 1), bytes),
+            "ring": (2 * (workers - 1), size / workers),
+            "tree": (2 * (workers - 1).bit_length(), size),
+            "neighbours": (min(2, workers - 1), size),
         }[self.topology]
         return messages * (self.latency + part / self.bandwidth)
 

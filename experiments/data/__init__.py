@@ -1,12 +1,14 @@
 """Data sets, their split between workers, and the input pipeline."""
 
 from pathlib import Path
+from typing import Literal
 
 from experiments.data import builtin, cifar
 from experiments.data.dataset import Dataset as Dataset
 from experiments.data.dataset import normalised as normalised
 from experiments.data.partition import partition as partition
 from experiments.data.pipeline import Pipeline as Pipeline
+from experiments.data.pipeline import batch_shapes as batch_shapes
 
 SHAPES = {
     "mnist5k": ((32, 32, 1), 10),
@@ -37,3 +39,23 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
     if name not in loaders:
         raise ValueError(f"data={name!r} must be one of {sorted(loaders)}.")
     return loaders[name]()
+
+
+def cifar_in(data_dir: Path) -> Literal["cifar10", "cifar100"]:
+    """The CIFAR data set that a folder has; cifar10 where it has both.
+
+    Raises:
+      ValueError: when it has neither.
+    """
+    if cifar.is_there(cifar.CIFAR10, data_dir):
+        return "cifar10"
+    if cifar.is_there(cifar.CIFAR100, data_dir):
+        return "cifar100"
+    wanted = [
+        f"{archive.name} or {archive.folder}/"
+        for archive in (cifar.CIFAR10, cifar.CIFAR100)
+    ]
+    raise ValueError(
+        f"data_dir={str(data_dir)!r} has neither {wanted[0]} nor {wanted[1]}; pass the "
+        "folder that has one of them, or leave it out for mnist5k."
+    )

@@ -44,6 +44,11 @@ class Archive:
     label_bytes: int
     num_classes: int
 
+    @property
+    def name(self) -> str:
+        """Of the file, as it is downloaded."""
+        return self.url.rsplit("/", 1)[-1]
+
 
 CIFAR10 = Archive(
     url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
@@ -89,23 +94,27 @@ def read_cifar(archive: Archive, data_dir: Path | None) -> Dataset:
     )
 
 
+def is_there(archive: Archive, data_dir: Path) -> bool:
+    """Whether the folder has the archive, or the archive's folder."""
+    return (data_dir / archive.folder).is_dir() or (data_dir / archive.name).is_file()
+
+
 @contextmanager
 def _opened(
     archive: Archive, data_dir: Path | None
 ) -> Iterator[Callable[[str], bytes]]:
     """A function from a file's name to its bytes."""
-    name = archive.url.rsplit("/", 1)[-1]
     if data_dir is not None and (data_dir / archive.folder).is_dir():
         yield lambda file: (data_dir / archive.folder / file).read_bytes()
-    elif data_dir is not None and (data_dir / name).is_file():
-        _check(archive, data_dir / name)
-        with tarfile.open(data_dir / name) as tar:
+    elif data_dir is not None and (data_dir / archive.name).is_file():
+        _check(archive, data_dir / archive.name)
+        with tarfile.open(data_dir / archive.name) as tar:
             yield lambda file: _member(tar, f"{archive.folder}/{file}")
     else:
         raise FileNotFoundError(
-            f"neither {name} nor {archive.folder}/ is in --data-dir {data_dir}. "
-            f"Download {archive.url} ({archive.size / 1e6:.0f} MB), put it into a "
-            "folder, as it is or unpacked, and pass the folder as --data-dir."
+            f"neither {archive.name} nor {archive.folder}/ is in --data-dir "
+            f"{data_dir}. Download {archive.url} ({archive.size / 1e6:.0f} MB), put it "
+            "into a folder, as it is or unpacked, and pass the folder as --data-dir."
         )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
+import jax
 import numpy as np
 
 import cocod_jax as cj
@@ -47,12 +48,8 @@ class Pipeline:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1.")
         sizes = [len(shard) for shard in shards]
+        check_micro_batches(micro_batches, len(shards))
         counts = micro_batches or [1] * len(shards)
-        if len(counts) != len(shards) or min(counts) < 1:
-            raise ValueError(
-                f"micro_batches={micro_batches} must be a positive number for each of "
-                f"{len(shards)} workers."
-            )
         steps = [
             size // (n * batch_size) for size, n in zip(sizes, counts, strict=True)
         ]
@@ -88,28 +85,25 @@ class Pipeline:
         return iter(stream.to_iter_dataset(options))
 
     def _round(self, first_step: int, period: int) -> Any:
-        batches = [
-            [self._batch(first_step + t, worker) for t in range(period)]
-            for worker in range(len(self._shards))
-        ]
-        images = [[image for image, _ in worker] for worker in batches]
-        labels = [[label for _, label in worker] for worker in batches]
-        if self._micro_batches is None:
-            return {"image": np.array(images), "label": np.array(labels)}
-        data = {"image": self._in_parts(images), "label": self._in_parts(labels)}
-        counts = np.array(self._micro_batches, np.int32)
-        return cj.MicroBatches(data, np.tile(counts[:, None], period))
-
-    def _in_parts(self, batches: list[list[np.ndarray]]) -> np.ndarray:
-        """[N, period, most micro-batches, batch, ...], 0 where a worker has fewer."""
-        most = max(self._batch_sizes)
-        full = np.zeros(
-            (len(batches), len(batches[0]), most, *batches[0][0].shape[1:]),
-            batches[0][0].dtype,
+        image_shape = self._dataset.train_images.shape[1:]
+        workers = len(self._shards)
+        shapes = batch_shapes(
+            image_shape, workers, period, self._batch_size, self._micro_batches
         )
-        for own, worker in zip(full, batches, strict=True):
-            own[:, : len(worker[0])] = worker
-        return full.reshape(*full.shape[:2], -1, self._batch_size, *full.shape[3:])
+        batches = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+        if self._micro_batches is None:
+            data = batches
+        else:
+            data = batches.data
+            batches.count[:] = np.array(self._micro_batches)[:, None]
+        # Views, in which the images of a step have one axis, with micro-batches too.
+        images = data["image"].reshape(workers, period, -1, *image_shape)
+        labels = data["label"].reshape(workers, period, -1)
+        for worker, own in enumerate(self._batch_sizes):
+            for t in range(period):
+                image, label = self._batch(first_step + t, worker)
+                images[worker, t, :own], labels[worker, t, :own] = image, label
+        return batches
 
     def _batch(self, step: int, worker: int) -> tuple[np.ndarray, np.ndarray]:
         epoch, position = divmod(step, self.steps_per_epoch)
@@ -126,3 +120,47 @@ class Pipeline:
             .shuffle(seed=int(seed[0]))
             .batch(self._batch_sizes[worker], drop_remainder=True)
         )
+
+
+def check_micro_batches(micro_batches: Sequence[int] | None, workers: int) -> None:
+    """Raises ValueError unless there is a positive number for each worker, or None."""
+    if micro_batches is None:
+        return
+    if len(micro_batches) != workers or min(micro_batches) < 1:
+        raise ValueError(
+            f"micro_batches={micro_batches} must be a positive number for each of "
+            f"{workers} workers."
+        )
+
+
+def batch_shapes(
+    image_shape: Sequence[int],
+    workers: int,
+    period: int,
+    batch_size: int,
+    micro_batches: Sequence[int] | None = None,
+) -> Any:
+    """What :meth:`Pipeline.rounds` yields, as :class:`jax.ShapeDtypeStruct`.
+
+    Args:
+      image_shape: [height, width, channels].
+      workers: N.
+      period: k.
+      batch_size: examples in a local batch, or in a micro-batch.
+      micro_batches: for each worker, how many make its local batch; where a worker
+        has fewer than another, the rest is 0.
+
+    Raises:
+      ValueError: when there is not one number of micro-batches for each worker.
+    """
+    check_micro_batches(micro_batches, workers)
+    most = () if micro_batches is None else (max(micro_batches),)
+    shape = (workers, period, *most, batch_size)
+    data = {
+        "image": jax.ShapeDtypeStruct((*shape, *image_shape), np.float32),
+        "label": jax.ShapeDtypeStruct(shape, np.int32),
+    }
+    if micro_batches is None:
+        return data
+    count: Any = jax.ShapeDtypeStruct((workers, period), np.int32)
+    return cj.MicroBatches(data, count)

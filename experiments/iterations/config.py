@@ -1,9 +1,15 @@
 """The configuration of the study."""
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from cocod_jax._checks import check_counts, check_positive
 
 CHUNK = 256  # local steps in one call of a compiled program
+ROW = 4  # local steps between two looks at the training loss
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,3 +54,58 @@ class IterationsConfig:
     """A power of 4, as far as the clock runs on its own."""
     out: Path = Path("runs/iterations")
     """Folder for the log and the figures."""
+
+    def __post_init__(self):
+        check_counts(
+            period=self.period,
+            clock_workers=self.clock_workers,
+            clock_runs=self.clock_runs,
+            most_workers=self.most_workers,
+        )
+        for name in ("workers", "drift_periods", "long_periods"):
+            check_counts(**_each(name, getattr(self, name)))
+        check_positive(
+            noise=self.noise,
+            dissimilarity=self.dissimilarity,
+            goal=self.goal,
+            **_each("rates", self.rates),
+        )
+        grow = all(fewer < more for fewer, more in itertools.pairwise(self.workers))
+        if self.workers[0] != 1 or len(self.workers) < 2 or not grow:
+            raise ValueError(
+                f"workers={self.workers} must begin with 1 and grow, as (1, 2, 4) do: "
+                "the speed-up is over one worker."
+            )
+        _check_at_least_two(runs=self.runs, drift_workers=self.drift_workers)
+        _check_multiples(CHUNK, shortest=self.shortest, drift_steps=self.drift_steps)
+        _check_multiples(ROW, clock_steps=self.clock_steps)
+        halves, rest = divmod(self.steps, self.shortest)
+        if rest or halves < 2 or halves & (halves - 1):
+            raise ValueError(
+                f"steps={self.steps} must be shortest={self.shortest} times 2, 4, 8 or "
+                f"another power of 2, for example {self.shortest * 128}."
+            )
+
+
+def _each(name: str, values: Sequence[Any]) -> dict[str, Any]:
+    """The values by names such as ``rates[0]``; there must be one."""
+    if not values:
+        raise ValueError(f"{name} is empty; give at least one.")
+    return {f"{name}[{i}]": value for i, value in enumerate(values)}
+
+
+def _check_at_least_two(**values: int) -> None:
+    """One run has no spread, and one worker does not drift."""
+    for name, value in values.items():
+        if value < 2:
+            raise ValueError(f"{name}={value} must be at least 2.")
+
+
+def _check_multiples(unit: int, **values: int) -> None:
+    """Programs are compiled for ``unit`` steps: a rest would never be taken."""
+    for name, value in values.items():
+        if value < unit or value % unit:
+            raise ValueError(
+                f"{name}={value} must be a positive multiple of {unit}, for example "
+                f"{unit * max(1, round(value / unit))}."
+            )

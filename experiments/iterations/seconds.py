@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 import cocod_jax as cj
 from cocod_jax import timeline
 from cocod_jax.loggers import Logbook
-from experiments.iterations.config import IterationsConfig
+from experiments.iterations.config import ROW, IterationsConfig
 from experiments.iterations.speedup import finite
 from experiments.iterations.trainer import (
     Factory,
@@ -24,7 +24,6 @@ from experiments.iterations.trainer import (
 )
 
 HIDDEN, BATCH = 32, 8
-ROW = 4  # local steps between two looks at the training loss
 
 # The clock's model is larger than the network that learns: ResNet-18's parameters.
 BYTES, STEP_SECONDS = 44.7e6, 0.2

@@ -36,7 +36,8 @@ class Clock:
       period: k.
       compute: Tc, seconds of a local step alone.
       exchange: Tm, seconds of an exchange alone.
-      busy: seconds of it for which a worker's core is busy.
+      busy: seconds of it for which a worker's core is busy; with other numbers of
+        workers the same share of the exchange.
       measured: seconds of a step of each algorithm.
       delay: of CoCoD-SGD just in time.
     """
@@ -76,12 +77,14 @@ class Clock:
     ) -> cj.timeline.Timeline:
         """Of so many workers on a ring of these links; None is as measured."""
         workers = workers or self.workers
+        exchange = self.exchange_of(workers)
         return simulate(
             algorithm,
             Compute(self.compute, workers, speeds=speeds),
-            self.exchange_of(workers),
+            exchange,
             steps=steps,
-            busy=self.busy if workers > 1 else 0.0,
+            # The core moves and adds as many more bytes as the link carries.
+            busy=exchange * (self.busy / self.exchange),
         )
 
 

@@ -15,14 +15,16 @@ from typing import Literal, get_args
 
 import tyro
 
-from experiments import logbook
+from cocod_jax.style import ALGORITHMS
+from experiments import data, logbook
 from experiments.compare import finished
 from experiments.config import Algorithm, Model, TrainConfig
-from experiments.overlap.clock import read_clocks
+from experiments.overlap.clock import Clock, read_clocks
 from experiments.paper import figures
 from experiments.paper.report import report
 
 MODELS: tuple[Model, ...] = ("resnet18", "vgg16")
+WORKERS = {"cpu": 4, "paper": 16}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,8 +34,8 @@ class PaperConfig:
     scale: Literal["cpu", "paper"] = "cpu"
     """cpu: 4 workers and narrow networks; paper: 16 workers and full width, for
     GPUs."""
-    data: Literal["mnist5k", "cifar10", "cifar100"] = "mnist5k"
-    """The data set."""
+    data: Literal["mnist5k", "cifar10", "cifar100"] | None = None
+    """The data set; default: the one that data_dir has, or else mnist5k."""
     data_dir: Path | None = None
     """Where the CIFAR archives are."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -44,6 +46,13 @@ class PaperConfig:
     """The links in it that the figure of unequal workers is for."""
     out: Path = Path("runs/paper")
     """Folder for the logs, the figures and the table of claims."""
+
+
+def default_data(
+    data_dir: Path | None,
+) -> Literal["mnist5k", "cifar10", "cifar100"]:
+    """CIFAR where it is there, and what needs no download otherwise."""
+    return "mnist5k" if data_dir is None else data.cifar_in(data_dir)
 
 
 def equal(
@@ -57,16 +66,15 @@ def equal(
     scaled = (
         TrainConfig()
         if config.scale == "cpu"
-        else TrainConfig(
-            workers=16, width=None, epochs=160, batch_size=32, decay="step"
-        )
+        else TrainConfig(width=None, epochs=160, batch_size=32, decay="step")
     )
     return dataclasses.replace(
         scaled,
+        workers=WORKERS[config.scale],
         model=model,
         algorithm=algorithm,
         seed=seed,
-        data=config.data,
+        data=config.data or default_data(config.data_dir),
         data_dir=config.data_dir,
         out=config.out / "equal",
     )
@@ -79,7 +87,7 @@ def unequal(config: PaperConfig, name: str, seed: int) -> TrainConfig:
     nothing but the shares differs. Half the epochs tell them apart.
     """
     run = equal(config, "resnet18", "cocod", seed)
-    workers = run.workers or 4
+    workers = WORKERS[config.scale]
     shares = figures.SPEEDS * (workers // len(figures.SPEEDS))
     mean = sum(shares) // len(shares)
     return dataclasses.replace(
@@ -109,9 +117,27 @@ def train(run: TrainConfig) -> Path:
     return run.log
 
 
+def check_clocks(config: PaperConfig, clocks: dict[str, Clock]) -> None:
+    """Raises ValueError unless the overlap log has what figures and table need."""
+    if config.rate not in clocks:
+        raise ValueError(
+            f"rate={config.rate!r} is not in {config.overlap}, which has "
+            f"{', '.join(clocks)}; choose one of them, or another log as overlap."
+        )
+    needed = [name for name, _ in ALGORITHMS.values()]
+    for clock in clocks.values():
+        if missing := [name for name in needed if name not in clock.measured]:
+            raise ValueError(
+                f"overlap={str(config.overlap)!r} has no {', '.join(missing)} at "
+                f"{clock.rate}, but only {', '.join(clock.measured)}; measure all "
+                "algorithms with experiments.overlap."
+            )
+
+
 def main(config: PaperConfig) -> None:
     """Runs what has not run yet; leaves logs, figures and ``claims.md``."""
     clocks = read_clocks(config.overlap)
+    check_clocks(config, clocks)
     logs: figures.Logs = {
         model: [
             train(equal(config, model, algorithm, seed))
