@@ -266,8 +266,11 @@ def make_round(
         state: RoundState, snapshot: Params, arriving: Params
     ) -> tuple[RoundState, MergeMetrics]:
         # What needs the mean alone, such as its distance, could run before the steps,
-        # and the exchange would then have to end before them.
-        params, arriving = lax.optimization_barrier((state.params, arriving))
+        # and the exchange would then have to end before them. And what needs the steps
+        # alone, such as the momentum in another layout, could run between them and the
+        # merge: a compiler may find that enough to hide the exchange behind.
+        state, arriving = lax.optimization_barrier((state, arriving))
+        params = state.params
         progress = optax.tree.sub(params, snapshot)
         updates, rule_state = rule.merge(arriving, progress, state.rule_state, snapshot)
         correction = optax.tree.sub(arriving, snapshot)
