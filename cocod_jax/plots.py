@@ -3,7 +3,8 @@
 The logs are those of :func:`cocod_jax.loggers.to_jsonl`. Records of the kind "round"
 are drawn against their "step"; those of the kind "epoch", which a run may write as
 well, against their "epoch". A record of the kind "run" may hold the run's "config",
-by which runs are told apart.
+by which runs are told apart. :func:`timelines` says what one of the kind "timeline"
+holds.
 
 All figures of the library share one style: :func:`cocod_jax.timeline.gantt` and the
 certificate's ``plot`` have it as well. None shows itself or changes the backend: a
@@ -19,7 +20,15 @@ from typing import Any
 import numpy as np
 
 from cocod_jax.loggers import Records, read_jsonl
-from cocod_jax.style import ALGORITHMS, OTHERS, pyplot, tidy
+from cocod_jax.style import (
+    ALGORITHMS,
+    COMPUTE,
+    EXCHANGE,
+    OTHERS,
+    bars,
+    pyplot,
+    tidy,
+)
 
 # For each kind of record: the count to draw it against, and how its axis is called.
 _COUNTS = {"epoch": ("epoch", "epochs"), "round": ("step", "local steps")}
@@ -30,6 +39,11 @@ _LABELS = {
     "grad_norm": "norm of a gradient",
     "distance": "distance from the mean",
     "progress_norm": "norm of the progress",
+}
+# What a lane is called, its colour, and where it lies in the unit that a worker has.
+_LANES = {
+    "compute": ("computation", COMPUTE, 0.0, 0.55),
+    "exchange": ("exchange", EXCHANGE, 0.55, 0.25),
 }
 
 
@@ -143,6 +157,122 @@ def curve(
     if len(table) > 1:
         band = table.min(axis=0), table.max(axis=0)
         ax.fill_between(x, *band, color=colour, alpha=0.15, linewidth=0)
+
+
+def timelines(logs: str | Path | Sequence[str | Path], *, by: str | None = None) -> Any:
+    """What the workers computed and exchanged, and when, as it was measured.
+
+    Drawn are the records of the kind "timeline". Each is of one worker, and holds
+
+    * "name": what ran, such as an algorithm, which becomes a row;
+    * "worker": the worker's number, from 0;
+    * "intervals": a list of [lane, start, end], where the lane is "compute" or
+      "exchange", and the times are seconds of a clock that all workers share.
+
+    A row starts at its own 0. Every worker has two lanes in it: what it computed, and
+    below that what it exchanged. For timelines that are simulated there is
+    :func:`cocod_jax.timeline.gantt`.
+
+    Args:
+      logs: a folder of logs, one log, or several; each has panels of its own.
+      by: a name in the records, such as "rate": each of its values becomes a panel.
+        None is one panel for a log.
+
+    Returns:
+      A matplotlib figure.
+
+    Raises:
+      ImportError: when matplotlib is not installed; it says how to install it.
+      ValueError: when there is no log, or a log has no timeline or one that lacks
+        something.
+
+    Examples:
+      >>> path = getfixture("tmp_path") / "log.jsonl"
+      >>> with cj.loggers.to_jsonl(path) as log:
+      ...     for worker in 0, 1:
+      ...         spans = [("compute", 0.0, 0.8), ("exchange", 0.1, 0.5 + worker / 10)]
+      ...         log.write("timeline", name="mine", worker=worker, intervals=spans)
+      >>> figure = cj.plots.timelines(path)
+      >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+      ['mine']
+    """
+    panels = _panels(_paths(logs), by)
+    rows = [list(dict.fromkeys(r["name"] for r in panel)) for _, panel in panels]
+    workers = 1 + max(record["worker"] for _, panel in panels for record in panel)
+    heights = [0.9 + 0.28 * workers * len(names) for names in rows]
+    figure, axes = pyplot().subplots(
+        len(panels),
+        figsize=(9, 0.6 + sum(heights)),
+        height_ratios=heights,
+        layout="constrained",
+        squeeze=False,
+    )
+    pitch = workers + 0.6
+    for ax, (title, panel), names in zip(axes[:, 0], panels, rows, strict=True):
+        for row, name in enumerate(names):
+            _timeline(ax, [r for r in panel if r["name"] == name], row * pitch)
+        middles = pitch * np.arange(len(names)) + workers / 2 - 0.1
+        ax.set_yticks(middles, names)
+        ax.invert_yaxis()
+        ax.set_title(title, fontsize=11)
+        tidy(ax)
+        ax.grid(visible=False, axis="y")
+        ax.tick_params(axis="y", length=0)
+        ax.spines["left"].set_visible(False)
+    axes[-1, 0].set_xlabel("seconds")
+    handles = [
+        pyplot().Rectangle((0, 0), 1, 1, color=colour, label=label)
+        for label, colour, *_ in _LANES.values()
+    ]
+    figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False)
+    return figure
+
+
+def _panels(
+    paths: Sequence[Path], by: str | None
+) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The title of each panel, and its records, of which nothing is missing."""
+    panels = []
+    for path in paths:
+        records = read_jsonl(path).get("timeline", [])
+        if not records:
+            raise ValueError(f"{path} has no record of the kind 'timeline' to draw.")
+        for record in records:
+            _check_timeline(record, by, path)
+        own = defaultdict(list)
+        for record in records:
+            own[None if by is None else record[by]].append(record)
+        log = [path.stem] if len(paths) > 1 else []
+        for value, panel in own.items():
+            title = log if value is None else [*log, str(value)]
+            panels.append((", ".join(title), panel))
+    return panels
+
+
+def _check_timeline(record: dict[str, Any], by: str | None, path: Path) -> None:
+    missing = {"name", "worker", "intervals"} - record.keys()
+    if missing:
+        raise ValueError(f"{path} has a timeline without {sorted(missing)}.")
+    if by is not None and by not in record:
+        raise ValueError(f"by={by!r} is not in a timeline of {path}: {sorted(record)}.")
+    unknown = {lane for lane, _, _ in record["intervals"]} - _LANES.keys()
+    if unknown:
+        raise ValueError(
+            f"{path} has intervals of {sorted(unknown)}; a lane is one of "
+            f"{sorted(_LANES)}."
+        )
+
+
+def _timeline(ax: Any, records: Sequence[dict[str, Any]], top: float) -> None:
+    """The workers of one name under each other, from ``top`` down."""
+    starts = [start for record in records for _, start, _ in record["intervals"]]
+    origin = min(starts, default=0.0)
+    for record in records:
+        for lane, (_, colour, offset, height) in _LANES.items():
+            spans = [span for own, *span in record["intervals"] if own == lane]
+            times = np.array(spans).reshape(-1, 2) - origin
+            place = top + record["worker"] + offset
+            bars(ax, times[:, 0], times[:, 1], place, height, colour)
 
 
 def _paths(logs: str | Path | Sequence[str | Path]) -> list[Path]:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLACK = "#000000"
 ORANGE = "#E69F00"
@@ -20,6 +22,7 @@ ALGORITHMS = {
     "cocod": ("CoCoD-SGD", VERMILION),
 }
 OTHERS = (BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY_BLUE, BLACK)
+COMPUTE, EXCHANGE = BLUE, ORANGE  # of what a worker was seen to do
 
 
 def pyplot() -> Any:
@@ -63,3 +66,34 @@ def tidy(ax: Any) -> None:
         ax.yaxis.get_major_locator().set_params(subs=(1, 2, 5))
         ax.yaxis.set_major_formatter("{x:,g}")
         ax.yaxis.set_minor_formatter("")
+
+
+def bars(
+    ax: Any,
+    starts: np.ndarray,
+    ends: np.ndarray,
+    bottom: float,
+    height: float,
+    colour: str,
+) -> None:
+    """A row of bars from start to end, with white between those that touch.
+
+    Args:
+      ax: matplotlib axes to draw on.
+      starts: where each bar begins, such as seconds, [bars].
+      ends: where each ends, [bars].
+      bottom: of the row; its top where the axis is upside down.
+      height: of the row.
+      colour: of the bars.
+
+    Examples:
+      >>> figure, ax = cj.style.pyplot().subplots()
+      >>> cj.style.bars(ax, np.array([0.0, 2.0]), np.array([1.5, 3.0]), 0, 0.8, "black")
+    """
+    ax.broken_barh(
+        np.column_stack([starts, ends - starts]),
+        (bottom, height),
+        facecolor=colour,
+        edgecolor="white",
+        linewidth=0.5,
+    )

@@ -143,7 +143,7 @@ stragglers, since a worker waits for the others only at the end of a round.
 Do not take it when *Tm* is small beside *Tc*, or when the period that hides the
 exchange is too long for the learning rate. {func}`cocod_jax.advise` says either.""",
         cost="""\
-A copy of the parameters, the snapshot, and the buffer that is in flight. Workers
+Two more copies of the parameters: the snapshot, and the buffer in flight. Workers
 deviate more than with Local SGD of the same period, in squares by the factor
 (3*k* \N{MINUS SIGN} 1) / (*k* \N{MINUS SIGN} 1) of
 {func}`cocod_jax.theory.expected_deviation`.""",

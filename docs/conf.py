@@ -38,7 +38,7 @@ myst_heading_anchors = 3
 myst_substitutions = generate.substitutions()
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 90
+nb_execution_timeout = 90  # of a cell; generate.warn_of_slow_notebook sees to the whole
 nb_execution_show_tb = True
 nb_merge_streams = True
 
@@ -70,7 +70,9 @@ copybutton_prompt_is_regexp = True
 
 
 def setup(app):
-    """What autodoc asks, and what it gets wrong."""
+    """What Sphinx asks, what autodoc gets wrong, and what a notebook may take."""
+    app.add_config_value("notebook_seconds", 90, "")
+    app.connect("doctree-read", generate.warn_of_slow_notebook)
     app.connect("autodoc-skip-member", generate.is_tuple_field)
     app.connect("autodoc-process-signature", generate.no_signature_of_protocols)
     after_napoleon = 600

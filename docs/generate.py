@@ -97,6 +97,21 @@ def keep_underscores(
     lines[:] = [re.sub(r"^(:param \w+)_:", r"\1\\_:", line) for line in lines]
 
 
+def warn_of_slow_notebook(app: Any, doctree: Any) -> None:
+    """A warning, and so no site, when all of a notebook took too long to execute."""
+    # Sphinx is running when this is called; whoever only makes the tables lacks it.
+    from sphinx.util import logging
+
+    executed = app.env.nb_metadata[app.env.docname].get("exec_data")
+    # A notebook that failed has no runtime, and its own error.
+    seconds = (executed and executed["runtime"]) or 0.0
+    if seconds > app.config.notebook_seconds:
+        logging.getLogger(__name__).warning(
+            f"{app.env.docname} took {seconds:.0f} s; notebook_seconds in conf.py "
+            f"allows {app.config.notebook_seconds}."
+        )
+
+
 # Algorithms
 
 
@@ -222,7 +237,7 @@ def study_pages() -> dict[Path, str]:
 
 def _plain_study(folder: Path) -> str:
     """For a folder without a README: its command, its tables and its figures."""
-    command = read_jsonl(next(folder.glob("*.jsonl")))["run"][0]["command"]
+    command = read_jsonl(min(folder.glob("*.jsonl")))["run"][0]["command"]
     parts = [f"# {folder.name}", f"The first of its logs: `{command}`."]
     parts += [path.read_text() for path in sorted(folder.glob("*.md"))]
     parts += [f"![{p.stem}]({p.name})" for p in sorted(folder.glob("*.png"))]

@@ -83,8 +83,9 @@ good = make_round(sgd, cj.cocod("workers"))
 # hide only behind those *beside* it.
 
 # %%
-for collective in dataflow(good, shapes(good), batches):
-    print(collective)
+(collective,) = dataflow(good, shapes(good), batches)
+print(collective)
+assert collective.beside == PERIOD
 
 # %% [markdown]
 # ### What the compiler does
@@ -107,6 +108,7 @@ except ImportError as missing:
 
 # %%
 if certificate is not None:
+    assert certificate.hidden
     certificate.plot()
     plt.show()
 
@@ -185,6 +187,7 @@ waiting["conditional"] = ask(every_second_round, shapes(good), batches, target="
 if compiler_available():
     fig, axes = plt.subplots(4, figsize=(10, 6.5), layout="constrained")
     for axis, (name, certificate) in zip(axes, waiting.items(), strict=True):
+        assert not certificate.hidden
         certificate.plot(axis)
         axis.set_title(f"{name}: {certificate.verdict}", fontsize=10)
         axis.set_xlabel("")

@@ -64,7 +64,8 @@ def heavy_ball(axis_name, beta, weights=None):
     exchange = cj.mean(axis_name, weights)
 
     def init(params):
-        return HeavyBallState(previous=params)
+        # A copy: the caller may donate its parameters.
+        return HeavyBallState(previous=jax.tree.map(jnp.copy, params))
 
     def send(state, snapshot, weight=None):
         return exchange.average(snapshot, weight)
@@ -108,6 +109,7 @@ def complaint(check, rule):
         check(rule)
     except AssertionError as error:
         return str(error).splitlines()[0]
+    raise ValueError(f"{check.__name__} has no complaint")
 
 
 print(complaint(testing.assert_mean_preserved, rule))
@@ -241,6 +243,10 @@ print(f"{'loss after 480 steps, lowest to highest':34}", *shards, sep="   ")
 for name in candidates:
     ends = [curves[name, split][:, -1] for split in shards]
     print(f"{name:39}", *(f"{e.min():.3f} to {e.max():.3f}" for e in ends), sep="   ")
+
+by_label = {name: curves[name, "split by label"][:, -1] for name in candidates}
+with_momentum = by_label.pop("momentum 0.8, learning rate 0.1")
+assert with_momentum.max() < np.min(list(by_label.values()))
 
 # %%
 LOOKS = {

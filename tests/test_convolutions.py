@@ -22,6 +22,10 @@ FORMS = [
     (3, ("NDHWC", "DHWIO", "NDHWC"), {"precision": "highest"}),
 ]
 
+# The same products, summed in another order in float32: where values reach 45, as they
+# do here, they were seen to differ by 7e-6.
+ROUNDING = {"rtol": 1e-6, "atol": 3e-5}
+
 
 def convolution(rank, layouts, options):
     """``(image, kernel) -> out`` and arrays for it."""
@@ -49,7 +53,7 @@ def test_values_and_gradients_stay_the_same(rank, layouts, options):
     for function in (convolve, gradients(convolve)):
         expected = function(*args)
         chex.assert_trees_all_close(
-            jax.jit(fast_in_loops(function))(*args), expected, rtol=1e-4, atol=1e-4
+            jax.jit(fast_in_loops(function))(*args), expected, **ROUNDING
         )
 
 
@@ -80,7 +84,7 @@ def test_every_convolution_is_found(nest):
     nested = gradients(lambda *args: jax.tree.leaves(NESTS[nest](convolve)(*args))[-1])
     fast = fast_in_loops(nested)
     assert forms_in_a_loop(fast, *args) == {"b01f_01io->b01f"}
-    chex.assert_trees_all_close(fast(*args), nested(*args), rtol=1e-4, atol=1e-4)
+    chex.assert_trees_all_close(fast(*args), nested(*args), **ROUNDING)
 
 
 def test_xla_would_not_do_it():

@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import re
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -83,3 +83,32 @@ def test_the_page_of_an_algorithm_has_a_rule_an_example_and_papers(row):
 def test_results_have_a_page_each():
     folders = {path.name for path in generate.RESULTS.iterdir() if path.is_dir()}
     assert {path.stem for path in generate.study_pages()} == folders
+
+
+@pytest.mark.parametrize(
+    ("executed", "warns"),
+    [
+        ({"exec_data": {"runtime": 89.0}}, False),
+        ({"exec_data": {"runtime": 91.0}}, True),
+        ({"exec_data": {"runtime": None}}, False),
+        ({}, False),
+    ],
+)
+def test_a_notebook_beyond_its_time_is_a_warning(executed, warns, caplog):
+    pytest.importorskip("sphinx")
+    env = SimpleNamespace(
+        docname="tutorials/01", nb_metadata={"tutorials/01": executed}
+    )
+    app = SimpleNamespace(env=env, config=SimpleNamespace(notebook_seconds=90))
+    generate.warn_of_slow_notebook(app, None)
+    said = [record.getMessage() for record in caplog.records]
+    assert [text.startswith("tutorials/01 took 91 s") for text in said] == [
+        True
+    ] * warns
+
+
+def test_a_study_without_a_readme_names_its_first_log(tmp_path):
+    for name in "bca":
+        with cj.loggers.to_jsonl(tmp_path / f"{name}.jsonl") as log:
+            log.write("run", command=f"run {name}")
+    assert "The first of its logs: `run a`." in generate._plain_study(tmp_path)

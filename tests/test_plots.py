@@ -165,6 +165,97 @@ def test_what_cannot_be_drawn_is_named(call, message, tmp_path):
     assert not plt.get_fignums()
 
 
+def write_timelines(path, *records):
+    """A log of timelines, each a name, a worker, its intervals and further fields."""
+    with cj.loggers.to_jsonl(path) as log:
+        for name, worker, intervals, fields in records:
+            fields = {"name": name, "worker": worker, "intervals": intervals} | fields
+            log.write("timeline", **fields)
+    return path
+
+
+def spans(axis):
+    """The bars of an axis by their colour: [start, end, top, bottom]."""
+    found = {}
+    for bars in axis.collections:
+        colour = matplotlib.colors.to_hex(bars.get_facecolor()[0]).upper()
+        boxes = [path.get_extents() for path in bars.get_paths()]
+        corners = [[box.x0, box.x1, box.y0, box.y1] for box in boxes]
+        found.setdefault(colour, []).extend(corners)
+    return found
+
+
+def test_a_timeline_has_two_lanes_for_each_worker(tmp_path):
+    log = write_timelines(
+        tmp_path / "log.jsonl",
+        ("a", 0, [["compute", 101, 103], ["exchange", 102, 104]], {}),
+        ("a", 1, [["exchange", 100, 101], ["compute", 101, 102]], {}),
+        ("b", 0, [["compute", 200, 201], ["compute", 201, 203]], {}),
+        ("b", 1, [], {}),
+    )
+    (axis,) = plots.timelines(log).axes
+    drawn = spans(axis)
+    # Each name starts at 0, by its first worker; two workers and a gap are 2.6 high.
+    np.testing.assert_allclose(
+        drawn[style.COMPUTE],
+        [[1, 3, 0, 0.55], [1, 2, 1, 1.55], [0, 1, 2.6, 3.15], [1, 3, 2.6, 3.15]],
+    )
+    np.testing.assert_allclose(
+        drawn[style.EXCHANGE], [[2, 4, 0.55, 0.8], [0, 1, 1.55, 1.8]]
+    )
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b"]
+    assert (axis.get_title(), axis.get_xlabel()) == ("", "seconds")
+    assert axis.yaxis_inverted()
+    (legend,) = axis.figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["computation", "exchange"]
+
+
+def test_timelines_have_a_panel_for_each_log_and_value(tmp_path):
+    one = [["compute", 0, 1]]
+    for name in "ab":
+        write_timelines(
+            tmp_path / f"{name}.jsonl",
+            ("x", 0, one, {"rate": "fast"}),
+            ("x", 0, one, {"rate": "slow"}),
+        )
+    write_timelines(tmp_path / "a.jsonl", ("x", 0, one, {}), ("y", 0, one, {}))
+    titles = lambda figure: [axis.get_title() for axis in figure.axes]
+    assert titles(plots.timelines(tmp_path)) == ["a", "b"]
+    figure = plots.timelines(tmp_path / "b.jsonl", by="rate")
+    assert titles(figure) == ["fast", "slow"]
+    assert all(len(axis.collections) == 2 for axis in figure.axes)
+    figure = plots.timelines([tmp_path / "b.jsonl"] * 2, by="rate")
+    assert titles(figure) == ["b, fast", "b, slow"] * 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "by", "message"),
+    [
+        (None, None, r"log\.jsonl has no record of the kind 'timeline'"),
+        ({"worker": 0, "intervals": []}, None, r"a timeline without \['name'\]"),
+        (
+            {"name": "a", "worker": 0, "intervals": [["idle", 0, 1]]},
+            None,
+            r"\['idle'\]; a lane is one of \['compute', 'exchange'\]",
+        ),
+        (
+            {"name": "a", "worker": 0, "intervals": []},
+            "rate",
+            "by='rate' is not in a timeline",
+        ),
+    ],
+)
+def test_a_timeline_that_lacks_something_is_not_drawn(fields, by, message, tmp_path):
+    with cj.loggers.to_jsonl(tmp_path / "log.jsonl") as log:
+        log.write("run", config={})
+        if fields is not None:
+            log.write("timeline", **fields)
+    with pytest.raises(ValueError, match=message):
+        plots.timelines(tmp_path, by=by)
+    assert not plt.get_fignums()
+
+
 @pytest.mark.parametrize("draw", [plots.curves, "timeline"])
 def test_figures_say_what_they_need(draw, tmp_path, monkeypatch):
     log = write(tmp_path / "a.jsonl")

@@ -1,5 +1,6 @@
 """Several processes with one worker each give the numbers of one process."""
 
+import re
 import sys
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 import cocod_jax as cj
+from docs import generate
 from experiments.overlap.network import Network, free_port
 from experiments.overlap.processes import run_workers
 from tests import one_process, problems
@@ -49,3 +51,42 @@ def test_processes_agree_with_one_process_to_the_bit(processes):
     else:
         assert "see process 1" in refused[0]
         assert "differs from the first worker's" in refused[1]
+
+
+# A block that tests/test_readme.py does not run.
+ALONE = r"^```\{code-block\} python\n(.*?)^```"
+
+
+def test_the_page_on_processes_runs_in_two():
+    """First the lines of its last block that come before JAX is used, then the rest."""
+    page = (generate.DOCS / "how-to" / "processes.md").read_text()
+    start, hide = re.findall(ALONE, page, re.M | re.S)
+    assert "cj." not in start
+    meeting = 'initialize("10.0.0.1:1234", num_processes=4, process_id=0)'
+    before, after = hide.split("import cocod_jax as cj\n")
+    assert meeting in before
+    run = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    last = "state, _ = run(state, batches[:1])\nmodel = cj.consensus(state)\n"
+    report = 'print(f\'{{"workers": {jax.device_count()}, "model": {model}}}\')\n'
+    address = f"127.0.0.1:{free_port()}"
+
+    def command(rank):
+        own = f'initialize("{address}", num_processes=2, process_id={rank})'
+        script = [before.replace(meeting, own), *run, after, last, report]
+        return [sys.executable, "-c", "\n".join(script)]
+
+    records = run_workers(Network(2, None), command, timeout=120)
+    assert [record["workers"] for record in records] == [4, 4]
+    assert [record["model"] for record in records] == pytest.approx([5, 5], abs=0.05)
+
+
+def test_no_other_page_has_code_of_ours_that_does_not_run():
+    pages = [path for path in generate.DOCS.rglob("*.md") if "_build" not in path.parts]
+    ours = [
+        path.name
+        for path in pages
+        if any(
+            "cj." in code for code in re.findall(ALONE, path.read_text(), re.M | re.S)
+        )
+    ]
+    assert ours == ["processes.md"]

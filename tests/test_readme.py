@@ -87,11 +87,3 @@ def test_the_tables_are_those_of_the_logs_and_of_the_documentation():
     folder = ROOT / "experiments" / "results" / "20261123_mnist5k"
     assert compare.table(sorted(folder.glob("*.jsonl"))) in README
     assert generate.algorithm_table() in README
-
-
-def test_files_that_are_linked_exist():
-    targets = re.findall(r"\]\(([^)#]+)\)", README)
-    local = [target for target in targets if "://" not in target]
-    assert local
-    for target in local:
-        assert (ROOT / target).exists(), target

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from cocod_jax.style import BLUE, ORANGE, SKY_BLUE, VERMILION, pyplot
+from cocod_jax.style import BLUE, ORANGE, SKY_BLUE, VERMILION, bars, pyplot
 
 if TYPE_CHECKING:
     from cocod_jax.timeline._simulate import Timeline
@@ -88,13 +88,7 @@ def draw(timeline: "Timeline", ax: Any = None) -> Any:
         for odd, colour in enumerate(_COLOURS[row.lane]):
             chosen = row.rounds % 2 == odd
             starts, ends = row.starts[chosen], row.ends[chosen]
-            ax.broken_barh(
-                np.column_stack([starts, ends - starts]),
-                (height - 0.4, 0.8),
-                facecolor=colour,
-                edgecolor="white",
-                linewidth=0.5,
-            )
+            bars(ax, starts, ends, height - 0.4, 0.8, colour)
     ax.axvline(timeline.seconds, color="black", linestyle=":", linewidth=1)
     ax.set_yticks(range(len(rows)), [row.label for row in rows])
     ax.set_ylim(len(rows) - 0.5, -0.5)

@@ -7,13 +7,11 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
-from matplotlib.patches import Patch
 
-from cocod_jax import style
+from cocod_jax import plots, style
 from experiments.figures import records_of
 
 OURS, THEIRS = style.VERMILION, style.GREY
-COMPUTE, EXCHANGE = style.BLUE, style.ORANGE
 
 
 def bars(log: Path, out: Path) -> None:
@@ -51,50 +49,12 @@ def bars(log: Path, out: Path) -> None:
 def timelines(log: Path, out: Path) -> None:
     """Two rounds of each algorithm as the profiler saw them, a panel for each rate.
 
-    Every worker has two lanes: what it computed, and below it what it exchanged.
-
     Raises:
       ValueError: when the log has no timeline.
     """
-    (records,) = records_of(log, "timeline")
-    rates = list(dict.fromkeys(record["rate"] for record in records))
-    names = list(dict.fromkeys(record["name"] for record in records))
-    workers = 1 + max(record["worker"] for record in records)
-    figure, axes = plt.subplots(
-        len(rates),
-        1,
-        figsize=(9, 0.6 + len(rates) * (0.9 + 0.28 * workers * len(names))),
-        layout="constrained",
-        squeeze=False,
-    )
-    for axis, rate in zip(axes[:, 0], rates, strict=True):
-        for row, name in enumerate(names):
-            rows = [r for r in records if (r["rate"], r["name"]) == (rate, name)]
-            origin = min(start for r in rows for _, start, _ in r["intervals"])
-            for record in rows:
-                top = row * (workers + 0.6) + record["worker"]
-                for lane, start, end in record["intervals"]:
-                    axis.broken_barh(
-                        [(start - origin, end - start)],
-                        (top, 0.55) if lane == "compute" else (top + 0.55, 0.25),
-                        color=COMPUTE if lane == "compute" else EXCHANGE,
-                        edgecolor="white",
-                        linewidth=0.5,
-                    )
-        middles = [
-            row * (workers + 0.6) + workers / 2 - 0.1 for row in range(len(names))
-        ]
-        axis.set_yticks(middles, names)
-        axis.invert_yaxis()
-        axis.set_title(f"{rate} links", fontsize=11)
-        axis.tick_params(axis="y", length=0)
-        axis.spines[["top", "right", "left"]].set_visible(False)
-        axis.grid(axis="x", alpha=0.25)
-        axis.set_axisbelow(True)
-    axes[-1, 0].set_xlabel("seconds")
-    colours = {"computation": COMPUTE, "exchange": EXCHANGE}
-    handles = [Patch(color=colour, label=label) for label, colour in colours.items()]
-    figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False)
+    figure = plots.timelines(log, by="rate")
+    for axis in figure.axes:
+        axis.set_title(f"{axis.get_title()} links", fontsize=11)
     figure.savefig(out, dpi=160)
     plt.close(figure)
 
@@ -118,7 +78,10 @@ def unequal(log: Path, out: Path) -> None:
         rows = [r for r in results if r.get("shares") == record["shares"]]
         each = [100 * r["idle"] for r in sorted(rows, key=lambda r: r["worker"])]
         idle.bar(
-            [position - 0.2, position + 0.2], each, 0.36, color=[EXCHANGE, COMPUTE]
+            [position - 0.2, position + 0.2],
+            each,
+            0.36,
+            color=[style.EXCHANGE, style.COMPUTE],
         )
     idle.set_xticks(range(len(names)), names)
     idle.set_title("idle [%]: the fast worker, the slow one", fontsize=11)
