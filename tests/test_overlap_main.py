@@ -1,5 +1,7 @@
 """The benchmark from its command to its figures, on the loopback and small."""
 
+from typing import Any
+
 import pytest
 
 from cocod_jax.loggers import read_jsonl
@@ -10,7 +12,13 @@ ALGORITHMS = ("S-SGD", "CoCoD-SGD")
 
 
 def config(folder, **options):
-    small = {"rate": "none", "width": 2, "batch_size": 1, "period": 2, "repeats": 1}
+    small: dict[str, Any] = {
+        "rate": "none",
+        "width": 2,
+        "batch_size": 1,
+        "period": 2,
+        "repeats": 1,
+    }
     return overlap.OverlapConfig(
         out=folder, algorithms=ALGORITHMS, **{**small, **options}
     )
