@@ -47,7 +47,7 @@ def _module() -> str:
 def _commit() -> str | None:
     try:
         return subprocess.check_output(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
             cwd=Path(__file__).parent,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -57,7 +57,7 @@ def _commit() -> str | None:
 
 
 def _processor() -> str:
-    """Linux tells the model in a file alone."""
+    """The processor's model; on Linux only a file names it."""
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
     model = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)

@@ -157,8 +157,8 @@ def main(config: OverlapConfig) -> None:
     What is measured is in the log at once: a worker that fails later takes none of it.
 
     Raises:
-      ValueError: when a rate or the number of workers is none, or PyTorch would run
-        another network or batch.
+      ValueError: when a rate cannot be parsed, there are fewer than 2 workers, or
+        PyTorch would run another network or batch.
       RuntimeError: when the network cannot be made, or a worker fails.
     """
     if config.workers < 2:

@@ -89,10 +89,7 @@ def local_steps() -> Step:
 
 
 def ddp(bucket_mb: float) -> Step:
-    """Synchronous SGD: each bucket of gradients leaves as soon as it is ready.
-
-    ``static_graph=True`` made no difference to the time.
-    """
+    """Synchronous SGD: each bucket of gradients leaves as soon as it is ready."""
     model = DistributedDataParallel(
         resnet18(), bucket_cap_mb=bucket_mb, gradient_as_bucket_view=True
     )
