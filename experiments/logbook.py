@@ -19,8 +19,8 @@ import jax
 def circumstances(config: Any) -> dict[str, Any]:
     """Commit, versions, machine, command and configuration: what a result depends on.
 
-    The commit is None outside of a git checkout, and ends in "-dirty" when files have
-    changed since.
+    The commit is None outside of a git checkout, and ends in "-dirty" when files other
+    than results have changed since.
     """
     packages = ("cocod-jax", "jax", "jaxlib", "flax", "optax", "numpy")
     device = jax.devices()[0]
@@ -45,15 +45,22 @@ def _module() -> str:
 
 
 def _commit() -> str | None:
-    try:
+    def git(*args: str) -> str:
         return subprocess.check_output(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            ["git", *args],
             cwd=Path(__file__).parent,
             stderr=subprocess.DEVNULL,
             text=True,
         ).strip()
+
+    try:
+        commit = git("rev-parse", "--short=12", "HEAD")
+        # A run may be replacing its own earlier log, on which it does not depend.
+        code = (":(top)", ":(top,exclude)experiments/results")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", *code)
     except (OSError, subprocess.CalledProcessError):
         return None
+    return f"{commit}-dirty" if changed else commit
 
 
 def _processor() -> str:
