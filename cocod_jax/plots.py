@@ -255,6 +255,12 @@ def _check_timeline(record: dict[str, Any], by: str | None, path: Path) -> None:
         raise ValueError(f"{path} has a timeline without {sorted(missing)}.")
     if by is not None and by not in record:
         raise ValueError(f"by={by!r} is not in a timeline of {path}: {sorted(record)}.")
+    for interval in record["intervals"]:
+        if not isinstance(interval, list | tuple) or len(interval) != 3:
+            raise ValueError(
+                f"{path} has the interval {interval!r} in a timeline; it has to be "
+                "[lane, start, end]."
+            )
     unknown = {lane for lane, _, _ in record["intervals"]} - _LANES.keys()
     if unknown:
         raise ValueError(

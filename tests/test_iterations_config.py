@@ -20,6 +20,7 @@ from experiments.iterations.config import IterationsConfig
         ({"steps": 3 * 256}, r"steps=768 must be shortest=256 times 2, 4, 8"),
         ({"steps": 256}, r"steps=256 must be shortest=256 times 2, 4, 8"),
         ({"steps": 1000}, r"steps=1000 must be shortest=256 times 2, 4, 8"),
+        ({"workers": (1, 8), "steps": 4096}, r"shortest=256 must .* 128.* steps=8192"),
         ({"period": 0}, r"period=0 must be an integer of at least 1"),
         ({"runs": 1}, r"runs=1 must be at least 2"),
         ({"noise": 0.0}, r"noise=0\.0 must be a finite number above 0"),

@@ -235,6 +235,11 @@ def test_timelines_have_a_panel_for_each_log_and_value(tmp_path):
         (None, None, r"log\.jsonl has no record of the kind 'timeline'"),
         ({"worker": 0, "intervals": []}, None, r"a timeline without \['name'\]"),
         (
+            {"name": "a", "worker": 0, "intervals": [["compute", 0]]},
+            None,
+            r"the interval \['compute', 0\].* has to be \[lane, start, end\]",
+        ),
+        (
             {"name": "a", "worker": 0, "intervals": [["idle", 0, 1]]},
             None,
             r"\['idle'\]; a lane is one of \['compute', 'exchange'\]",

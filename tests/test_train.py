@@ -429,6 +429,21 @@ def test_the_commit_of_a_run_is_known_in_a_checkout_alone(monkeypatch, tmp_path)
     assert re.fullmatch("[0-9a-f]{12}", logbook.circumstances(TrainConfig())["commit"])
 
 
+def test_the_commit_of_a_run_is_dirty_when_its_code_is(monkeypatch, tmp_path):
+    """A result is no code: a run may be replacing its own earlier log."""
+    monkeypatch.setattr(logbook, "__file__", str(tmp_path / "logbook.py"))
+    (tmp_path / "experiments/results").mkdir(parents=True)
+    files = [tmp_path / "experiments/results/log.jsonl", tmp_path / "code.py"]
+    for file in files:
+        file.write_text("before")
+    for command in ("init", "add .", "-c user.name=a -c user.email=b commit -m c"):
+        subprocess.run(["git", *command.split()], cwd=tmp_path, check=True)
+    for file, ending in zip(files, ("", "-dirty"), strict=True):
+        file.write_text("after")
+        commit = logbook.circumstances(TrainConfig())["commit"]
+        assert re.fullmatch("[0-9a-f]{12}" + ending, commit)
+
+
 def test_a_log_without_an_epoch_cannot_be_drawn(tmp_path):
     path = write_log(tmp_path / "log.jsonl", epochs=0)
     with pytest.raises(ValueError, match=r"log\.jsonl has no finished epoch"):

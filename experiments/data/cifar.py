@@ -46,7 +46,7 @@ class Archive:
 
     @property
     def name(self) -> str:
-        """Of the file, as it is downloaded."""
+        """The name of the downloaded file."""
         return self.url.rsplit("/", 1)[-1]
 
 
@@ -104,18 +104,19 @@ def _opened(
     archive: Archive, data_dir: Path | None
 ) -> Iterator[Callable[[str], bytes]]:
     """A function from a file's name to its bytes."""
-    if data_dir is not None and (data_dir / archive.folder).is_dir():
-        yield lambda file: (data_dir / archive.folder / file).read_bytes()
-    elif data_dir is not None and (data_dir / archive.name).is_file():
-        _check(archive, data_dir / archive.name)
-        with tarfile.open(data_dir / archive.name) as tar:
-            yield lambda file: _member(tar, f"{archive.folder}/{file}")
-    else:
+    if data_dir is None or not is_there(archive, data_dir):
         raise FileNotFoundError(
             f"neither {archive.name} nor {archive.folder}/ is in --data-dir "
             f"{data_dir}. Download {archive.url} ({archive.size / 1e6:.0f} MB), put it "
             "into a folder, as it is or unpacked, and pass the folder as --data-dir."
         )
+    folder, packed = data_dir / archive.folder, data_dir / archive.name
+    if folder.is_dir():
+        yield lambda file: (folder / file).read_bytes()
+    else:
+        _check(archive, packed)
+        with tarfile.open(packed) as tar:
+            yield lambda file: _member(tar, f"{archive.folder}/{file}")
 
 
 def _member(tar: tarfile.TarFile, name: str) -> bytes:

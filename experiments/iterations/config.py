@@ -22,7 +22,7 @@ class IterationsConfig:
     """Local steps of the longest runs; the next are half as long, and so on."""
     shortest: int = 256
     """Local steps of the shortest runs, a multiple of 256; ``steps`` is this times a
-    power of 2, and at least this times twice the most workers."""
+    power of 2, and at least this times four times the most workers."""
     period: int = 4
     """k of the runs that measure the speed-up."""
     runs: int = 16
@@ -84,6 +84,15 @@ class IterationsConfig:
             raise ValueError(
                 f"steps={self.steps} must be shortest={self.shortest} times 2, 4, 8 or "
                 f"another power of 2, for example {self.shortest * 128}."
+            )
+        # All workers together need about this to reach what one reaches in half of
+        # the steps, divided by 2 for the spread: less is not read off, but guessed.
+        most = self.steps / 4 / max(self.workers)
+        if self.shortest > most:
+            raise ValueError(
+                f"shortest={self.shortest} must be at most {most:g}, which is "
+                f"steps={self.steps} over four times {max(self.workers)} workers; take "
+                f"steps={self.shortest * 4 * max(self.workers)} or more."
             )
 
 

@@ -112,7 +112,8 @@ def marked(
 ) -> None:
     """The mean of ``rows``, its range, and the slope in the legend.
 
-    The rows are [len(x), runs]; of what is read off means over runs, the resamples.
+    The rows are [len(x), runs], or [len(x), resamples] where values are read off means
+    over runs.
     """
     label, colour = ALGORITHMS[name]
     marker, size = MARKERS[name]

@@ -18,17 +18,7 @@ def speedup(config: IterationsConfig, log: Logbook) -> None:
     """Errors for all numbers of workers and of steps, and the slopes they have.
 
     Each run has the learning rate of Corollary 1 for its own N and T.
-
-    Raises:
-      ValueError: when the shortest runs are longer than all workers together need.
     """
-    needed_by_all = config.steps / 2 / max(config.workers)
-    if config.shortest > needed_by_all:
-        raise ValueError(
-            f"shortest={config.shortest} must be at most {needed_by_all:g}, which "
-            f"{max(config.workers)} workers need where one needs half of "
-            f"steps={config.steps}."
-        )
     trainers = make_trainers(factories(config.period))
     halvings = round(math.log2(config.steps / config.shortest))
     lengths = [config.shortest << power for power in range(halvings + 1)]
@@ -117,7 +107,7 @@ def resampled_means(table: np.ndarray) -> np.ndarray:
 
 
 def slopes(workers: Sequence[int], values: np.ndarray) -> np.ndarray:
-    """The slope of log values [N, runs] against log N, for each run."""
+    """The slope of log values [N, samples] against log N, for each sample."""
     return np.polyfit(np.log(workers), np.log(values), 1)[0]
 
 

@@ -128,7 +128,7 @@ def slowed(worker: Worker, config: UnequalWorkerConfig) -> None:
 def stopped(worker: Worker) -> None:
     """Seconds of a round with and without random pauses of every worker.
 
-    Means: the median of pauses that are rare is none.
+    Means, not medians: pauses are rare, and a median would not show them.
     """
     synchronous = optax.chain(cj.mean_gradients(AXIS), worker.optimizer)
     runs = {

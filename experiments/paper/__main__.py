@@ -35,7 +35,7 @@ class PaperConfig:
     """cpu: 4 workers and narrow networks; paper: 16 workers and full width, for
     GPUs."""
     data: Literal["mnist5k", "cifar10", "cifar100"] | None = None
-    """The data set; default: the one that data_dir has, or else mnist5k."""
+    """The data set; default: the one that data_dir has, and mnist5k without it."""
     data_dir: Path | None = None
     """Where the CIFAR archives are."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -51,7 +51,11 @@ class PaperConfig:
 def default_data(
     data_dir: Path | None,
 ) -> Literal["mnist5k", "cifar10", "cifar100"]:
-    """CIFAR where it is there, and what needs no download otherwise."""
+    """The CIFAR data set that the folder has; without a folder, what is built in.
+
+    Raises:
+      ValueError: when the folder has neither.
+    """
     return "mnist5k" if data_dir is None else data.cifar_in(data_dir)
 
 
