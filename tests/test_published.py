@@ -1,7 +1,6 @@
 """Numbers that are published are those of the logs, to the last digit shown."""
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +14,9 @@ from experiments.overlap import clock
 from experiments.paper import figures
 from experiments.paper.__main__ import MODELS, PaperConfig
 from experiments.paper.report import report
+from tests.published import check_sentence, shown
 
 README = (ROOT / "README.md").read_text()
-
-
-def shown(text: str, value: float) -> bool:
-    """Whether a number in a text is this value, rounded to as many decimals."""
-    number = text.strip("* ")
-    decimals = len(number.partition(".")[2])
-    return number == f"{value:.{decimals}f}"
-
-
-def check_sentence(page: str, words: str, values: Iterable[float]) -> None:
-    """That the page has these words, each ``#`` of which is the next of the values."""
-    pattern = re.escape(words).replace(r"\#", r"([\d.]*\d)").replace(r"\ ", r"\s+")
-    said = re.search(pattern, page)
-    assert said, f"{words!r} is not there any more: check what is, in its place"
-    for number, value in zip(said.groups(), values, strict=True):
-        assert shown(number, value), f"{said[0]!r}: {number} is {value}"
 
 
 def rows(page: str, *columns: str) -> list[dict[str, str]]:
