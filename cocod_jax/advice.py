@@ -66,7 +66,7 @@ def advise(
       step_seconds: Tc, one local step, above 0.
       exchange_seconds: Tm, one exchange of all parameters, 0 or more; measured, or
         from a :class:`cocod_jax.timeline.Link`.
-      workers: N.
+      workers: N, at least 2.
       busy: seconds for which an exchange occupies what computes, 0 to Tm; see
         :func:`cocod_jax.timeline.simulate`.
       jitter: the coefficient of variation of a step's time, 0 or more. With it the
@@ -98,7 +98,7 @@ def advise(
     check_non_negative(exchange_seconds=exchange_seconds, busy=busy)
     check_counts(workers=workers)
     if workers == 1:
-        raise ValueError("workers=1 has nothing to exchange; there must be two.")
+        raise ValueError("workers=1 has nothing to exchange; give at least 2.")
     if (learning_rate is None) != (smoothness is None):
         raise ValueError(
             f"learning_rate={learning_rate!r} and smoothness={smoothness!r} bound the "
@@ -187,9 +187,9 @@ def _hidden(period: int, delay: int, hiding: int) -> str:
 def _as_fast(cocod: float, local_sgd: float, synchronous: float) -> list[str]:
     """What is simpler and, to a few per cent, as fast as CoCoD-SGD."""
     as_fast = f"is as fast, or slower by {_CLOSE:.0%} at most, and its workers"
-    if synchronous * (1 - _CLOSE) <= cocod:
+    if synchronous <= (1 + _CLOSE) * cocod:
         return [f"S-SGD {as_fast} never differ: overlap with local steps does not pay."]
-    if local_sgd * (1 - _CLOSE) <= cocod:
+    if local_sgd <= (1 + _CLOSE) * cocod:
         return [f"Local SGD {as_fast} differ less: overlap does not pay."]
     return []
 
@@ -198,7 +198,7 @@ def _too_long(period: int, largest: int, smoothness: float) -> str:
     within = 1 / (4 * math.sqrt(2) * period * smoothness)
     return (
         f"Theory, which is cautious, allows {_at_most(largest)} at this learning rate; "
-        f"period {period} wants one below about {within:.3g}."
+        f"period {period} needs a learning rate below about {within:.3g}."
     )
 
 

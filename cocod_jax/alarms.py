@@ -1,11 +1,12 @@
 """Alarms for a run whose workers drift apart, read from the metrics of its rounds."""
 
 from collections import deque
+from collections.abc import Sequence
 
-import jax
 import numpy as np
 
-from cocod_jax.round import RoundMetrics
+from cocod_jax.exchange import normalised
+from cocod_jax.round import RoundMetrics, on_host
 
 # Chosen on small networks: see the tests.
 _IN_A_ROW = 3  # rounds
@@ -33,14 +34,23 @@ class DriftAlarm:
 
     .. math::
 
-       a = \frac{\sum_i \langle x_i - s_i, \, m - s_i \rangle}{\sum_i \|m - s_i\|^2}
+       a = \frac{\sum_i p_i \langle x_i - s_i, \, m - s_i \rangle}
+                {\sum_i p_i \|m - s_i\|^2}
 
-    the sum of :math:`\text{alignment} \cdot \text{progress\_norm} \cdot
+    the mean of :math:`\text{alignment} \cdot \text{progress\_norm} \cdot
     \text{distance}` over that of :math:`\text{distance}^2`. CoCoD-SGD turns what
     the workers differ by into :math:`-a` of itself, plus noise: it dies out below 1
     and grows above. Where gradients are noise alone, a is 0. Below 0 there is no
     alarm: momentum takes a worker further in its old direction, and data of its own
     pull it the same way in every round, while the loss falls all the same.
+
+    Args:
+      weights: the rule's, one positive number for each worker (shared); None when all
+        count the same.
+
+    Raises:
+      ValueError: when a weight is not positive and finite; in use, when there is not
+        one for each worker of the metrics.
 
     Examples:
       >>> loss = lambda w, batch: 0.5 * (w - batch) ** 2
@@ -56,7 +66,8 @@ class DriftAlarm:
       The workers move apart
     """
 
-    def __init__(self):
+    def __init__(self, weights: Sequence[float] | None = None):
+        self._weights = None if weights is None else np.array(normalised(weights))
         self._first_loss: float | None = None
         self._first_distance: float | None = None
         self._in_a_row = 0
@@ -67,15 +78,15 @@ class DriftAlarm:
         """The sentence of an alarm that rings now, or None.
 
         Args:
-          metrics: of one round, with a leading axis of workers: [N, period] and [N].
-            In each of several processes they are those of its own workers.
+          metrics: of one round and of all workers, [N, period] and [N]. With several
+            processes gather them first, in every process:
+            ``multihost_utils.process_allgather(metrics, tiled=True)``.
 
         Returns:
           The sentence, or None. Of two that ring together the second comes with the
           next round's metrics, if it still holds.
         """
-        wide = lambda values: np.asarray(values, np.float64)
-        metrics = jax.tree.map(wide, jax.device_get(metrics))
+        metrics = on_host(metrics)
         finite = all(np.isfinite(values).all() for values in metrics)
         checks = (self._apart, self._over_corrected) if finite else (_not_finite,)
         # All of them, also when one rings: they remember the rounds before.
@@ -109,10 +120,19 @@ class DriftAlarm:
         )
 
     def _over_corrected(self, metrics: RoundMetrics) -> str | None:
-        # The corrections of workers that count the same have sum 0: what is common to
-        # their progress drops out of the sum of these products.
-        gone = metrics.alignment * metrics.progress_norm * metrics.distance
-        self._ways.append((float(gone.sum()), float(np.sum(metrics.distance**2))))
+        workers = len(metrics.distance)
+        share = (
+            np.full(workers, 1 / workers) if self._weights is None else self._weights
+        )
+        if len(share) != workers:
+            raise ValueError(
+                f"weights has {len(share)} entries, but the metrics are those of "
+                f"{workers} workers; give one weight for each worker."
+            )
+        # Corrections have the weighted mean 0: what is common to the progress of all
+        # workers drops out of the mean of these products.
+        gone = share @ (metrics.alignment * metrics.progress_norm * metrics.distance)
+        self._ways.append((float(gone), float(share @ metrics.distance**2)))
         gone, whole = np.sum(self._ways, axis=0)
         if len(self._ways) < _WINDOW or gone <= whole:
             return None

@@ -57,8 +57,8 @@ def gather_capabilities(own: float | Sequence[float]) -> tuple[float, ...]:
     :func:`batch_shares`, is then equal everywhere.
 
     Args:
-      own: the capability of this process's worker; of several workers a sequence,
-        as long in every process.
+      own: the capability of this process's worker; for several workers a sequence,
+        of the same length in every process.
 
     Returns:
       One number for each worker, in the order of the processes.

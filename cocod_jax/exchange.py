@@ -58,8 +58,8 @@ def mean(axis_name: AxisName, weights: Sequence[float] | None = None) -> Exchang
         of strings.
       ValueError: at construction, when a weight is not positive and finite; in
         use, when ``axis_name`` is not bound, when there is not one weight for
-        each worker, when a weight that travels is not a scalar, or when the tree has
-        no floating-point leaf.
+        each worker, when the ``weight`` given to ``average`` is not a scalar, or
+        when the tree has no floating-point leaf.
 
     Examples:
       >>> exchange = cj.mean("workers", weights=(1, 3))

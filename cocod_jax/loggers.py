@@ -17,10 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
-import jax
-import numpy as np
-
-from cocod_jax.round import RoundMetrics
+from cocod_jax.round import RoundMetrics, on_host
 
 Logger: TypeAlias = Callable[[int, Mapping[str, float]], None]
 Records: TypeAlias = dict[str, list[dict[str, Any]]]
@@ -57,8 +54,7 @@ def scalars(metrics: RoundMetrics) -> dict[str, float]:
       grad_norm_max 8.0
       distance_max 0.0
     """
-    wide = lambda values: np.asarray(values, np.float64)
-    values = jax.tree.map(wide, jax.device_get(metrics))
+    values = on_host(metrics)
     means = {name: float(value.mean()) for name, value in values._asdict().items()}
     return means | {
         "grad_norm_max": float(values.grad_norm.max()),

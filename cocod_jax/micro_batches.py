@@ -52,8 +52,9 @@ class MicroBatches(NamedTuple):
     Attributes:
       data: leaves of shape [N, period, max_count, micro_batch, ...] (per worker).
       count: m_i, integers [N, period], each in 1..max_count (per worker). They may
-        change from call to call without another compilation. On a device there is
-        nobody to raise an error: a count out of its range makes the loss NaN.
+        change from call to call without another compilation. A count out of its range
+        is refused in a NumPy array. A device cannot raise an error: there it makes the
+        worker's loss and parameters NaN, and those of all in the next exchange.
 
     Examples:
       A fast worker with three samples, and a slow one with one:

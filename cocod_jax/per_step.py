@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from cocod_jax._typing import Params
-from cocod_jax.round import check_period, own_copy
+from cocod_jax.round import check_period, check_transforms, own_copy
 from cocod_jax.rules import MergeRule
 
 
@@ -53,7 +53,8 @@ def every(
       with the worker's own gradients.
 
     Raises:
-      TypeError: when ``rule`` is not a MergeRule.
+      TypeError: when ``inner`` is not an optax transform, or ``rule`` not a
+        MergeRule.
       ValueError: when ``period`` or ``delay`` is not an integer in its range; in
         use, when ``params`` is None.
 
@@ -78,10 +79,7 @@ def every(
        merges at the beginning of the next one: no step lies between the two, so
        that all gradients, losses and weighted means are the same.
     """
-    if not isinstance(rule, MergeRule):
-        raise TypeError(
-            f"rule={rule!r} must be a MergeRule, such as cj.cocod('workers')."
-        )
+    check_transforms(inner, rule)
     period, delay = check_period(period, delay)
     merge_at = (delay - 1) % period
     inner = optax.with_extra_args_support(inner)

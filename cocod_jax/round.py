@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -51,8 +52,8 @@ class StepMetrics(NamedTuple):
     """What one local step reports, per worker.
 
     Attributes:
-      loss: scalar, the loss of the worker's batch before the step.
-      grad_norm: scalar, the Euclidean norm of the worker's gradient.
+      loss: scalar of the loss's own dtype, of the worker's batch before the step.
+      grad_norm: scalar, float32 or wider, the Euclidean norm of the worker's gradient.
     """
 
     loss: jax.Array
@@ -60,16 +61,16 @@ class StepMetrics(NamedTuple):
 
 
 class MergeMetrics(NamedTuple):
-    """What one merge reports, per worker.
+    """What one merge reports, per worker: scalars, float32 or wider.
 
     Attributes:
-      distance: scalar, the norm of m - s_i: how far this worker's snapshot was
-        from what arrived.
-      progress_norm: scalar, the norm of x_i - s_i at the merge: how far the
-        worker went in the ``delay`` steps that the exchange had.
-      alignment: scalar in [-1, 1], the cosine between x_i - s_i and m - s_i, 0 where
-        either is 0: above 0 the worker's own steps went the way of the merge, below
-        0 against it.
+      distance: the norm of m - s_i: how far this worker's snapshot was from what
+        arrived.
+      progress_norm: the norm of x_i - s_i at the merge: how far the worker went in
+        the ``delay`` steps that the exchange had.
+      alignment: in [-1, 1], the cosine between x_i - s_i and m - s_i, 0 where either
+        is 0: above 0 the worker's own steps went the way of the merge, below 0
+        against it.
     """
 
     distance: jax.Array
@@ -110,7 +111,7 @@ class Round(NamedTuple):
       init: ``(params, model_state=None, *, key=None) -> RoundState``, outside of the
         front door, without a worker axis. Without a key all runs draw the same
         numbers, those of ``jax.random.key(0)``. A model state belongs to a stateful
-        round only (ValueError).
+        round only, and one key to a run (ValueError).
       run: ``(state, batches) -> (state, RoundMetrics)``; ``batches`` has leaves of
         shape [period, ...].
       send: ``(state) -> arriving``; holds every collective of the merge rule.
@@ -173,7 +174,8 @@ def make_round(
       ``pmap``, ``shard_map`` or ``vmap`` (:func:`cocod_jax.distribute` does it).
 
     Raises:
-      TypeError: when ``rule`` is not a MergeRule or ``loss_fn`` not callable.
+      TypeError: when ``loss_fn`` is not callable, ``inner`` not an optax transform,
+        or ``rule`` not a MergeRule.
       ValueError: when ``period`` or ``delay`` is not an integer in its range; in
         use, when the leading axis of ``batches`` is not the period, or counts of
         micro-batches do not fit.
@@ -198,11 +200,7 @@ def make_round(
     """
     if not callable(loss_fn):
         raise TypeError(f"loss_fn={loss_fn!r} must be a function.")
-    if not isinstance(rule, MergeRule):
-        raise TypeError(
-            f"rule={rule!r} must be a MergeRule, such as cj.cocod('workers'); a "
-            "transform of gradients belongs to inner."
-        )
+    check_transforms(inner, rule)
     period, delay = check_period(period, delay)
     inner = optax.with_extra_args_support(inner)
 
@@ -216,8 +214,15 @@ def make_round(
             )
         if key is None:
             key = jax.random.key(0)
+        if not isinstance(key, jax.Array | np.ndarray):
+            raise TypeError(f"key={key!r} must be a PRNG key, as jax.random.key(0) is.")
         if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
             key = jax.random.wrap_key_data(key)
+        if key.ndim:
+            raise ValueError(
+                f"key has shape {key.shape}, but it must be one key: replicate makes "
+                "one of it for each worker."
+            )
         return RoundState(
             params=own_copy(params),
             opt_state=own_copy(inner.init(params)),
@@ -322,6 +327,27 @@ def own_copy(tree: Any) -> Any:
     and the second would compile again.
     """
     return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.result_type(leaf)), tree)
+
+
+def on_host(metrics: RoundMetrics) -> RoundMetrics:
+    """The metrics as NumPy arrays of float64: sums in bfloat16 would round."""
+    wide = lambda values: np.asarray(values, np.float64)
+    return jax.tree.map(wide, jax.device_get(metrics))
+
+
+def check_transforms(inner: optax.GradientTransformation, rule: MergeRule) -> None:
+    """Raises TypeError unless these are an optax transform and a merge rule."""
+    if not isinstance(rule, MergeRule):
+        raise TypeError(
+            f"rule={rule!r} must be a MergeRule, such as cj.cocod('workers'); a "
+            "transform of gradients belongs to inner."
+        )
+    parts = (getattr(inner, name, None) for name in ("init", "update"))
+    if isinstance(inner, MergeRule) or not all(map(callable, parts)):
+        raise TypeError(
+            f"inner={inner!r} must be an optax transform of gradients, such as "
+            "optax.sgd(0.1)."
+        )
 
 
 def check_period(period: int, delay: int | None) -> tuple[int, int]:

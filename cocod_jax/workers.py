@@ -75,23 +75,23 @@ def replicate(
         return jnp.broadcast_to(leaf, (workers, *leaf.shape))
 
     replicated = jax.tree.map(spread, tree)
-    if isinstance(tree, RoundState):
-        return replicated._replace(weight=_shares(tree.weight, workers, first))
-    return replicated
+    if not isinstance(tree, RoundState):
+        return replicated
+    weights, total = tree.weight, workers * jax.process_count()
+    if weights.shape == (1,):  # all count the same
+        weights = jnp.full(total, 1 / total, weights.dtype)
+    return replicated._replace(weight=_shares(weights, workers, first))
 
 
 def _shares(weights: jax.Array, workers: int, first: int) -> jax.Array:
     """The shares of ``workers`` workers from ``first`` on, of those of all processes.
 
-    Each process has as many as this one. ``weights`` are everybody's, or one that
-    stands for all.
+    Each process has as many as this one.
 
     Raises:
       ValueError: when there is not one weight for each, or ``first`` is too far.
     """
     total = workers * jax.process_count()
-    if weights.shape == (1,):
-        weights = jnp.full(total, 1 / total, weights.dtype)
     if weights.shape != (total,):
         raise ValueError(
             f"there are {weights.size} weights, but {total} workers; give one weight "
@@ -116,6 +116,9 @@ def place(tree: Any, devices: Sequence[jax.Device], axis_name: str = "workers") 
     Returns:
       The tree, sharded over the devices; arrays that are there already stay.
 
+    Raises:
+      ValueError: when the leading axis of a leaf is not as long as ``devices``.
+
     Examples:
       >>> placed = cj.place(jnp.arange(2.0), jax.devices()[:2])
       >>> len(placed.devices())
@@ -134,6 +137,12 @@ def place(tree: Any, devices: Sequence[jax.Device], axis_name: str = "workers") 
     # device_put finds that out too, but slowly, before every local step.
     if all(map(is_there, jax.tree.leaves(tree))):
         return tree
+    for leaf in jax.tree.leaves(tree):
+        if np.shape(leaf)[:1] != (len(devices),):
+            raise ValueError(
+                f"tree has a leaf of shape {np.shape(leaf)}, but there are "
+                f"{len(devices)} devices; give one device for each worker."
+            )
     return jax.device_put(tree, sharding)
 
 
@@ -160,7 +169,8 @@ def reweight(
 
     Raises:
       ValueError: when a weight is not positive and finite, when their number is not
-        the number of workers, or ``state`` has no axis of workers.
+        the number of workers, when ``first`` is negative or reaches beyond them, or
+        ``state`` has no axis of workers.
 
     Examples:
       >>> round_ = cj.make_round(
@@ -279,7 +289,7 @@ def _is_one_of_several(weight: jax.Array) -> bool:
     return (
         jax.process_count() > 1
         and not isinstance(weight, jax.core.Tracer)  # a program takes what it is given
-        and weight.is_fully_addressable
+        and getattr(weight, "is_fully_addressable", True)  # as NumPy arrays are
     )
 
 

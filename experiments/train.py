@@ -176,7 +176,7 @@ def train(job: Job, log: Logbook, show: Display) -> None:
     evaluate = evaluator(job)
     state = initial_state(config, job.main, job.model, len(job.devices))
     cj.check_equal_start(state)
-    alarm = cj.DriftAlarm()
+    alarm = cj.DriftAlarm(config.micro_batches)
     step, epoch, losses, images, seconds = 0, 0, [], 0, 0.0
     for round_, count in zip((job.warm, job.main), number_of_rounds(job), strict=True):
         run = cj.distribute(

@@ -47,6 +47,13 @@ def main(rank: int, processes: int, address: str) -> None:
     leaves = jax.tree.leaves((state.params, losses))
     model = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(cj.consensus(state))]
     record = {"bits": [bits(leaf) for leaf in leaves], "consensus": model}
+    # As they come back from a file.
+    loaded = lambda leaf: np.asarray(leaf.addressable_shards[0].data)
+    params, weight = jax.tree.map(loaded, (state.params, state.weight))
+    own = state._replace(params=params, weight=weight)
+    record["loaded"] = [
+        np.asarray(leaf).tolist() for leaf in jax.tree.leaves(cj.consensus(own))
+    ]
     print(json.dumps(record | {"refused": refused}))
     jax.distributed.shutdown()
 

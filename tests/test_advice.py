@@ -108,7 +108,9 @@ def test_theory_bounds_the_period():
     assert "allows period 3 at most" in str(advice)
     assert "With period 3 CoCoD-SGD takes 0.333 seconds" in str(advice)
     # The learning rate that it names is one that will do.
-    named = float(str(advice).split("wants one below about ")[1].split(".\n")[0])
+    named = float(
+        str(advice).split("needs a learning rate below about ")[1].split(".\n")[0]
+    )
     assert theory.largest_period(0.99 * named, 1.0) >= 10
     assert theory.largest_period(1.01 * named, 1.0) < 10
     fine = cj.advise(0.1, 1.0, 16, learning_rate=0.01, smoothness=1.0)

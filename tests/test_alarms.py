@@ -211,6 +211,21 @@ def test_the_merge_over_corrects_when_steps_went_all_of_the_way(
         assert f"had gone {110 if min(alignment) > 0 else 168}% of" in sentences[9]
 
 
+def test_what_all_workers_have_in_common_is_no_correction():
+    """Workers at 4 and 0, with shares of 3/4 and 1/4, and all of them go 10 further."""
+    each = metrics(
+        distance=np.array([1.0, 3.0]),
+        alignment=np.array([-1, 1]),
+        progress_norm=np.array([10, 10]),
+    )
+    alarm, unweighted = cj.DriftAlarm(weights=(3, 1)), cj.DriftAlarm()
+    rounds = 12 * [each]
+    assert not any(map(alarm, rounds))
+    assert any(map(unweighted, rounds))
+    with pytest.raises(ValueError, match="3 entries, but the metrics are those of 2"):
+        cj.DriftAlarm(weights=(1, 1, 1))(each)
+
+
 def test_what_is_not_finite_rings_at_once_and_says_whose():
     loss, distance = np.ones([2, 3]), np.ones(2)
     loss[1, 2] = np.nan

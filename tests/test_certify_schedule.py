@@ -326,6 +326,8 @@ def test_without_the_compiler_the_command_that_installs_it_is_printed(monkeypatc
     [
         ({"target": "tpu"}, "target='tpu' must be one of h100"),
         ({"target": "h100", "hosts": 3}, "hosts=3 cannot share 4 devices"),
+        ({"target": "h100", "hosts": 1.0}, "hosts=1.0 must be an integer"),
+        ({"target": "h100", "devices": 0}, "devices=0 must be an integer"),
     ],
 )
 def test_what_cannot_be_compiled_for_is_named(options, message):
@@ -338,6 +340,8 @@ def test_more_workers_than_gpus_need_a_target(monkeypatch):
     w, batches = (jnp.zeros([16, *array.shape[1:]]) for array in (W, BATCHES))
     with pytest.raises(ValueError, match="16 workers, and this machine has 8 devices"):
         certify(cocod, w, batches)
+    with pytest.raises(ValueError, match="hosts=2 needs a target"):
+        certify(cocod, W, BATCHES, hosts=2)
 
 
 def test_a_pmapped_function_brings_its_own_devices():

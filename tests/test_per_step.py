@@ -202,6 +202,8 @@ def test_errors():
         cj.every(2, optax.sgd(0.1), rule, delay=3)
     with pytest.raises(TypeError, match="MergeRule"):
         cj.every(2, optax.sgd(0.1), no_rule)
+    with pytest.raises(TypeError, match="optax transform"):
+        cj.every(2, rule, rule)
     optimizer = cj.every(2, optax.sgd(0.1), rule)
     with pytest.raises(ValueError, match="params was None"):
         optimizer.update(jnp.zeros(()), optimizer.init(jnp.zeros(())))

@@ -40,6 +40,7 @@ def test_processes_agree_with_one_process_to_the_bit(processes):
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((state.params, losses))]
     for rank, record in enumerate(records):
         assert record["bits"] == [leaf[rank].tobytes().hex() for leaf in leaves]
+        assert record["loaded"] == record["consensus"]
         for leaf, own in zip(
             jax.tree.leaves(cj.consensus(state)), record["consensus"], strict=True
         ):

@@ -590,13 +590,29 @@ def test_a_model_state_needs_a_loss_that_takes_it():
         round_.init(problems.params(), jax.random.key(0))
 
 
-def test_a_rule_must_be_a_rule():
-    no_rule: Any = optax.sgd(0.1)
-    no_loss: Any = None
-    with pytest.raises(TypeError, match="must be a MergeRule"):
-        cj.make_round(problems.loss, optax.sgd(0.1), no_rule, period=4)
-    with pytest.raises(TypeError, match="loss_fn"):
-        cj.make_round(no_loss, optax.sgd(0.1), cj.cocod("workers"), period=4)
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"loss_fn": None}, "loss_fn=None must be a function"),
+        ({"rule": optax.sgd(0.1)}, "rule=.* must be a MergeRule"),
+        ({"inner": optax.sgd}, "inner=.* must be an optax transform"),
+        ({"inner": cj.cocod("workers")}, "inner=.* must be an optax transform"),
+    ],
+)
+def test_every_part_is_what_it_should_be(parts, message):
+    good = {"loss_fn": problems.loss, "inner": optax.sgd(0.1)}
+    good["rule"] = cj.cocod("workers")
+    options: Any = good | parts
+    with pytest.raises(TypeError, match=message):
+        cj.make_round(**options, period=4)
+
+
+def test_a_run_starts_from_one_key():
+    round_ = cj.make_round(problems.loss, optax.sgd(0.1), cj.cocod("workers"), period=1)
+    with pytest.raises(TypeError, match="key=0 must be a PRNG key"):
+        round_.init(problems.params(), key=0)
+    with pytest.raises(ValueError, match=r"key has shape \(2,\)"):
+        round_.init(problems.params(), key=jax.random.split(jax.random.key(0)))
 
 
 @pytest.mark.parametrize("execution", ["fused", "split"])

@@ -107,6 +107,12 @@ def test_extra_arguments_are_accepted():
     jax.vmap(merge, axis_name="workers")(jnp.zeros(N), jnp.zeros(N))
 
 
+@pytest.mark.parametrize("part", ["init", "send", "merge"])
+def test_a_rule_is_made_of_functions(part):
+    with pytest.raises(TypeError, match=f"{part}=None must be a function"):
+        cj.cocod("workers")._replace(**{part: None})
+
+
 def test_params_are_needed():
     rule = cj.cocod("workers")
     with pytest.raises(ValueError, match="params was None"):

@@ -394,9 +394,12 @@ def test_an_algorithm_of_your_own():
 @pytest.mark.parametrize(
     ("transfer", "match"),
     [
-        (Transfer(0, sent=2, needed=1), "sent=2, needed=1, .* needed after that"),
+        (
+            Transfer(0, sent=2, needed=1),
+            "sent=2, needed=1, .* no earlier than it is sent",
+        ),
         (Transfer(0, sent=-1, needed=1), "sent at 0 or later"),
-        (Transfer(0, sent=1, needed=9), "steps=5 or earlier"),
+        (Transfer(0, sent=1, needed=9), "no later than steps=5"),
         (Transfer(0, sent=1, needed=2, share=1.5), "share above 0, and at most 1"),
     ],
 )

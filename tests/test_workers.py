@@ -74,8 +74,15 @@ def test_reweight():
     np.testing.assert_allclose(state.weight, [0.75, 0.25])
     with pytest.raises(ValueError, match="3 weights, but 2 workers"):
         cj.reweight(state, (1, 1, 1))
+    with pytest.raises(ValueError, match="1 weights, but 2 workers"):
+        cj.reweight(state, (3,))
     with pytest.raises(ValueError, match="positive, finite"):
         cj.reweight(state, (1, 0))
+
+
+def test_every_worker_has_a_place():
+    with pytest.raises(ValueError, match=r"shape \(4,\), but there are 2 devices"):
+        cj.place(jnp.zeros(4), jax.devices()[:2])
 
 
 def test_consensus_is_the_weighted_mean_in_the_leaves_own_dtypes():

@@ -11,7 +11,8 @@ returns what :func:`cocod_jax.certify.certify` takes: a Round (or one worker's
 function, or a jitted or pmapped one) and its arguments, of which the shapes are
 enough. Nothing should be computed or downloaded for it.
 
-Exit status: 0 if all communication is hidden, 1 if something is exposed.
+Exit status: 0 if all communication is hidden, 1 if something is exposed or the program
+cannot be compiled (a traceback says why), 2 when an argument is wrong.
 """
 
 import argparse
@@ -33,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("module", nargs="?", help="has a function certifiable")
-    parser.add_argument("--target", choices=TARGETS, help="default: the GPUs here")
+    parser.add_argument(
+        "--target", choices=TARGETS, help="default: the GPUs here, or h100"
+    )
     parser.add_argument("--devices", type=int, default=8, help="workers (%(default)s)")
     parser.add_argument("--hosts", type=int, default=1, help="default: %(default)s")
     parser.add_argument(

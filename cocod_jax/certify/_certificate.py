@@ -95,7 +95,7 @@ class Certificate(NamedTuple):
     Attributes:
       target: the GPU it was compiled for.
       devices: the number of workers.
-      hosts: over which they are spread.
+      hosts: the number of hosts that the workers are spread over, evenly.
       flows: what the program allows, from the jaxpr.
       schedule: what the compiler made of it.
       reasons: why something is exposed, most important first; empty when all is
@@ -156,6 +156,9 @@ class Certificate(NamedTuple):
 
         Returns:
           The axes.
+
+        Raises:
+          ImportError: when matplotlib is not installed; it says how to install it.
         """
         ax = draw(self.schedule, ax)
         ax.set_title(f"{self.devices} x {self.target}: {self.verdict}")

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from jax import lax
 
+from cocod_jax._checks import check_counts
 from cocod_jax._typing import Batches
 from cocod_jax.certify._certificate import Certificate, diagnose
 from cocod_jax.certify._compile import TARGETS, compile_program
@@ -32,6 +33,9 @@ def dataflow(
 
     Returns:
       One :class:`CollectiveFlow` for each collective.
+
+    Raises:
+      ValueError: when the arrays of ``args`` have no leading axis in common.
 
     Examples:
       >>> def round_(w, batches):
@@ -79,7 +83,7 @@ def certify(
         GPUs, or ``h100`` where there are none.
       devices: the number of workers; None takes it from ``args``. Another number
         changes the leading axis.
-      hosts: over which the devices are spread evenly.
+      hosts: the number of hosts that the target's devices are spread over, evenly.
       latency_hiding: turns the compiler's latency-hiding scheduler on or off; None
         leaves it as it is, on for Hopper and later, off for older GPUs.
       baseline: the same program without the overlap, for the memory that the
@@ -90,8 +94,10 @@ def certify(
 
     Raises:
       ImportError: when the compiler for GPUs is not installed; it says how to.
-      ValueError: when ``target`` is not known, or ``devices`` and ``hosts`` do not
-        fit the program.
+      NotImplementedError: when the compiler of this machine's GPUs shows no schedule.
+      ValueError: when ``target`` is not known, ``devices`` and ``hosts`` do not fit
+        the program, several hosts have no target, or the arrays of ``args`` have no
+        leading axis in common.
 
     Examples:
       >>> loss = lambda w, batch: jnp.mean((batch @ w) ** 2)
@@ -106,6 +112,14 @@ def certify(
         target = "h100"
     if target is not None and target not in TARGETS:
         raise ValueError(f"target={target!r} must be one of {', '.join(TARGETS)}.")
+    check_counts(hosts=hosts)
+    if devices is not None:
+        check_counts(devices=devices)
+    if target is None and hosts > 1:
+        raise ValueError(
+            f"hosts={hosts} needs a target, such as target='h100': without one the "
+            "program is compiled for the GPUs of this machine."
+        )
     if isinstance(fn, Round) and baseline is None and fn.delay > 0:
         baseline = _without_overlap(fn)
     compiled_for = functools.partial(
@@ -169,7 +183,7 @@ def _check_devices(program: Program, devices: int | None, hosts: int) -> int:
     workers = program.exported.nr_devices
     if devices is not None and devices != workers:
         raise ValueError(f"devices={devices}, but fn was made for {workers} devices.")
-    if hosts < 1 or workers % hosts:
+    if workers % hosts:
         raise ValueError(f"hosts={hosts} cannot share {workers} devices evenly.")
     return workers
 

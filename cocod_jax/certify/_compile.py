@@ -75,9 +75,8 @@ def compile_program(
         raise NotImplementedError(f"the compiler for {devices[0]} shows no schedule.")
     scheduler = latency_hiding
     if scheduler is None:
-        scheduler = scheduler_flag()
-    if scheduler is None:
-        scheduler = _capability(target) >= 9
+        # Where the cost model turns it on, the flag alone does not turn it off.
+        scheduler = bool(scheduler_flag()) or _capability(target) >= 9
     return Compiled(hlo, memory.temp_size_in_bytes, scheduler)
 
 

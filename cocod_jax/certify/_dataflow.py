@@ -42,7 +42,7 @@ class CollectiveFlow(NamedTuple):
     Attributes:
       name: the jaxpr's primitive, such as ``psum``.
       dtype: of what a worker sends; several are joined by commas.
-      bytes: that a worker puts in.
+      bytes: what a worker sends, in bytes.
       before: local steps that it waits for.
       beside: local steps that may run while it is in flight.
       after: local steps that wait for it.
@@ -241,9 +241,14 @@ def _has_local_loop(jaxpr: Jaxpr) -> bool:
 
 
 def human_bytes(n: float) -> str:
-    """Bytes for people: ``human_bytes(44_700_000)`` is ``44.7 MB``."""
+    """Bytes for people.
+
+    Examples:
+      >>> human_bytes(44_700_000), human_bytes(999_600)
+      ('44.7 MB', '1 MB')
+    """
     for unit in ("B", "kB", "MB"):
-        if abs(n) < 1000:
+        if abs(n) < 999.5:  # what is above would be written as 1e+03
             return f"{n:.3g} {unit}"
         n /= 1000
-    return f"{n:.3g} GB"
+    return f"{n:.3g} GB" if abs(n) < 999.5 else f"{n:,.0f} GB"

@@ -38,7 +38,7 @@ class Collective(NamedTuple):
     Attributes:
       kind: such as ``all-reduce``.
       dtype: in the compiler's spelling, such as ``f32``.
-      bytes: that a worker gets.
+      bytes: what a worker receives, in bytes.
       is_async: whether anything can run beside it.
       steps: local steps between its start and its end. A fraction, when a step is
         not a loop any more (one step only) and part of it stands between.

@@ -62,9 +62,12 @@ class MergeRule(optax.GradientTransformationExtraArgs):
       init: the state of the rule for these parameters.
       send: the half that communicates.
       merge: the half that computes.
-      weights: those of the rule's exchange; only ratios matter.
+      weights: those of the rule's exchange, ``exchange.weights``; only ratios matter.
+        A round sends these with every snapshot: without them all workers count the
+        same, whatever weights the exchange was made with.
 
     Raises:
+      TypeError: when ``init``, ``send`` or ``merge`` is not a function.
       ValueError: when a weight is not positive and finite.
 
     Examples:
@@ -80,6 +83,7 @@ class MergeRule(optax.GradientTransformationExtraArgs):
       ...         optax.tree.sub(arriving, snapshot),
       ...         state,
       ...     ),
+      ...     weights=exchange.weights,
       ... )
       >>> init, update = overwrite
     """
@@ -113,6 +117,9 @@ class MergeRule(optax.GradientTransformationExtraArgs):
             arriving = send(state, params, weight)
             return merge(arriving, updates, state, params)
 
+        for name, part in {"init": init, "send": send, "merge": merge}.items():
+            if not callable(part):
+                raise TypeError(f"{name}={part!r} must be a function.")
         self = super().__new__(cls, init, update)
         self.send = send
         self.merge = merge

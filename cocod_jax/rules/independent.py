@@ -12,7 +12,8 @@ def independent() -> MergeRule:
     It is the rule for inner optimizers that communicate at every step, such as
     synchronous SGD, ``optax.chain(cj.mean_gradients("workers"), optax.sgd(0.1))``,
     and for the baseline of workers that never communicate. Take it with delay 0: a
-    later merge would keep a snapshot for nothing, and round x to s + (x - s).
+    later merge would keep a snapshot for nothing, and add the rounding error of
+    s + (x - s).
 
     Returns:
       A :class:`cocod_jax.MergeRule` without state and without a collective.

@@ -36,7 +36,7 @@ def speedup_learning_rate(problem: Problem, steps: int) -> float:
 
 
 def speedup_bound(problem: Problem, steps: int) -> float:
-    r"""Corollary 1: the average squared gradient falls as with M times the samples.
+    r"""Corollary 1: a bound on the average squared gradient that falls as 1/√(T M).
 
     .. math::
 

@@ -15,8 +15,8 @@ class Transfer(NamedTuple):
       sent: local steps after which a worker has sent. A fraction of a step stands
         for gradients of which the first are sent there, and the last at the end of
         that step.
-      needed: local steps after which a worker waits for it, from ``sent``, rounded
-        up, to all steps.
+      needed: local steps after which a worker waits for it, not fewer than ``sent``
+        and not more than all.
       share: the part of the parameters that is sent, above 0, up to 1.
       everyone: whether a worker waits for all workers, or only for its two
         neighbours on a ring.
@@ -55,10 +55,10 @@ def _one_each_round(steps: int, period: int, delay: int, **kind: Any) -> list[Tr
 class SSGD:
     r"""Synchronous SGD: k steps in :math:`k \max(T_c, f \, T_c + T_m)`.
 
-    With f = 1 the gradient is sent after the step. Below, while it is computed, as
-    data-parallel frameworks send it in buckets: the exchange begins after the
-    fraction f of the step and ends when both it has had its time and the last
-    gradient is there. This is the usual idealisation, that of very many buckets.
+    With f = 1 the gradient is sent after the step. With f < 1 it is sent while it is
+    computed, in buckets, as data-parallel frameworks do: the exchange begins after the
+    fraction f of the step, and ends when it has had its time and the last gradient is
+    there. This is the usual idealisation, that of very many buckets.
 
     Attributes:
       sends_after: f, above 0, up to 1. The forward pass is about a third of a step.

@@ -15,7 +15,7 @@ from cocod_jax.timeline._times import Compute, Link
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Timeline:
-    """What every worker did when, in seconds from the start.
+    """What every worker did when; times are float64, in seconds from the start.
 
     Attributes:
       step_starts: [N, steps].
@@ -168,8 +168,8 @@ def simulate(
     for transfer in plan:
         if not (0 <= transfer.sent <= transfer.needed <= steps):
             raise ValueError(
-                f"{transfer} must be sent at 0 or later and needed after that, at "
-                f"steps={steps} or earlier."
+                f"{transfer} must be sent at 0 or later, and needed no earlier than it "
+                f"is sent and no later than steps={steps}."
             )
         if not 0 < transfer.share <= 1:
             raise ValueError(f"{transfer} must have a share above 0, and at most 1.")
