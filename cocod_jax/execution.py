@@ -274,11 +274,11 @@ def _check_scheduler(device: jax.Device) -> None:
         )
 
 
-def scheduler_flag() -> bool | None:
-    """What ``XLA_FLAGS`` say about the scheduler; None is nothing."""
+def scheduler_flag() -> bool:
+    """Whether ``XLA_FLAGS`` turn the scheduler on; the last word counts."""
     flags = os.environ.get("XLA_FLAGS", "").lower()
     values = re.findall(rf"--{SCHEDULER}(?:=(\w+))?(?=\s|$)", flags)
-    return values[-1] in ("", "true", "1") if values else None
+    return bool(values) and values[-1] in ("", "true", "1")
 
 
 def needs_scheduler(device: jax.Device) -> bool:

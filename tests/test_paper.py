@@ -148,9 +148,12 @@ def no_training(monkeypatch):
 
 
 @pytest.mark.usefixtures("no_training")
-def test_a_rate_that_was_not_measured_is_an_error_at_once(overlap_log, tmp_path):
-    config = PaperConfig(overlap=overlap_log, rate="1gbit", out=tmp_path)
-    with pytest.raises(ValueError, match=r"rate='1gbit' .* which has 500mbit"):
+@pytest.mark.parametrize("rates", [("1gbit",), ("500mbit", "1gbit"), ()])
+def test_rates_that_were_not_measured_are_an_error_at_once(
+    rates, overlap_log, tmp_path
+):
+    config = PaperConfig(overlap=overlap_log, rates=rates, out=tmp_path)
+    with pytest.raises(ValueError, match=r"rates=\(.*\) .* which has 500mbit"):
         study.main(config)
 
 
@@ -159,7 +162,7 @@ def test_an_algorithm_that_was_not_measured_is_an_error_at_once(overlap_log, tmp
     lines = overlap_log.read_text().splitlines()
     kept = [line for line in lines if '"Pipe-SGD"' not in line]
     overlap_log.write_text("\n".join(kept))
-    config = PaperConfig(overlap=overlap_log, rate="500mbit", out=tmp_path)
+    config = PaperConfig(overlap=overlap_log, rates=("500mbit",), out=tmp_path)
     with pytest.raises(ValueError, match="no Pipe-SGD at 500mbit, but only S-SGD, L"):
         study.main(config)
 
@@ -254,7 +257,7 @@ def test_figures_and_tables_come_from_logs(clocks, logs, shares, tmp_path):
         draw()
         assert out.stat().st_size > 1000
         out.unlink()
-    text = report.report(logs, shares, clocks, "500mbit")
+    text = report.report(logs, shares, clocks)
     assert "| vgg16 | 93.05 ± 0.07 | 93.05 ± 0.07 |" in text
     assert "| 500mbit | 2, measured | 1.60 | 2.60 x | 1.60 x | 1.40 x |" in text
 

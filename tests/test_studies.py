@@ -113,7 +113,7 @@ def test_the_study_of_the_paper(in_process, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(paper, "default_data", lambda data_dir: "digits")
     config = paper.PaperConfig(
         seeds=(0,),
-        overlap=ROOT / "experiments/results/20261123_overlap/overlap.jsonl",
+        overlap=ROOT / "experiments/results/20261124_overlap/overlap.jsonl",
         out=tmp_path,
     )
     paper.main(config)
@@ -127,7 +127,7 @@ def test_the_study_of_the_paper(in_process, tmp_path, monkeypatch, capsys):
     claims = (tmp_path / "claims.md").read_text()
     for row in (
         "| resnet18 | ",
-        "| 200mbit | 16, clock | ",
+        "| 500mbit | 16, clock | ",
         "| S-SGD, equal shares | ",
     ):
         assert row in claims

@@ -76,7 +76,7 @@ def compile_program(
     scheduler = latency_hiding
     if scheduler is None:
         # Where the cost model turns it on, the flag alone does not turn it off.
-        scheduler = bool(scheduler_flag()) or _capability(target) >= 9
+        scheduler = scheduler_flag() or _capability(target) >= 9
     return Compiled(hlo, memory.temp_size_in_bytes, scheduler)
 
 

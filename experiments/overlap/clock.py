@@ -24,6 +24,11 @@ from cocod_jax.timeline import (
 )
 
 STEPS = 240  # of a prediction: the start and the end of it hardly count
+_PARTS_OF_AN_EXCHANGE = (
+    "move to the exchange",
+    "the core's work for an exchange",
+    "move back",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +41,8 @@ class Clock:
       period: k.
       compute: Tc, seconds of a local step alone.
       exchange: Tm, seconds of an exchange alone.
-      busy: seconds of it for which a worker's core is busy; with other numbers of
-        workers the same share of the exchange.
+      busy: seconds for which an exchange keeps a worker's core busy, its moves between
+        the worker's devices included; with other numbers of workers the same share.
       measured: seconds of a step of each algorithm.
       delay: of CoCoD-SGD just in time.
     """
@@ -109,7 +114,7 @@ def read_clocks(log: Path) -> dict[str, Clock]:
         busy = [
             r["seconds"]
             for r in records.get("part", [])
-            if r["rate"] == rate and "core" in r["name"]
+            if r["rate"] == rate and r["name"] in _PARTS_OF_AN_EXCHANGE
         ]
         clocks[rate] = Clock(
             rate=rate,
@@ -117,7 +122,7 @@ def read_clocks(log: Path) -> dict[str, Clock]:
             period=config["period"],
             compute=compute["seconds_per_step"],
             exchange=exchange["seconds_per_round"],
-            busy=sum(busy) / len(busy) if busy else 0.0,
+            busy=sum(busy) / config["workers"],
             measured={name: r["seconds_per_step"] for name, r in ours.items()},
             delay=max(r["delay"] or 0 for r in ours.values()),
         )

@@ -1,5 +1,6 @@
 """The figures of the benchmark, drawn from its log."""
 
+import math
 from pathlib import Path
 
 import matplotlib
@@ -22,10 +23,19 @@ def bars(log: Path, out: Path) -> None:
     """
     (results,) = records_of(log, "result")
     rates = list(dict.fromkeys(record["rate"] for record in results))
+    columns = min(len(rates), 3)
+    lines = math.ceil(len(rates) / columns)
     figure, axes = plt.subplots(
-        1, len(rates), figsize=(5.2 * len(rates), 3.8), layout="constrained"
+        lines,
+        columns,
+        figsize=(2 + 3.2 * columns, 3.8 * lines),
+        layout="constrained",
+        sharey=True,
+        squeeze=False,
     )
-    for axis, rate in zip([axes] if len(rates) == 1 else axes, rates, strict=True):
+    for axis in axes.flat[len(rates) :]:
+        axis.set_axis_off()
+    for axis, rate in zip(axes.flat, rates, strict=False):
         rows = [r for r in results if r["rate"] == rate and r["is_algorithm"]][::-1]
         names = [f"{r['algorithm']} ({r['side']})" for r in rows]
         values = [r["seconds_per_step"] for r in rows]
@@ -40,7 +50,8 @@ def bars(log: Path, out: Path) -> None:
         axis.axvline(compute, color=style.BLACK, linestyle=":", linewidth=1)
         axis.set(xlabel="seconds per local step\n(dotted: computation alone)")
         axis.set_title(f"{rate} links", fontsize=11)
-        axis.set_xlim(0, 1.18 * max(values))
+        axis.set_xlim(0, 1.25 * max(values))
+        axis.locator_params(axis="x", nbins=5)
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(out, dpi=160)
     plt.close(figure)

@@ -40,10 +40,10 @@ class PaperConfig:
     """Where the CIFAR archives are."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each run is repeated for each of them."""
-    overlap: Path = Path("experiments/results/20261123_overlap/overlap.jsonl")
+    overlap: Path = Path("experiments/results/20261124_overlap/overlap.jsonl")
     """The log of ``experiments.overlap`` that Tc and Tm come from."""
-    rate: str = "200mbit"
-    """The links in it that the figure of unequal workers is for."""
+    rates: tuple[str, ...] = ("1gbit", "500mbit")
+    """The links in it to show; the last are those of the unequal workers."""
     out: Path = Path("runs/paper")
     """Folder for the logs, the figures and the table of claims."""
 
@@ -121,27 +121,33 @@ def train(run: TrainConfig) -> Path:
     return run.log
 
 
-def check_clocks(config: PaperConfig, clocks: dict[str, Clock]) -> None:
-    """Raises ValueError unless the overlap log has what figures and table need."""
-    if config.rate not in clocks:
+def clocks_of(config: PaperConfig) -> dict[str, Clock]:
+    """A clock for each of the links to show, from the overlap log.
+
+    Raises:
+      ValueError: when the log has not what figures and table need.
+    """
+    measured = read_clocks(config.overlap)
+    if not config.rates or not set(config.rates) <= set(measured):
         raise ValueError(
-            f"rate={config.rate!r} is not in {config.overlap}, which has "
-            f"{', '.join(clocks)}; choose one of them, or another log as overlap."
+            f"rates={config.rates!r} must be some of those in {config.overlap}, which "
+            f"has {', '.join(measured)}; or give another log as overlap."
         )
     needed = [name for name, _ in ALGORITHMS.values()]
-    for clock in clocks.values():
-        if missing := [name for name in needed if name not in clock.measured]:
+    for rate in config.rates:
+        ours = measured[rate].measured
+        if missing := [name for name in needed if name not in ours]:
             raise ValueError(
                 f"overlap={str(config.overlap)!r} has no {', '.join(missing)} at "
-                f"{clock.rate}, but only {', '.join(clock.measured)}; measure all "
-                "algorithms with experiments.overlap."
+                f"{rate}, but only {', '.join(ours)}; measure all algorithms with "
+                "experiments.overlap."
             )
+    return {rate: measured[rate] for rate in config.rates}
 
 
 def main(config: PaperConfig) -> None:
     """Runs what has not run yet; leaves logs, figures and ``claims.md``."""
-    clocks = read_clocks(config.overlap)
-    check_clocks(config, clocks)
+    clocks = clocks_of(config)
     logs: figures.Logs = {
         model: [
             train(equal(config, model, algorithm, seed))
@@ -156,8 +162,8 @@ def main(config: PaperConfig) -> None:
     }
     figures.learning(logs, clocks, config.out / "learning.png")
     figures.speedup(clocks, config.out / "speedup.png")
-    figures.unequal(shares, clocks[config.rate], config.out / "unequal.png")
-    text = report(logs, shares, clocks, config.rate)
+    figures.unequal(shares, clocks[config.rates[-1]], config.out / "unequal.png")
+    text = report(logs, shares, clocks)
     (config.out / "claims.md").write_text(text)
     print(text)
 
