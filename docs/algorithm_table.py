@@ -116,7 +116,7 @@ equal once in every round.""",
 Take it when the exchange is short beside a round, so that there is little to hide, or
 when the workers' data differ so much that their drift hurts: at the same period it has
 the least drift of all algorithms that communicate once a round.""",
-        cost="No copy of the parameters. "
+        cost="No copy of the parameters in a fused round; split, it makes one. "
         "Every round waits for the exchange and for the slowest worker.",
         references=cj.cocod,
     ),

@@ -198,8 +198,8 @@ plt.show()
 
 # %% [markdown]
 # Left, the loss; thin lines are single workers. Right, how far a worker's snapshot is
-# from the mean that arrives, a number to watch: when it grows, the period is too long
-# for the learning rate.
+# from the mean that arrives, a number to watch: when it keeps growing and the loss grows
+# with it, the period is too long for the learning rate. `cj.DriftAlarm` watches both.
 #
 # ## Where to go on
 #

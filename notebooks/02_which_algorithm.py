@@ -308,4 +308,5 @@ print(cj.advise(STEP_SECONDS, exchange_seconds(1), WORKERS, period=16))
 # * The clock knows constant times here. `timeline.Compute` also has jitter, stragglers
 #   and unequal speeds, and workers that wait for each other lose more than this.
 # * Other learning rates move the curves. A period that is too long for the learning
-#   rate shows as a distance between workers that grows (`metrics.distance`).
+#   rate shows as a distance between workers (`metrics.distance`) that grows together
+#   with the loss.

@@ -211,7 +211,7 @@ np.testing.assert_allclose(result["consensus"], cj.consensus(state), rtol=1e-5)
 # ## GPUs
 #
 # Nothing in the script changes. On H100 and later the compiler hides the exchange by
-# itself. On an A100 and all GPUs before it, set a flag before JAX starts;
+# itself. On GPUs before Hopper (V100, A100, L4), set a flag before JAX starts;
 # `cj.distribute` warns when it is missing:
 #
 # ```bash
