@@ -198,7 +198,7 @@ plt.show()
 
 # %% [markdown]
 # Left, the loss; thin lines are single workers. Right, how far a worker's snapshot is
-# from the mean that arrives, a number to watch: when it keeps growing and the loss grows
+# from the mean that arrives, a number to watch: when it keeps growing, and the loss
 # with it, the period is too long for the learning rate. `cj.DriftAlarm` watches both.
 #
 # ## Where to go on
