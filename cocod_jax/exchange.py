@@ -153,8 +153,9 @@ def _axis_size(axis_name: AxisName) -> int:
     except NameError as error:
         raise ValueError(
             f"axis_name={axis_name!r} is not bound here. Run inside a front door that "
-            f"binds it: jax.pmap(f, axis_name={axis_name!r}), jax.vmap(f, "
-            f"axis_name={axis_name!r}), or jax.shard_map over a mesh with that axis."
+            f"binds it: cj.distribute(round_, {axis_name!r}), jax.pmap(f, "
+            f"axis_name={axis_name!r}), jax.vmap(f, axis_name={axis_name!r}), or "
+            "jax.shard_map over a mesh with that axis."
         ) from error
 
 

@@ -141,3 +141,19 @@ def test_theory_bounds_the_period():
 def test_errors_name_the_argument(arguments, options, match):
     with pytest.raises(ValueError, match=match):
         cj.advise(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("exchange", "simpler"),
+    [
+        (2.149 / 3, "S-SGD"),
+        (2.151 / 3, "Local SGD"),
+        (0.799, "Local SGD"),
+        (0.801, None),
+    ],
+)
+def test_as_fast_is_slower_by_five_percent_at_most(exchange, simpler):
+    """S-SGD that overlaps takes 1 / 3 + Tm, Local SGD 1 + Tm / 16, CoCoD-SGD 1."""
+    text = str(cj.advise(1.0, exchange, 2, period=16))
+    said = text.split("\n")[-1].partition(" is as fast")[0]
+    assert said == simpler if simpler else "as fast" not in text

@@ -131,6 +131,27 @@ def test_figures_are_drawn_from_a_log(tmp_path):
         assert (tmp_path / "figure.png").stat().st_size > 1000
 
 
+def test_bars_have_a_panel_for_each_rate(tmp_path, monkeypatch):
+    results = [
+        {
+            "kind": "result",
+            "rate": f"{rate}mbit",
+            "side": "ours",
+            "algorithm": name,
+            "is_algorithm": name == "S-SGD",
+            "seconds_per_step": 1,
+        }
+        for rate in range(1, 5)
+        for name in ("local steps", "S-SGD")
+    ]
+    drawn = []
+    monkeypatch.setattr(figures.plt, "close", drawn.append)
+    figures.bars(write(tmp_path / "log.jsonl", *results), tmp_path / "figure.png")
+    (figure,) = drawn
+    shown = [axis.get_title() for axis in figure.axes if axis.axison]
+    assert shown == [f"{rate}mbit links" for rate in range(1, 5)]
+
+
 def test_the_scale_figure_is_drawn_from_a_log(tmp_path):
     sizes = {"k Tc": 1, "Tm": 1, "Local SGD": 2, "CoCoD-SGD": 1}
     log = write(

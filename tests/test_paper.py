@@ -111,6 +111,26 @@ def test_more_workers_share_the_ring(clocks):
     assert clocks["500mbit"].exchange_of(4) == pytest.approx(1.5 * TM)
 
 
+def test_moves_between_devices_are_work_for_an_exchange(overlap_log):
+    seconds = {
+        "move to the exchange": 0.01,
+        "move back": 0.02,
+        "the core's work for an exchange": 0.04,
+        "merge": 9.0,
+        "copy of the snapshot": 9.0,
+    }
+    parts = [
+        {"kind": "part", "rate": rate, "name": name, "worker": i, "seconds": part}
+        for name, part in seconds.items()
+        for i in range(2)
+        for rate in ("500mbit", "1gbit")
+    ]
+    with overlap_log.open("a") as log:
+        log.write("\n" + "\n".join(map(json.dumps, parts)))
+    (own,) = clock.read_clocks(overlap_log).values()
+    assert own.busy == pytest.approx(0.07)
+
+
 def test_more_workers_keep_the_core_as_busy(clocks):
     """A third of each exchange, which is hidden: the steps beside it get longer."""
     own = dataclasses.replace(clocks["500mbit"], busy=TM / 3)

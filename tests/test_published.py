@@ -48,6 +48,7 @@ class Rate:
         self.period = log["run"][0]["config"]["period"]
         self.results = [r for r in log["result"] if r["rate"] == rate]
         assert self.results, f"{folder} has nothing at {rate}"
+        self.parts = [r for r in log["part"] if r["rate"] == rate]
 
     def of(self, side: str) -> dict[str, dict[str, Any]]:
         return {r["algorithm"]: r for r in self.results if r["side"] == side}
@@ -77,6 +78,55 @@ def test_seconds_in_the_log_are_medians(row):
     for result in Rate(row["links"]).results:
         median = np.median(result["repeats"])
         assert median in (result["seconds_per_round"], result["seconds_per_step"])
+
+
+def rest_of_a_round(rate: Rate, row: str) -> float:
+    """Seconds of a row of the table of the parts, mean of the workers."""
+    of = lambda *names: sum(r["seconds"] for r in rate.parts if r["name"] in names) / 2
+    ours = {n: r["seconds_per_round"] for n, r in rate.of("ours").items()}
+    parts = {
+        "copy": of("copy of the snapshot"),
+        "move": of("move to the exchange", "move back"),
+        "the core": of("the core's work for an exchange"),
+        "merge": of("merge"),
+    }
+    parts["sum"] = sum(parts.values())
+    hidden = max(ours["local steps"], ours["exchange"])
+    parts["round less"] = ours["CoCoD-SGD"] - hidden
+    (found,) = [seconds for name, seconds in parts.items() if row.startswith(name)]
+    return found
+
+
+def hoped_for(rate: Rate, row: str) -> float:
+    """What came of a row of the table of what was hoped for."""
+    if row.startswith("part of"):
+        return 100 * rate.of("ours")["CoCoD-SGD"]["hidden"]
+    if row.startswith("speed-up over "):
+        name = row.removeprefix("speed-up over ").removeprefix("this library's ")
+        return rate.column(name.removeprefix("the ")) / rate.column("CoCoD-SGD")
+    if row.startswith("max("):
+        return rate.column("max(")
+    ours = {n: r["seconds_per_round"] for n, r in rate.of("ours").items()}
+    hidden = max(ours["local steps"], ours["exchange"])
+    return hidden / ours["CoCoD-SGD, just in time"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "value"),
+    [
+        (("", "500 Mbit/s: hoped"), hoped_for),
+        (("", "1 Gbit/s"), rest_of_a_round),
+    ],
+)
+def test_the_tables_of_the_page_on_the_overlap_are_those_of_the_log(columns, value):
+    (folder,) = set(re.findall(r"\(experiments/results/(\w+)/", SECTION))
+    table = rows((RESULTS / folder / "README.md").read_text(), *columns)
+    assert len(table) == 6
+    for row in table:
+        name = row.pop("")
+        for links in (links for links in row if links.endswith("bit/s")):
+            expected = value(Rate(links), name)
+            assert shown(row[links].removesuffix(" %"), expected), (name, expected)
 
 
 def test_what_is_said_below_the_table_is_in_the_log():
