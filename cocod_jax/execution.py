@@ -86,7 +86,7 @@ def distribute(
       ``run(state, batches) -> (state, metrics)`` over all workers: the leaves of
       ``state`` and ``metrics`` have a leading axis N, those of ``batches`` have
       leading axes [N, period]. In each of several processes, N is the number of its
-      own workers. The state that is passed in is donated.
+      own workers. The fused execution donates the state that is passed in.
 
     Raises:
       TypeError: when ``axis_name`` is not a string.
@@ -187,11 +187,14 @@ def _split(
     door: Callable[..., Callable],
     exchange_devices: Sequence[jax.Device] | None,
 ) -> Run:
-    """The round as programs of their own: send, each local step, merge."""
-    copy = door(lambda params: jax.tree.map(jnp.copy, params))
+    """The round as programs of their own: send, each local step, merge.
+
+    None of them may overwrite what it is given: XLA would copy it first on a CPU, which
+    takes longer than new buffers do. So the snapshot is the state's own parameters.
+    """
     send = door(round_.send, devices=exchange_devices)
-    step = door(round_.step, donate=(0,))
-    merge = door(round_.merge, donate=(0,))
+    step = door(round_.step)
+    merge = door(round_.merge)
 
     def local_steps(
         state: RoundState, batches: Batches, start: int, stop: int
@@ -203,13 +206,12 @@ def _split(
         return state, taken
 
     def run(state: RoundState, batches: Batches) -> tuple[RoundState, RoundMetrics]:
-        # The steps give their state away, and the snapshot with it: copy it first.
-        snapshot = copy(state.params)
-        # The exchange takes no more along than it needs: it may be on other devices.
-        light = state._replace(params=snapshot, opt_state=(), model_state=None)
-        arriving = send(light)
+        snapshot = state.params
+        # It may be on other devices, which get no more than the exchange needs.
+        arriving = send(_for_exchange(state))
         state, early = local_steps(state, batches, 0, round_.delay)
-        state, merged = merge(state, snapshot, arriving)
+        light, merged = merge(_for_exchange(state), snapshot, arriving)
+        state = state._replace(params=light.params, rule_state=light.rule_state)
         state, late = local_steps(state, batches, round_.delay, round_.period)
         steps = early + late
         return state, RoundMetrics(
@@ -219,6 +221,11 @@ def _split(
         )
 
     return run
+
+
+def _for_exchange(state: RoundState) -> RoundState:
+    """The state without what neither send nor merge reads."""
+    return state._replace(opt_state=(), model_state=None)
 
 
 def _on_devices(

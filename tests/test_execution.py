@@ -4,6 +4,7 @@ import logging
 from types import SimpleNamespace
 from typing import Any
 
+import chex
 import jax
 import numpy as np
 import optax
@@ -46,11 +47,11 @@ def test_the_second_call_compiles_nothing(via, execution, caplog):
     assert [r.message for r in caplog.records if "ompil" in r.message] == []
 
 
-@pytest.mark.parametrize(("via", "execution"), COMBINATIONS)
-def test_the_state_is_donated(via, execution):
+@pytest.mark.parametrize("via", ["pmap", "shard_map", "vmap"])
+def test_the_fused_execution_donates_the_state(via):
     """One copy of the state, and what is kept of it beside is a copy."""
     round_ = make_round()
-    run = cj.distribute(round_, via=via, execution=execution)
+    run = cj.distribute(round_, via=via, execution="fused")
     state = cj.replicate(round_.init(problems.params()), N)
     batches = problems.round_batches(problems.batches(), 0)
     state, _ = run(state, batches)
@@ -58,6 +59,21 @@ def test_the_state_is_donated(via, execution):
     state, _ = run(state, batches)
     assert given_away.is_deleted()
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("via", ["pmap", "shard_map", "vmap"])
+def test_the_split_execution_leaves_the_state_as_it_was(via):
+    """The snapshot is the state's own parameters: nothing may overwrite them."""
+    round_ = make_round()
+    run = cj.distribute(round_, via=via, execution="split")
+    state = cj.replicate(round_.init(problems.params()), N)
+    before = jax.device_get(state)
+    first, second = (
+        jax.device_get(run(state, problems.round_batches(problems.batches(), 0)))
+        for _ in range(2)
+    )
+    chex.assert_trees_all_equal(jax.device_get(state), before)
+    chex.assert_trees_all_equal(first, second)
 
 
 def test_a_fresh_state_shares_no_buffer_with_the_caller():

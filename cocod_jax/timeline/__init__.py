@@ -12,8 +12,8 @@ says after which step it sends and before which step it needs what arrives:
 * An exchange that is in flight may slow the steps beside it down (``busy``).
 
 For constant times these rules give :math:`\max(d \, T_c, T_m) + (k - d) \, T_c` for a
-round of period k and delay d. What they leave out: the copy of the snapshot and the
-merge, and networks on which one exchange slows the next.
+round of period k and delay d. What they leave out: the merge, and networks on which
+one exchange slows the next.
 """
 
 from cocod_jax.timeline._algorithms import SSGD as SSGD

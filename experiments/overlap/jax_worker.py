@@ -111,11 +111,12 @@ class Worker:
         """The tree where this worker exchanges."""
         return cj.place(tree, _own(self.exchange_devices))
 
-    def over(
-        self, function: Callable, devices: list[jax.Device], donate=()
-    ) -> Callable:
-        """The function of one worker over all workers, on these devices."""
-        return jax.pmap(function, AXIS, devices=devices, donate_argnums=donate)
+    def over(self, function: Callable, devices: list[jax.Device]) -> Callable:
+        """The function of one worker over all workers, on these devices.
+
+        Nothing is donated, as in the library's split execution.
+        """
+        return jax.pmap(function, AXIS, devices=devices)
 
 
 def _own(devices: list[jax.Device]) -> list[jax.Device]:
@@ -125,7 +126,7 @@ def _own(devices: list[jax.Device]) -> list[jax.Device]:
 def steps(worker: Worker, optimizer: optax.GradientTransformation | None = None) -> Run:
     """The steps of a round alone, k Tc; S-SGD with an optimizer that communicates."""
     round_ = worker.round_(cj.independent(), optimizer)
-    step = worker.over(round_.step, worker.devices, donate=0)
+    step = worker.over(round_.step, worker.devices)
     state = worker.state(round_)
 
     def run() -> None:
@@ -165,7 +166,7 @@ def pipelined(worker: Worker) -> Run:
 
     average = worker.over(cj.mean(AXIS).average, worker.exchange_devices)
     gradient = worker.over(gradient_of, worker.devices)
-    apply = worker.over(apply_to, worker.devices, donate=(0, 1))
+    apply = worker.over(apply_to, worker.devices)
     params, opt_state, model_state = state.params, state.opt_state, state.model_state
     pending = jax.tree.map(jnp.zeros_like, params)
 
@@ -229,13 +230,11 @@ def just_in_time(worker: Worker, compute: Run, send: Run) -> int:
 def parts(worker: Worker) -> dict[str, Run]:
     """What a round does besides local steps and exchange, each part alone."""
     round_ = worker.round_(cj.cocod(AXIS))
-    state = worker.state(round_)
-    copy = worker.over(lambda tree: jax.tree.map(jnp.copy, tree), worker.devices)
+    state = worker.state(round_)._replace(opt_state=(), model_state=())
     merge = worker.over(round_.merge, worker.devices)
-    snapshot = copy(state.params)
+    snapshot = state.params
     sent = worker.there(snapshot)
     each = {
-        "copy of the snapshot": lambda: copy(snapshot),
         "move to the exchange": lambda: worker.there(snapshot),
         "move back": lambda: worker.here(sent),
         "merge": lambda: merge(state, snapshot, snapshot),
