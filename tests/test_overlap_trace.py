@@ -117,7 +117,14 @@ def test_figures_are_drawn_from_a_log(tmp_path):
             "is_algorithm": False,
             "seconds_per_step": 1,
         },
-        {**result, "algorithm": "S-SGD", "is_algorithm": True, "seconds_per_step": 2},
+        {
+            **result,
+            "algorithm": "S-SGD",
+            "is_algorithm": True,
+            "seconds_per_step": 2,
+            "seconds_per_round": 8,
+            "repeats": [7, 8, 12],
+        },
         {
             "kind": "timeline",
             "rate": "1gbit",
@@ -140,6 +147,8 @@ def test_bars_have_a_panel_for_each_rate(tmp_path, monkeypatch):
             "algorithm": name,
             "is_algorithm": name == "S-SGD",
             "seconds_per_step": 1,
+            "seconds_per_round": 4,
+            "repeats": [4],
         }
         for rate in range(1, 5)
         for name in ("local steps", "S-SGD")

@@ -99,9 +99,9 @@ def measure_torch(
         )
     rate = network.rate or "none"
     results = [
-        _result(config, rate, "PyTorch", r, r["seconds_per_step"] * config.period)
-        for r in records
-        if r["worker"] == 0 and r["algorithm"] != "exchange"
+        _result(config, rate, "PyTorch", record, record["seconds_per_round"])
+        for record in records
+        if record["worker"] == 0
     ]
     for result in results:
         log.write("result", **result)
@@ -123,7 +123,7 @@ def _result(
 
 
 def table(config: OverlapConfig, rate: str, results: list[dict[str, Any]]) -> Table:
-    """Seconds per step, the speed-up over our S-SGD, and how good that is.
+    """Seconds per step, from the least to the greatest, and how good that is.
 
     The last two columns: the part of the round that computation or exchange needs
     anyway, and the part of the exchange beside which a worker computed, at least.
@@ -136,7 +136,9 @@ def table(config: OverlapConfig, rate: str, results: list[dict[str, Any]]) -> Ta
         title=f"{rate} links: Tc {compute / config.period:.3f} s, Tm {exchange:.3f} s"
     )
     shown.add_column("algorithm")
-    for column in ("s per step", "against S-SGD", "max(k Tc, Tm) / round", "hidden"):
+    for column in ("s per step", "from", "to", "against S-SGD"):
+        shown.add_column(column, justify="right")
+    for column in ("max(k Tc, Tm) / round", "hidden"):
         shown.add_column(column, justify="right")
     for r in results:
         if r["is_algorithm"]:
@@ -144,6 +146,7 @@ def table(config: OverlapConfig, rate: str, results: list[dict[str, Any]]) -> Ta
             shown.add_row(
                 f"{r['algorithm']} ({r['side']})",
                 f"{r['seconds_per_step']:.3f}",
+                *(f"{end(r['repeats']) / config.period:.3f}" for end in (min, max)),
                 f"{faster:.2f} x",
                 f"{max(compute, exchange) / r['seconds_per_round']:.3f}",
                 f"{r['hidden']:.0%}" if r.get("hidden") is not None else "",
@@ -154,7 +157,8 @@ def table(config: OverlapConfig, rate: str, results: list[dict[str, Any]]) -> Ta
 def main(config: OverlapConfig) -> None:
     """Measures at every rate; leaves a log and two figures.
 
-    What is measured is in the log at once: a worker that fails later takes none of it.
+    What is measured at a rate is in the log before the next one begins: a worker that
+    fails takes no more than its own rate's.
 
     Raises:
       ValueError: when a rate cannot be parsed, there are fewer than 2 workers, or

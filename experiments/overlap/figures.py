@@ -1,7 +1,9 @@
 """The figures of the benchmark, drawn from its log."""
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -17,6 +19,8 @@ OURS, THEIRS = style.VERMILION, style.GREY
 
 def bars(log: Path, out: Path) -> None:
     """Seconds per local step of every algorithm, a panel for each rate.
+
+    A bar is the median, the line at its end goes from the least to the greatest.
 
     Raises:
       ValueError: when the log has no result.
@@ -40,7 +44,7 @@ def bars(log: Path, out: Path) -> None:
         names = [f"{r['algorithm']} ({r['side']})" for r in rows]
         values = [r["seconds_per_step"] for r in rows]
         colours = [OURS if "CoCoD" in name else THEIRS for name in names]
-        drawn = axis.barh(names, values, color=colours)
+        drawn = axis.barh(names, values, color=colours, xerr=_ranges(rows))
         axis.bar_label(drawn, fmt="%.2f s", padding=3, fontsize=9)
         compute = next(
             r["seconds_per_step"]
@@ -55,6 +59,16 @@ def bars(log: Path, out: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(out, dpi=160)
     plt.close(figure)
+
+
+def _ranges(rows: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+    """How far the least and the greatest measurement are from the median, per step."""
+    each = []
+    for row in rows:
+        steps = row["seconds_per_round"] / row["seconds_per_step"]
+        low, high = min(row["repeats"]) / steps, max(row["repeats"]) / steps
+        each.append((row["seconds_per_step"] - low, high - row["seconds_per_step"]))
+    return [list(ends) for ends in zip(*each, strict=True)]
 
 
 def timelines(log: Path, out: Path) -> None:

@@ -46,9 +46,9 @@ def run_torch(
     *,
     period: int,
     repeats: int,
-    timeout: float = 600.0,
+    timeout: float = 3600.0,
 ) -> list[dict[str, Any]]:
-    """Seconds per local step of PyTorch's algorithms, one record of each per worker.
+    """Seconds per round of PyTorch's algorithms, one record of each per worker.
 
     Args:
       network: where they run; entered.
