@@ -1,8 +1,9 @@
 """The clock against the stopwatch: ``python -m experiments.overlap.clock LOG``.
 
 Predicts what a step of each algorithm takes with ``cocod_jax.timeline``, from the
-local steps and the exchange that ``experiments.overlap`` measured alone, and sets it
-beside what the same log says that it took.
+local steps and the exchange that ``experiments.overlap`` measured alone, without and
+with the work that an exchange is for a core, and sets it beside what the same log says
+that it took.
 """
 
 import dataclasses
@@ -24,6 +25,8 @@ from cocod_jax.timeline import (
 )
 
 STEPS = 240  # of a prediction: the start and the end of it hardly count
+DDP = ("DDP", "DDP, 5 MB buckets", "DDP, 1 MB buckets")
+LOCAL_SGD = ("local SGD", "local SGD without DDP")
 _PARTS_OF_AN_EXCHANGE = (
     "move to the exchange",
     "the core's work for an exchange",
@@ -65,6 +68,9 @@ class Clock:
             "Local SGD": LocalSGD(self.period),
             "CoCoD-SGD": CoCoDSGD(self.period),
             "CoCoD-SGD, just in time": CoCoDSGD(self.period, self.delay),
+            # PyTorch's send gradients from the end of the forward pass on.
+            **dict.fromkeys(DDP, SSGD(sends_after=1 / 3)),
+            **dict.fromkeys(LOCAL_SGD, LocalSGD(self.period)),
         }
         return {name: every[name] for name in self.measured}
 
@@ -93,8 +99,13 @@ class Clock:
         )
 
 
-def read_clocks(log: Path) -> dict[str, Clock]:
+def read_clocks(log: Path, side: str = "ours") -> dict[str, Clock]:
     """A clock for each rate in a log of ``experiments.overlap``.
+
+    Args:
+      log: its ``overlap.jsonl``.
+      side: whose results: "ours" or "PyTorch". Of PyTorch, what an exchange is for the
+        core was not measured: ``busy`` is 0.
 
     Raises:
       ValueError: when the log has no result.
@@ -104,17 +115,16 @@ def read_clocks(log: Path) -> dict[str, Clock]:
         raise ValueError(f"{log} has no result.")
     config = records["run"][0]["config"]
     clocks = {}
-    for rate in dict.fromkeys(r["rate"] for r in records["result"]):
-        ours = {
-            r["algorithm"]: r
-            for r in records["result"]
-            if r["rate"] == rate and r["side"] == "ours"
-        }
-        compute, exchange = ours.pop("local steps"), ours.pop("exchange")
+    of_side = [r for r in records["result"] if r["side"] == side]
+    for rate in dict.fromkeys(r["rate"] for r in of_side):
+        results = {r["algorithm"]: r for r in of_side if r["rate"] == rate}
+        compute, exchange = results.pop("local steps"), results.pop("exchange")
         busy = [
             r["seconds"]
             for r in records.get("part", [])
-            if r["rate"] == rate and r["name"] in _PARTS_OF_AN_EXCHANGE
+            if side == "ours"
+            and r["rate"] == rate
+            and r["name"] in _PARTS_OF_AN_EXCHANGE
         ]
         clocks[rate] = Clock(
             rate=rate,
@@ -123,32 +133,45 @@ def read_clocks(log: Path) -> dict[str, Clock]:
             compute=compute["seconds_per_step"],
             exchange=exchange["seconds_per_round"],
             busy=sum(busy) / config["workers"],
-            measured={name: r["seconds_per_step"] for name, r in ours.items()},
-            delay=max(r["delay"] or 0 for r in ours.values()),
+            measured={name: r["seconds_per_step"] for name, r in results.items()},
+            delay=max(r.get("delay") or 0 for r in results.values()),
         )
     return clocks
 
 
-def table(clocks: dict[str, Clock]) -> str:
-    """Predicted and measured seconds of a step, as a Markdown table."""
+def table(log: Path) -> str:
+    """Predicted and measured seconds of a step, as a Markdown table.
+
+    Once from Tc and Tm alone, and, of this library's, once with the core's work for an
+    exchange besides.
+    """
     lines = [
-        "| links | algorithm | predicted [s] | measured [s] | error |",
-        "|---|---|---|---|---|",
+        "| links | algorithm | measured [s] | from Tc and Tm [s] | error "
+        "| with the core's work [s] | error |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for clock in clocks.values():
-        for name, algorithm in clock.algorithms.items():
-            predicted = clock.timeline(algorithm).seconds_per_step
-            measured = clock.measured[name]
-            lines.append(
-                f"| {clock.rate} | {name} | {predicted:.3f} | {measured:.3f} | "
-                f"{predicted / measured - 1:+.1%} |"
-            )
+    for clock in read_clocks(log).values():
+        lines += _rows(clock, busy=(0.0, clock.busy))
+    for clock in read_clocks(log, "PyTorch").values():
+        lines += [f"{row} | |" for row in _rows(clock, busy=(0.0,))]
     return "\n".join(lines) + "\n"
+
+
+def _rows(clock: Clock, busy: Sequence[float]) -> list[str]:
+    rows = []
+    for name, algorithm in clock.algorithms.items():
+        cells = [clock.rate, name, f"{clock.measured[name]:.3f}"]
+        for seconds in busy:
+            timeline = dataclasses.replace(clock, busy=seconds).timeline(algorithm)
+            error = timeline.seconds_per_step / clock.measured[name] - 1
+            cells += [f"{timeline.seconds_per_step:.3f}", f"{error:+.1%}"]
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
 
 
 def main(log: Path) -> None:
     """Prints the table and leaves it beside the log."""
-    text = table(read_clocks(log))
+    text = table(log)
     log.with_name("clock.md").write_text(text)
     print(text)
 
