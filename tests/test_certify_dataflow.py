@@ -194,6 +194,23 @@ def test_the_library_sends_before_the_steps(delay, inner):
     assert collective[3:6] == (0, delay, PERIOD - delay)
 
 
+@pytest.mark.parametrize("optimizer", ["ssgd", "cocod"])
+def test_a_loop_over_micro_batches_is_no_loop_over_rounds(optimizer):
+    """A round is known to be one: a loop in a loop is inside of its local step."""
+    rule, delay, inner = cj.cocod("workers"), PERIOD, optax.sgd(0.1)
+    if optimizer == "ssgd":
+        rule, delay = cj.independent(), 0
+        inner = optax.chain(cj.mean_gradients("workers"), inner)
+    round_ = cj.make_round(loss_fn, inner, rule, period=PERIOD, delay=delay)
+    replicate = lambda w: cj.replicate(round_.init(w), WORKERS)
+    state = jax.eval_shape(replicate, jnp.ones([16, 16]))
+    data = BATCHES.update(shape=(WORKERS, PERIOD, 3, 4, 16))
+    count = jnp.ones([WORKERS, PERIOD], jnp.int32)
+    (collective,) = dataflow(round_, state, cj.MicroBatches(data, count))
+    assert collective.in_loop is (optimizer == "ssgd")
+    assert collective.beside == (PERIOD if optimizer == "cocod" else 0)
+
+
 def test_a_program_that_sends_nothing_has_no_flow():
     assert dataflow(lambda w, batches: lax.scan(step, w, batches), W, BATCHES) == ()
 

@@ -196,7 +196,9 @@ def diagnose(
         "reduced-metric": late and any(not f.before for f in once),
         "waits-for-steps": late and all(f.before for f in once),
         "steps-wait": early,
-        "no-steps": any(not (f.before or f.beside or f.after) for f in once),
+        # A loop that communicates is no place to hide in, but there are steps.
+        "no-steps": not any(f.in_loop for f in flows)
+        and any(not (f.before or f.beside or f.after) for f in once),
     }
     found = [name for name, holds in causes.items() if holds]
     if not found:

@@ -48,7 +48,7 @@ def dataflow(
       psum float32 12 B: local steps 0 before, 8 beside, 0 after
     """
     run, shapes = _all_workers(fn, args, axis_name, None)
-    return flows_of(jax.make_jaxpr(run)(*shapes).jaxpr)
+    return flows_of(jax.make_jaxpr(run)(*shapes).jaxpr, one_round=isinstance(fn, Round))
 
 
 def certify(
@@ -132,7 +132,7 @@ def certify(
     if baseline is not None:
         plain = compiled_for(trace(*_all_workers(baseline, args, axis_name, devices)))
         overlap_bytes = compiled.temp_bytes - plain.temp_bytes
-    flows = flows_of(program.jaxpr)
+    flows = flows_of(program.jaxpr, one_round=isinstance(fn, Round))
     steps = max((f.before + f.beside + f.after for f in flows), default=0)
     schedule = read_schedule(compiled.hlo, steps)
     return Certificate(

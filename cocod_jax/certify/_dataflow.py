@@ -68,9 +68,16 @@ class CollectiveFlow(NamedTuple):
         )
 
 
-def flows_of(jaxpr: Jaxpr) -> tuple[CollectiveFlow, ...]:
-    """Every collective of a program, in program order."""
-    walk = _Walk()
+def flows_of(jaxpr: Jaxpr, *, one_round: bool = False) -> tuple[CollectiveFlow, ...]:
+    """Every collective of a program, in program order.
+
+    Args:
+      jaxpr: the program.
+      one_round: whether it is known to be one round. Of another program a loop that
+        holds both a collective and a loop without one may be a loop over rounds, and
+        is taken for that; the loop inside may as well be one over micro-batches.
+    """
+    walk = _Walk(one_round)
     walk.enter(jaxpr)
     return tuple(walk.collectives)
 
@@ -87,7 +94,8 @@ class _Found(NamedTuple):
 class _Walk:
     """Follows values through nested jaxprs; a label is an index into ``found``."""
 
-    def __init__(self) -> None:
+    def __init__(self, one_round: bool) -> None:
+        self.one_round = one_round
         self.collectives: list[CollectiveFlow] = []
         self.found: list[_Found] = []
 
@@ -120,7 +128,7 @@ class _Walk:
         elif name in _LOOPS:
             if not any(map(_communicates, inner)):
                 needs |= self.find(eqn, needs, in_conditional, is_loop=True)
-            elif any(map(_has_local_loop, inner)):
+            elif not self.one_round and any(map(_has_local_loop, inner)):
                 for body in inner:
                     self.enter(body)
             else:
