@@ -273,7 +273,7 @@ def _jit(function: Callable, donate: tuple[int, ...], device: jax.Device) -> Cal
 
 def _check_scheduler(device: jax.Device) -> None:
     """Warns when the compiler would not hide the exchange on this device."""
-    if needs_scheduler(device) and not scheduler_flag():
+    if needs_scheduler(device) and not xla_flag(SCHEDULER):
         warnings.warn(
             f"On {device.device_kind} the exchange is not hidden: set XLA_FLAGS="
             f"--{SCHEDULER}=true before JAX starts, or take via='shard_map'.",
@@ -281,11 +281,11 @@ def _check_scheduler(device: jax.Device) -> None:
         )
 
 
-def scheduler_flag() -> bool:
-    """Whether ``XLA_FLAGS`` turn the scheduler on; the last word counts."""
+def xla_flag(name: str) -> bool | None:
+    """What ``XLA_FLAGS`` say of a switch, None when nothing; the last word counts."""
     flags = os.environ.get("XLA_FLAGS", "").lower()
-    values = re.findall(rf"--{SCHEDULER}(?:=(\w+))?(?=\s|$)", flags)
-    return bool(values) and values[-1] in ("", "true", "1")
+    values = re.findall(rf"--{name}(?:=(\w+))?(?=\s|$)", flags)
+    return values[-1] in ("", "true", "1") if values else None
 
 
 def needs_scheduler(device: jax.Device) -> bool:

@@ -22,7 +22,12 @@ import sys
 from collections.abc import Sequence
 
 from cocod_jax.certify._certify import certify
-from cocod_jax.certify._compile import TARGETS, install_command
+from cocod_jax.certify._compile import (
+    TARGETS,
+    install_command,
+    installed,
+    plugin_directory,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     ours, theirs = parser.parse_known_args(argv)
     if ours.install:
+        if installed():
+            print(f"the compiler is there: {plugin_directory()}")
+            return 0
         return subprocess.call(install_command())
     if ours.module is None:
         parser.error("name a module, or --install")

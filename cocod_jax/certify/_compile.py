@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cocod_jax.certify._program import Program, spread
-from cocod_jax.execution import SCHEDULER, scheduler_flag
+from cocod_jax.execution import SCHEDULER, xla_flag
 
 TARGETS = {"h100": 9.0, "h200": 9.0, "a100": 8.0, "v100": 7.0}
 """The GPUs that are described in ``targets/``, with their compute capability."""
@@ -49,6 +49,11 @@ def compile_program(
     program: Program, *, target: str | None, hosts: int, latency_hiding: bool | None
 ) -> Compiled:
     """Compiles a program for a target, or for this machine's GPUs (None)."""
+    if target is None and "rocm" in jax.devices()[0].client.platform_version.lower():
+        raise NotImplementedError(
+            "the certificate reads what the compiler for NVIDIA GPUs writes, and this "
+            "machine has AMD's; give a target, such as target='h100'."
+        )
     exported, wanted = program.exported, program.exported.nr_devices
     devices = jax.devices()[:wanted] if target is None else _gpus(target, wanted, hosts)
     if len(devices) < wanted:
@@ -75,8 +80,9 @@ def compile_program(
         raise NotImplementedError(f"the compiler for {devices[0]} shows no schedule.")
     scheduler = latency_hiding
     if scheduler is None:
-        # Where the cost model turns it on, the flag alone does not turn it off.
-        scheduler = scheduler_flag() or _capability(target) >= 9
+        # Where the cost model turns it on, its own flag alone does not turn it off.
+        has_model = _capability(target) >= 9 and xla_flag(_COST_MODEL) is not False
+        scheduler = has_model or bool(xla_flag(SCHEDULER))
     return Compiled(hlo, memory.temp_size_in_bytes, scheduler)
 
 
@@ -109,20 +115,32 @@ def plugin_directory() -> Path:
     return Path(sys.prefix) / "share" / "cocod_jax" / f"cuda12-{jax.__version__}"
 
 
+_WHEELS = {
+    "jax-cuda12-plugin": jax.__version__,
+    "jax-cuda12-pjrt": jax.__version__,
+    "nvidia-cuda-nvcc-cu12": "12.9.86",
+}
+
+
 def install_command() -> list[str]:
     """The pip command that installs the compiler for the installed JAX."""
     return [
         *(sys.executable, "-m", "pip", "install", "--no-deps"),
         *("--target", str(plugin_directory())),
-        *(f"jax-cuda12-{part}=={jax.__version__}" for part in ("plugin", "pjrt")),
-        "nvidia-cuda-nvcc-cu12",
+        *(f"{name}=={version}" for name, version in _WHEELS.items()),
     ]
+
+
+def installed() -> bool:
+    """Whether the compiler is in its directory, all of it."""
+    found = metadata.distributions(path=[str(plugin_directory())])
+    return _WHEELS.keys() <= {wheel.name for wheel in found}
 
 
 def compiler_available() -> bool:
     """Whether programs can be compiled here for GPUs that are not there."""
-    installed = (entry.name for entry in metadata.entry_points(group="jax_plugins"))
-    return plugin_directory().is_dir() or "xla_cuda12" in installed
+    plugins = (entry.name for entry in metadata.entry_points(group="jax_plugins"))
+    return installed() or "xla_cuda12" in plugins
 
 
 def _load_plugin() -> None:
@@ -138,7 +156,7 @@ def _load_plugin() -> None:
             "python -m cocod_jax.certify --install\n\nwhich runs\n\n    "
             + " ".join(install_command())
         )
-    if plugin_directory().is_dir():
+    if installed():
         sys.path.append(str(plugin_directory()))
     with _without_gpu():
         importlib.import_module("jax_plugins.xla_cuda12").initialize()
