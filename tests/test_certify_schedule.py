@@ -143,6 +143,30 @@ def test_collectives_that_only_the_partitioner_writes_are_seen():
 
 
 @needs_compiler
+def test_what_jit_was_told_of_its_inputs_is_kept():
+    """The mesh and the specs are in ``in_shardings``, and the shapes are bare."""
+    mesh = jax.make_mesh(
+        (WORKERS,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
+    )
+    on = lambda *axes: NamedSharding(mesh, PartitionSpec(*axes))
+    run = jax.jit(
+        lambda w, batches: lax.scan(step, w, batches),
+        in_shardings=(on(), on(None, "data")),
+    )
+    w, batches = W.update(shape=(16, 16)), BATCHES.update(shape=(8, 4 * WORKERS, 16))
+    certificate = certify(run, w, batches, target="h100")
+    assert certificate.devices == WORKERS
+    assert reasons(certificate) == ["in-loop"]
+
+
+@needs_compiler
+def test_one_device_sends_nothing():
+    certificate = certify(*library_round(workers=1), target="h100")
+    assert reasons(certificate) == ["nothing-sent"]
+    assert "nothing-sent" in str(certificate)
+
+
+@needs_compiler
 @pytest.mark.parametrize("via", ["pmap", "shard_map"])
 def test_the_front_doors_of_the_library(via):
     round_, state, batches = library_round()
@@ -177,6 +201,16 @@ def loss_of(w, batch):
     return step(w, batch)[1]
 
 
+def with_synchronised_statistics(w, batches):
+    """CoCoD-SGD whose steps normalise by the statistics of all workers."""
+
+    def one(x, batch):
+        return step(x, batch - mean(batch.mean()))
+
+    x, losses = lax.scan(one, w, batches)
+    return mean(w) + (x - w), losses
+
+
 @needs_compiler
 @pytest.mark.parametrize(
     ("broken", "expected"),
@@ -184,6 +218,7 @@ def loss_of(w, batch):
         (local_sgd, ["steps-wait"]),
         (average_after, ["waits-for-steps"]),
         (synchronous_sgd, ["in-loop"]),
+        (with_synchronised_statistics, ["in-loop"]),
         (per_step_optimizer, ["conditional", "in-loop"]),
         (in_a_conditional, ["conditional"]),
         (with_reduced_loss, ["reduced-metric"]),
@@ -265,6 +300,13 @@ def test_the_picture_shows_what_runs_beside_what():
     assert re.search(r"\[ 3 local steps \]\[ merge \]\[ 5 local steps \]", compute)
     steps = range(compute.index("[ 3"), compute.index("[ merge"))
     assert [i for i, mark in enumerate(sent) if mark == "="] == list(steps)
+    assert "synchronous" not in sent
+
+
+@needs_compiler
+def test_the_picture_tells_what_nothing_can_run_beside():
+    certificate = certify(cocod, W, BATCHES, target="h100", latency_hiding=False)
+    assert str(certificate).splitlines()[2].endswith("=  synchronous")
 
 
 @needs_compiler
@@ -319,6 +361,68 @@ def test_without_the_compiler_the_command_that_installs_it_is_printed(monkeypatc
     with pytest.raises(ImportError, match=f"jax-cuda12-pjrt=={jax.__version__}"):
         _compile._load_plugin()
     assert f"jax-cuda12-plugin=={jax.__version__}" in install_command()
+
+
+def test_a_compiler_that_is_there_is_not_installed_again(monkeypatch, capsys):
+    from cocod_jax.certify import __main__ as command
+
+    calls = []
+    call = lambda argv: calls.append(argv) or 0
+    monkeypatch.setattr(command.subprocess, "call", call)
+    for there in (False, True):
+        monkeypatch.setattr(command, "installed", lambda there=there: there)
+        assert main(["--install"]) == 0
+    assert calls == [install_command()]
+    assert "the compiler is there" in capsys.readouterr().out
+
+
+def test_half_a_compiler_is_none(monkeypatch, tmp_path):
+    from cocod_jax.certify import _compile
+
+    monkeypatch.setattr(_compile, "plugin_directory", lambda: tmp_path)
+    for name in _compile._WHEELS:
+        assert not _compile.installed()
+        folder = tmp_path / f"{name.replace('-', '_')}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\n")
+    assert _compile.installed()
+
+
+def test_amd_s_compiler_is_refused_by_name(monkeypatch):
+    client = types.SimpleNamespace(platform_version="PJRT C API\nrocm 60300")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(client=client)])
+    with pytest.raises(NotImplementedError, match="this machine has AMD's"):
+        certify(cocod, W, BATCHES)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("flags", "scheduler"),
+    [
+        ("", True),
+        ("--xla_gpu_enable_analytical_sol_latency_estimator=false", False),
+        (
+            "--xla_gpu_enable_analytical_sol_latency_estimator=false "
+            "--xla_gpu_enable_latency_hiding_scheduler",
+            True,
+        ),
+    ],
+)
+def test_flags_may_turn_a_new_gpu_s_scheduler_off(flags, scheduler, monkeypatch):
+    """They are read where the reason is found; the compiler read its own before."""
+    from cocod_jax.certify import _certify
+
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    seen = []
+    compile_program = _certify.compile_program
+    monkeypatch.setattr(
+        _certify,
+        "compile_program",
+        lambda *a, **k: seen.append(compile_program(*a, **k)) or seen[-1],
+    )
+    certify(cocod, W, BATCHES, target="h100")
+    assert [compiled.scheduler for compiled in seen] == [scheduler]
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ def _slots(timeline: tuple[Event, ...]) -> Iterator[_Slot]:
     """Cuts a timeline into spans: of steps, or of waiting for a collective."""
     in_flight: frozenset[int] = frozenset()
     idle = False  # something started and nothing has run beside it yet
-    last = max(i for i, event in enumerate(timeline) if event.what == "done")
+    done = [i for i, event in enumerate(timeline) if event.what == "done"]
+    last = max(done, default=None)  # what starts here may end in another computation
     for i, event in enumerate(timeline):
         if event.what == "steps":
             steps = f"{event.steps:.3g}"
@@ -71,8 +72,9 @@ def _rows(schedule: Schedule, timeline: tuple[Event, ...]) -> str:
             ("=" if index in slot.in_flight else " ") * len(cell)
             for slot, cell in zip(slots, cells, strict=True)
         ]
-        place = "" if collective.place == "round" else f"  in a {collective.place}"
-        rows.append(f"{_name(collective):{width}}  {''.join(marks).rstrip()}{place}")
+        notes = "" if collective.is_async else "  synchronous"
+        notes += "" if collective.place == "round" else f"  in a {collective.place}"
+        rows.append(f"{_name(collective):{width}}  {''.join(marks).rstrip()}{notes}")
     hidden_rows = len(_started(timeline)) - len(shown)
     return "\n".join(rows + [f"... and {hidden_rows} more"] * (hidden_rows > 0))
 

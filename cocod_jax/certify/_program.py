@@ -88,9 +88,12 @@ class _FrontDoor:
         self.specs: dict[int, PartitionSpec] = {}
         self.donated: set[int] = set()
         for i, leaf in enumerate(leaves):
-            sharding = getattr(leaf, "sharding", None)
-            if isinstance(sharding, NamedSharding):
-                self.mesh, self.specs[i] = sharding.mesh, sharding.spec
+            self.spread(i, getattr(leaf, "sharding", None))
+
+    def spread(self, i: int, sharding: Any) -> None:
+        """Notes how input i is spread, if it is over a mesh."""
+        if isinstance(sharding, NamedSharding):
+            self.mesh, self.specs[i] = sharding.mesh, sharding.spec
 
     def visit(self, jaxpr: Jaxpr, inputs: dict[Var, int]) -> None:
         """Looks for the ``jit`` and ``shard_map`` that take the inputs."""
@@ -103,6 +106,9 @@ class _FrontDoor:
             elif "donated_invars" in eqn.params:
                 flags = zip(known, eqn.params["donated_invars"], strict=True)
                 self.donated |= {i for i, yes in flags if yes and i is not None}
+                for i, sharding in zip(known, eqn.params["in_shardings"], strict=True):
+                    if i is not None:
+                        self.spread(i, sharding)
                 inner = eqn.params["jaxpr"].jaxpr
                 passed = zip(inner.invars, known, strict=True)
                 self.visit(inner, {v: i for v, i in passed if i is not None})
