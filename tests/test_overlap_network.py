@@ -59,12 +59,13 @@ def test_without_root_it_says_so(monkeypatch):
         Network(2, "200mbit").__enter__()
 
 
-def test_sigterm_unwinds_the_context():
-    previous = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_a_signal_unwinds_the_context(number):
+    previous = signal.getsignal(number)
     with pytest.raises(SystemExit) as leaving, Network(2, None):
-        signal.raise_signal(signal.SIGTERM)
-    assert leaving.value.code == 128 + signal.SIGTERM
-    assert signal.getsignal(signal.SIGTERM) is previous
+        signal.raise_signal(number)
+    assert leaving.value.code == 128 + number
+    assert signal.getsignal(number) is previous
 
 
 def test_records_come_back_in_the_order_of_the_workers():
@@ -120,6 +121,55 @@ def test_a_timeout_ends_all_and_tells_what_they_said():
     ):
         run_workers(network, lambda _: python(code), timeout=2)
     assert time.monotonic() - start < 30
+
+
+def test_a_second_interrupt_leaves_no_worker(monkeypatch):
+    """It comes while the workers are being ended."""
+    killpg, ended = os.killpg, []
+
+    def interrupted(group, number):
+        ended.append(group)
+        signal.raise_signal(signal.SIGINT)
+        killpg(group, number)
+
+    monkeypatch.setattr(os, "killpg", interrupted)
+    worker = lambda i: python("1 / 0" if i == 0 else "import time; time.sleep(60)")
+    with pytest.raises(KeyboardInterrupt), Network(3, None) as network:
+        run_workers(network, worker)
+    assert len(ended) == 3
+    assert not any(map(alive, ended))
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs util-linux")
+def test_workers_do_not_outlive_a_killed_run(tmp_path):
+    note = tmp_path / "pid"
+    code = (
+        "import sys; from experiments.overlap.network import Network\n"
+        "from experiments.overlap.processes import run_workers\n"
+        "with Network(1, None) as network:\n"
+        "    run_workers(network, lambda _: [sys.executable, '-c', sys.argv[1]])"
+    )
+    waits = f"import os, pathlib, time; pathlib.Path({str(note)!r})"
+    waits += ".write_text(str(os.getpid())); time.sleep(600)"
+    with subprocess.Popen([*python(code), waits]) as run:
+        wait_until(lambda: note.exists() and note.read_text())
+        worker = int(note.read_text())
+        assert alive(worker)
+        run.kill()
+    wait_until(lambda: not alive(worker))
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that is dead may still have its number."""
+    state = Path(f"/proc/{pid}/stat")
+    return state.exists() and ") Z " not in state.read_text()
+
+
+def wait_until(holds, seconds=20) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
 
 
 def _why_no_network() -> str | None:
@@ -210,7 +260,9 @@ with Network(2, "200mbit") as network:
 
 
 @shaped
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL]
+)
 def test_a_signal_leaves_nothing_for_the_next_run(number):
     with subprocess.Popen(
         python(HOLD), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -225,8 +277,4 @@ def test_a_signal_leaves_nothing_for_the_next_run(number):
         with Network(1, "200mbit"):
             pass
     assert left_behind(run.pid) == []
-    deadline = time.monotonic() + 10
-    while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    state = Path(f"/proc/{worker}/stat")
-    assert not state.exists() or ") Z " in state.read_text()
+    wait_until(lambda: not alive(worker))

@@ -14,6 +14,7 @@ from types import FrameType, TracebackType
 _PREFIX = "cocod"
 _NAMESPACES = Path("/run/netns")
 _CONFIGS = Path("/etc/netns")  # iproute2 mounts NAME/hosts over a process's /etc/hosts
+_ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # the last is Ctrl-\\
 _UNITS = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
 
 
@@ -34,6 +35,20 @@ def parse_rate(rate: str) -> int:
     return bits
 
 
+def links_of(rate: str) -> str:
+    """Links of this rate, for people.
+
+    Examples:
+      >>> links_of("500mbit"), links_of("none")
+      ('500 Mbit/s links', 'loopback')
+    """
+    if rate == "none":
+        return "loopback"
+    units = {"kbit": "kbit/s", "mbit": "Mbit/s", "gbit": "Gbit/s", "bit": "bit/s"}
+    number = rate.rstrip("bitkmg")
+    return f"{number} {units[rate.removeprefix(number)]} links"
+
+
 def free_port() -> int:
     """A TCP port that nothing on this machine listens on."""
     with socket.socket() as listener:
@@ -49,8 +64,8 @@ class Network:
     the machine's own interfaces. Both ends are shaped by a token bucket: a worker
     sends and receives at ``rate``, at the same time.
 
-    The namespaces disappear with the context, on an exception, Ctrl-C and SIGTERM
-    too. Those that a killed run left behind are removed by the next one.
+    The namespaces disappear with the context, also when an exception, Ctrl-C, a closed
+    terminal or SIGTERM ends it. What a killed run left behind, the next one removes.
 
     Args:
       workers: how many.
@@ -81,7 +96,7 @@ class Network:
     def __enter__(self) -> "Network":
         # Whatever interrupts the construction, what stands of it goes.
         with ExitStack() as undo:
-            undo.enter_context(_sigterm_exits())
+            undo.enter_context(_signals_exit())
             if self.rate is not None:
                 _require_tools()
                 _remove_stale()
@@ -179,7 +194,7 @@ def _remove_stale() -> None:
 
 
 def _remove(run: str | None) -> None:
-    with _undisturbed():
+    with undisturbed():
         for name in [name for owner, name in _members() if owner == run]:
             try:
                 # A process left in a namespace would keep it alive without a name.
@@ -198,9 +213,9 @@ def _remove(run: str | None) -> None:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Holds Ctrl-C and SIGTERM back; commands started meanwhile ignore them too."""
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+def undisturbed() -> Iterator[None]:
+    """Holds signals back, Ctrl-C too; commands started meanwhile ignore them."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *_ENDS})
     try:
         yield
     finally:
@@ -208,14 +223,15 @@ def _undisturbed() -> Iterator[None]:
 
 
 @contextmanager
-def _sigterm_exits() -> Iterator[None]:
-    """Lets SIGTERM unwind the stack as Ctrl-C does, instead of ending on the spot."""
+def _signals_exit() -> Iterator[None]:
+    """Lets signals unwind the stack as Ctrl-C does, instead of ending on the spot."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    previous = signal.signal(signal.SIGTERM, leave)
+    previous = {number: signal.signal(number, leave) for number in _ENDS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from experiments.overlap.network import Network, free_port
+from experiments.overlap.network import Network, free_port, undisturbed
 
 _ENVIRONMENT = {
     # One thread computes. JAX gives a process as many as it has cores or devices; a
@@ -39,7 +40,8 @@ def run_workers(
     """Runs one process per worker of a network, each on its own core.
 
     Worker i is pinned to core i, modulo the cores at hand (where the system can pin).
-    When one fails the others are ended, and nothing runs on after this returns.
+    When one fails the others are ended, and nothing runs on after this returns, nor, on
+    Linux, after this process is killed.
 
     Args:
       network: where they run; entered.
@@ -63,7 +65,7 @@ def run_workers(
             out, err = (stack.enter_context(tempfile.TemporaryFile()) for _ in "oe")
             with _pinned(i):
                 process = subprocess.Popen(
-                    network.command(i, argv_of_worker(i)),
+                    [*_dies_with_parent(), *network.command(i, argv_of_worker(i))],
                     env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=out,
@@ -166,10 +168,17 @@ def _check(workers: Sequence[_Worker]) -> None:
 
 
 def _end(workers: Sequence[_Worker]) -> None:
-    for worker in workers:
-        with suppress(ProcessLookupError):
-            os.killpg(worker.process.pid, signal.SIGKILL)
-        worker.process.wait()
+    with undisturbed():  # by a second Ctrl-C
+        for worker in workers:
+            with suppress(ProcessLookupError):
+                os.killpg(worker.process.pid, signal.SIGKILL)
+            worker.process.wait()
+
+
+def _dies_with_parent() -> list[str]:
+    """Before a command: the kernel kills it when this process ends, however that is."""
+    setpriv = shutil.which("setpriv")  # of util-linux
+    return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
 
 
 @contextmanager
