@@ -104,6 +104,15 @@ def test_cocod_is_hidden_on_h100(model, delay, door, optimizer, dtype, hosts):
     assert [c.dtype for c in certificate.schedule.collectives] == ["f32"]
 
 
+def test_a_loop_of_one_step_hides_a_part_only():
+    """The compiler dissolves the loop, and sends in the middle of its step."""
+    certificate = certify(*main_job("--delay", "1"), target="h100")
+    assert [r.id for r in certificate.reasons] == ["partly"]
+    assert certificate.verdict.startswith("partly hidden behind 0.")
+    (collective,) = certificate.schedule.collectives
+    assert 0.2 < collective.steps < 0.6
+
+
 @pytest.mark.parametrize("hidden", [False, True])
 @pytest.mark.parametrize("model", ["resnet18", "vgg16"])
 def test_a100_needs_the_flag(model, hidden):

@@ -79,6 +79,14 @@ REASONS = {
             "Send one flat buffer (jax.flatten_util.ravel_pytree), as cj.mean does.",
         ),
         Reason(
+            "partly",
+            "A collective is in flight beside a part only of the steps that it could "
+            "run beside. A loop of one step is none to the compiler, which then sends "
+            "in the middle of that step, as late as it thinks it can afford.",
+            "Let two steps or more run beside it: a delay of 2, and a period of at "
+            "least that.",
+        ),
+        Reason(
             "compiler",
             "Nothing in the program forbids the overlap, but the compiler did not "
             "schedule it.",
@@ -87,6 +95,9 @@ REASONS = {
         ),
     )
 }
+
+
+_WHOLE = 0.9  # of the steps that may hide a collective: all, to the first kernels
 
 
 class Certificate(NamedTuple):
@@ -116,16 +127,17 @@ class Certificate(NamedTuple):
 
     @property
     def hidden(self) -> bool:
-        """Whether every collective is in flight while local steps run."""
+        """Whether every collective is in flight during all steps that may hide it."""
         return not self.reasons
 
     @property
     def verdict(self) -> str:
         """In one line, hidden behind what, or exposed and why."""
-        if self.reasons:
+        if self.reasons and self.reasons != (REASONS["partly"],):
             return "exposed: " + "; ".join(r.id for r in self.reasons)
         least = min(c.steps for c in self.schedule.collectives)
-        return f"hidden behind {least:.3g} of {self.schedule.steps:.3g} local steps"
+        behind = f"hidden behind {least:.3g} of {self.schedule.steps:.3g} local steps"
+        return f"partly {behind}" if self.reasons else behind
 
     def check(self) -> "Certificate":
         """Returns the certificate if all is hidden.
@@ -183,7 +195,9 @@ def diagnose(
     if not schedule.collectives:
         return (REASONS["nothing-sent"],)
     if all(c.hidden for c in schedule.collectives):
-        return ()
+        least = min(c.steps for c in schedule.collectives)
+        allowed = max((f.beside for f in flows), default=0)
+        return (REASONS["partly"],) if least < _WHOLE * allowed else ()
     once = [f for f in flows if not f.in_conditional and not f.in_loop]
     late = [f for f in once if f.before and not f.beside]
     early = [f for f in once if f.after and not f.before and not f.beside]
