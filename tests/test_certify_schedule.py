@@ -17,6 +17,7 @@ from cocod_jax.certify import (
     ExposedError,
     certify,
     compiler_available,
+    dataflow,
     install_command,
 )
 from cocod_jax.certify.__main__ import main
@@ -446,6 +447,16 @@ def test_more_workers_than_gpus_need_a_target(monkeypatch):
         certify(cocod, w, batches)
     with pytest.raises(ValueError, match="hosts=2 needs a target"):
         certify(cocod, W, BATCHES, hosts=2)
+
+
+@pytest.mark.parametrize("ask", [dataflow, certify])
+def test_what_cannot_be_looked_into_is_refused(ask):
+    round_, state, batches = library_round()
+    with pytest.raises(TypeError, match=r"what cj\.distribute returned.*round it"):
+        ask(cj.distribute(round_), state, batches)
+    run = jax.jit(jax.pmap(cocod, axis_name="workers"), compiler_options={"x": True})
+    with pytest.raises(ValueError, match=r"compiler_options.*latency_hiding=True"):
+        ask(run, W, BATCHES)
 
 
 def test_a_pmapped_function_brings_its_own_devices():

@@ -12,8 +12,15 @@ from cocod_jax._typing import Batches
 from cocod_jax.certify._certificate import Certificate, diagnose
 from cocod_jax.certify._compile import TARGETS, compile_program
 from cocod_jax.certify._dataflow import CollectiveFlow, flows_of
-from cocod_jax.certify._program import Program, for_workers, over_workers, trace
+from cocod_jax.certify._program import (
+    Program,
+    for_workers,
+    jaxpr_of,
+    over_workers,
+    trace,
+)
 from cocod_jax.certify._schedule import read_schedule
+from cocod_jax.execution import distribute
 from cocod_jax.round import Round, RoundState
 
 
@@ -35,7 +42,9 @@ def dataflow(
       One :class:`CollectiveFlow` for each collective.
 
     Raises:
-      ValueError: when the arrays of ``args`` have no leading axis in common.
+      TypeError: when ``fn`` is what :func:`cocod_jax.distribute` returned.
+      ValueError: when the arrays of ``args`` have no leading axis in common, or ``fn``
+        was jitted with options of the compiler.
 
     Examples:
       >>> def round_(w, batches):
@@ -48,7 +57,7 @@ def dataflow(
       psum float32 12 B: local steps 0 before, 8 beside, 0 after
     """
     run, shapes = _all_workers(fn, args, axis_name, None)
-    return flows_of(jax.make_jaxpr(run)(*shapes).jaxpr, one_round=isinstance(fn, Round))
+    return flows_of(jaxpr_of(run, *shapes), one_round=isinstance(fn, Round))
 
 
 def certify(
@@ -94,10 +103,12 @@ def certify(
 
     Raises:
       ImportError: when the compiler for GPUs is not installed; it says how to.
-      NotImplementedError: when the compiler of this machine's GPUs shows no schedule.
+      NotImplementedError: when the compiler of this machine's GPUs is not NVIDIA's, or
+        shows no schedule.
+      TypeError: when ``fn`` is what :func:`cocod_jax.distribute` returned.
       ValueError: when ``target`` is not known, ``devices`` and ``hosts`` do not fit
-        the program, several hosts have no target, or the arrays of ``args`` have no
-        leading axis in common.
+        the program, several hosts have no target, the arrays of ``args`` have no
+        leading axis in common, or ``fn`` was jitted with options of the compiler.
 
     Examples:
       >>> loss = lambda w, batch: jnp.mean((batch @ w) ** 2)
@@ -158,6 +169,11 @@ def _all_workers(
         one_worker, donate = fn.run, True
     elif hasattr(fn, "lower"):  # made by jit or pmap: it knows its axis and devices
         return fn, args
+    elif getattr(fn, "__module__", None) == distribute.__module__:
+        raise TypeError(
+            "fn is what cj.distribute returned, which may be several programs; give "
+            "the round itself: certify(round_, state, batches)."
+        )
     else:
         one_worker, donate = fn, False
     args = jax.eval_shape(lambda *args: args, *args)

@@ -56,13 +56,30 @@ def trace(fn: Callable[..., Any], args: tuple[Any, ...]) -> Program:
     """Traces a jitted or pmapped function, with the donations it chose."""
     leaves, treedef = jax.tree.flatten(args)
     run = jax.jit(lambda *leaves: fn(*jax.tree.unflatten(treedef, leaves)))
-    jaxpr = jax.make_jaxpr(run)(*leaves).jaxpr
+    jaxpr = jaxpr_of(run, *leaves)
     door = _FrontDoor(leaves)
     door.visit(jaxpr, {v: i for i, v in enumerate(jaxpr.invars)})
     specs = tuple(door.specs.get(i, PartitionSpec()) for i in range(len(leaves)))
     inputs = spread([v.aval for v in jaxpr.invars], door.mesh, specs)
     exported = export.export(run, platforms=["cuda"])(*inputs)
     return Program(exported, jaxpr, door.mesh, specs, tuple(sorted(door.donated)))
+
+
+def jaxpr_of(fn: Callable[..., Any], *args: Any) -> Jaxpr:
+    """The jaxpr of a function that may have been jitted.
+
+    Raises:
+      ValueError: when it was jitted with options of the compiler, which cannot be seen.
+    """
+    try:
+        return jax.make_jaxpr(fn)(*args).jaxpr
+    except ValueError as error:
+        if "compiler_options" not in str(error):
+            raise
+        raise ValueError(
+            "fn was jitted with compiler_options, which JAX hides; give it without "
+            "them, and latency_hiding=True where they turn the scheduler on."
+        ) from error
 
 
 def spread(
