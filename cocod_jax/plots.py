@@ -115,6 +115,7 @@ def curve(
     label: str,
     colour: str,
     scale: float = 1.0,
+    line: str = "-",
 ) -> None:
     """One curve: the mean of runs, and a band from the lowest to the highest.
 
@@ -127,6 +128,7 @@ def curve(
       label: of the curve, for a legend.
       colour: of the curve and the band.
       scale: what the steps or epochs are multiplied with, such as seconds for each.
+      line: its style, as matplotlib writes it.
 
     Raises:
       ValueError: when a run has no such value, or not at the others' steps.
@@ -153,7 +155,7 @@ def curve(
     table = np.array([[record[value] for record in run[:length]] for run in rows])
     if _is_share(value):
         table = 100 * table
-    ax.plot(x, table.mean(axis=0), color=colour, label=label, linewidth=1.8)
+    ax.plot(x, table.mean(axis=0), line, color=colour, label=label, linewidth=1.8)
     if len(table) > 1:
         band = table.min(axis=0), table.max(axis=0)
         ax.fill_between(x, *band, color=colour, alpha=0.15, linewidth=0)

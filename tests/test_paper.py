@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from cocod_jax.loggers import read_jsonl
 from experiments import logbook
 from experiments.compare import finished, mean_and_spread
 from experiments.config import TrainConfig
+from experiments.figures import by_algorithm
 from experiments.overlap import clock
 from experiments.paper import __main__ as study
 from experiments.paper import figures, report
@@ -93,8 +93,12 @@ def logs(tmp_path):
 def shares(tmp_path):
     config = PaperConfig(out=tmp_path)
     return {
-        name: [write_log(unequal(config, name, seed)) for seed in (0, 1)]
-        for name in figures.UNEQUAL
+        share: [
+            write_log(unequal(config, share, algorithm, seed))
+            for algorithm in study.UNEQUAL
+            for seed in (0, 1)
+        ]
+        for share in figures.SHARES
     }
 
 
@@ -164,6 +168,8 @@ def test_the_data_are_those_that_the_folder_has(tmp_path):
     (tmp_path / "cifar-10-batches-bin").mkdir()
     assert chosen(data_dir=tmp_path) == "cifar10"
     assert chosen(data_dir=tmp_path, data="cifar100") == "cifar100"
+    with pytest.raises(ValueError, match="scale='paper' needs data_dir"):
+        chosen(scale="paper")
     with pytest.raises(ValueError, match=r"data_dir=.* not for 'mnist5k'"):
         chosen(data_dir=tmp_path, data="mnist5k")
 
@@ -195,20 +201,20 @@ def test_an_algorithm_that_was_not_measured_is_an_error_at_once(overlap_log, tmp
 
 def test_unequal_runs_differ_by_their_shares_only():
     config = PaperConfig()
-    runs = {name: unequal(config, name, 0) for name in figures.UNEQUAL}
-    totals = {sum(run.micro_batches or ()) * run.batch_size for run in runs.values()}
-    assert len(totals) == 1
-    mine, other = runs["proportional"], runs["equal"]
+    mine, other = (
+        unequal(config, share, "ssgd", 0) for share in ("proportional", "equal")
+    )
     assert mine.micro_batches == figures.SPEEDS
+    assert sum(figures.SPEEDS) == sum(other.micro_batches or ())
     same = {"micro_batches": other.micro_batches, "out": other.out}
     assert dataclasses.replace(mine, **same) == other
 
 
 def test_the_number_of_workers_does_not_depend_on_the_devices():
     for scale, workers in (("cpu", 4), ("paper", 16)):
-        config = PaperConfig(scale=scale)
+        config = PaperConfig(scale=scale, data="mnist5k")
         assert equal(config, "vgg16", "ssgd", 0).workers == workers
-        run = unequal(config, "proportional", 0)
+        run = unequal(config, "proportional", "cocod", 0)
         assert run.workers == len(run.micro_batches or ()) == workers
 
 
@@ -221,7 +227,7 @@ def test_a_run_on_all_devices_counts_for_as_many_workers(tmp_path):
 
 def test_a_finished_run_is_not_repeated(tmp_path):
     """Also when its configuration has tuples, which JSON has not."""
-    run = unequal(PaperConfig(out=tmp_path), "proportional", 0)
+    run = unequal(PaperConfig(out=tmp_path), "proportional", "ssgd", 0)
     assert not finished(run)
     write_log(run)
     assert finished(run)
@@ -262,15 +268,22 @@ def test_one_run_has_no_spread():
 
 
 def test_slow_workers_hold_up_equal_shares(clocks, shares):
-    """Speeds 3, 2, 2, 1: an equal share takes the slowest twice the mean's time."""
+    """Speeds 3, 2, 2, 1: an equal share takes the slowest twice the mean's time.
+
+    Four workers on a ring exchange for half as long again as two.
+    """
     seconds = {
-        name: figures.unequal_seconds(
-            clocks["500mbit"], [read_jsonl(path) for path in paths]
-        )
-        for name, paths in shares.items()
+        (share, name): figures.unequal_seconds(clocks["500mbit"], runs)
+        for share, paths in shares.items()
+        for name, runs in by_algorithm(paths).items()
     }
-    assert seconds["equal"] == pytest.approx(40 * 2 * TC, rel=0.01)
-    assert seconds["proportional"] == pytest.approx(40 * TC, rel=0.01)
+    for share, slowest in (("equal", 2 * TC), ("proportional", TC)):
+        for name, step in (
+            ("ssgd", slowest + 1.5 * TM),
+            ("local_sgd", slowest + 1.5 * TM / PERIOD),
+            ("cocod", slowest),
+        ):
+            assert seconds[share, name] == pytest.approx(40 * step, rel=0.01)
 
 
 def test_figures_and_tables_come_from_logs(clocks, logs, shares, tmp_path):
@@ -278,6 +291,7 @@ def test_figures_and_tables_come_from_logs(clocks, logs, shares, tmp_path):
     for draw in (
         lambda: figures.learning(logs, clocks, out),
         lambda: figures.speedup(clocks, out),
+        lambda: figures.timelines(clocks["500mbit"], out),
         lambda: figures.unequal(shares, clocks["500mbit"], out),
     ):
         draw()
@@ -285,7 +299,10 @@ def test_figures_and_tables_come_from_logs(clocks, logs, shares, tmp_path):
         out.unlink()
     text = report.report(logs, shares, clocks)
     assert "| vgg16 | 93.05 ± 0.07 | 93.05 ± 0.07 |" in text
-    assert "| 500mbit | 2, measured | 1.60 | 2.60 x | 1.60 x | 1.40 x |" in text
+    assert "| vgg16 | +0.0, +0.0; +0.00 | +0.0, +0.0; +0.00 |" in text
+    assert "| 500mbit | 2, measured | 1.60 | 2.60 x | 1.60 x | 1.40 x |  |" in text
+    assert "| 500mbit | 2, clock | 1.60 | 2.60 x | 1.60 x | 1.40 x | 1.93 x |" in text
+    assert "| Local SGD, shares in proportion | 93.05 ± 0.07 | 32.0 |" in text
 
 
 def test_an_unfinished_run_is_not_drawn(logs, clocks, tmp_path):

@@ -24,6 +24,7 @@ from experiments.paper import figures
 from experiments.paper.report import report
 
 MODELS: tuple[Model, ...] = ("resnet18", "vgg16")
+UNEQUAL: tuple[Algorithm, ...] = ("ssgd", "local_sgd", "cocod")
 WORKERS = {"cpu": 4, "paper": 16}
 
 
@@ -35,7 +36,8 @@ class PaperConfig:
     """cpu: 4 workers and narrow networks; paper: 16 workers and full width, for
     GPUs."""
     data: Literal["mnist5k", "cifar10", "cifar100"] | None = None
-    """The data set; default: the one that data_dir has, and mnist5k without it."""
+    """The data set; default: the one that data_dir has, and mnist5k without it, which
+    the paper's scale wants to be told."""
     data_dir: Path | None = None
     """Where the CIFAR archives are."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -48,15 +50,20 @@ class PaperConfig:
     """Folder for the logs, the figures and the table of claims."""
 
 
-def default_data(
-    data_dir: Path | None,
-) -> Literal["mnist5k", "cifar10", "cifar100"]:
+def default_data(config: PaperConfig) -> Literal["mnist5k", "cifar10", "cifar100"]:
     """The CIFAR data set that the folder has; without a folder, what is built in.
 
     Raises:
-      ValueError: when the folder has neither.
+      ValueError: when the folder has neither, or none is given at the paper's scale.
     """
-    return "mnist5k" if data_dir is None else data.cifar_in(data_dir)
+    if config.data_dir is not None:
+        return data.cifar_in(config.data_dir)
+    if config.scale == "paper":
+        raise ValueError(
+            "scale='paper' needs data_dir, the folder of the CIFAR archives; or say "
+            "with data='mnist5k' that 16 workers shall share 4,000 digits."
+        )
+    return "mnist5k"
 
 
 def equal(
@@ -78,29 +85,30 @@ def equal(
         model=model,
         algorithm=algorithm,
         seed=seed,
-        data=config.data or default_data(config.data_dir),
+        data=config.data or default_data(config),
         data_dir=config.data_dir,
         out=config.out / "equal",
     )
 
 
-def unequal(config: PaperConfig, name: str, seed: int) -> TrainConfig:
+def unequal(
+    config: PaperConfig, share: str, algorithm: Algorithm, seed: int
+) -> TrainConfig:
     """A run of ResNet-18 on workers of which some are slower.
 
     All runs have the same total batch. Equal shares are micro-batches too, so that
     nothing but the shares differs. Half the epochs tell them apart.
     """
-    run = equal(config, "resnet18", "cocod", seed)
+    run = equal(config, "resnet18", algorithm, seed)
     workers = WORKERS[config.scale]
     shares = figures.SPEEDS * (workers // len(figures.SPEEDS))
     mean = sum(shares) // len(shares)
     return dataclasses.replace(
         run,
-        algorithm="ssgd" if name == "ssgd" else "cocod",
-        micro_batches=shares if name == "proportional" else (mean,) * workers,
+        micro_batches=shares if share == "proportional" else (mean,) * workers,
         batch_size=run.batch_size // mean,
         epochs=run.epochs // 2,
-        out=config.out / "unequal" / name,
+        out=config.out / "unequal" / share,
     )
 
 
@@ -157,12 +165,18 @@ def main(config: PaperConfig) -> None:
         for model in MODELS
     }
     shares = {
-        name: [train(unequal(config, name, seed)) for seed in config.seeds]
-        for name in figures.UNEQUAL
+        share: [
+            train(unequal(config, share, algorithm, seed))
+            for algorithm in UNEQUAL
+            for seed in config.seeds
+        ]
+        for share in figures.SHARES
     }
     figures.learning(logs, clocks, config.out / "learning.png")
     figures.speedup(clocks, config.out / "speedup.png")
-    figures.unequal(shares, clocks[config.rates[-1]], config.out / "unequal.png")
+    last = clocks[config.rates[-1]]
+    figures.timelines(last, config.out / "timelines.png")
+    figures.unequal(shares, last, config.out / "unequal.png")
     text = report(logs, shares, clocks)
     (config.out / "claims.md").write_text(text)
     print(text)

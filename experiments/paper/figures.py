@@ -10,31 +10,30 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from cocod_jax import style
-from cocod_jax.loggers import read_jsonl
 from cocod_jax.plots import curve
 from cocod_jax.style import ALGORITHMS
+from cocod_jax.timeline import gantt
 from experiments.figures import by_algorithm
 from experiments.overlap.clock import Clock
+from experiments.overlap.network import links_of
 
 # How fast each of four unequal workers is; equal shares give each the mean.
 SPEEDS = (3, 2, 2, 1)
-UNEQUAL = {
-    "ssgd": ("S-SGD, equal shares", style.BLACK),
-    "equal": ("CoCoD-SGD, equal shares", style.ORANGE),
-    "proportional": ("CoCoD-SGD, shares in proportion", style.VERMILION),
-}
+SHARES = {"equal": "equal shares", "proportional": "shares in proportion"}
 COUNTS = range(1, 17)
+SECONDS = "seconds (clock, ResNet-18 at full width)"
 
 Logs = Mapping[str, Sequence[Path]]
-"""The logs of each network, or of each way to share the work."""
+"""The logs of each network, or of each way to share the work (:data:`SHARES`)."""
 
 
 def learning(logs: Logs, clocks: dict[str, Clock], out: Path) -> None:
     """Training loss and test accuracy of each network, against epochs and seconds.
 
-    The seconds are the clock's, for as many workers as there were.
+    The seconds are the clock's, for as many workers as there were, and for either
+    network those of the network whose steps and exchanges were measured.
     """
-    columns = [("epoch", None), *((f"{c.rate} links", c) for c in clocks.values())]
+    columns = [("", None), *((links_of(c.rate), c) for c in clocks.values())]
     figure, axes = plt.subplots(
         2 * len(logs),
         len(columns),
@@ -54,7 +53,7 @@ def learning(logs: Logs, clocks: dict[str, Clock], out: Path) -> None:
                 ):
                     curve(axis, runs[name], value, *ALGORITHMS[name], scale=scale)
             pair[0].set(yscale="log", title=title if row == 0 else "")
-            pair[1].set_xlabel("epochs" if clock is None else "seconds (clock)")
+            pair[1].set_xlabel("epochs" if clock is None else SECONDS)
         axes[2 * row, 0].set_ylabel(f"{model}\ntraining loss")
         axes[2 * row + 1, 0].set_ylabel(f"{model}\ntest accuracy [%]")
         final = [r["epoch"][-1] for group in runs.values() for r in group]
@@ -96,10 +95,24 @@ def speedup(clocks: dict[str, Clock], out: Path) -> None:
             axis.plot(COUNTS, values, color=colours[name], label=name)
             measured = clock.workers * clock.compute / clock.measured[name]
             axis.plot(clock.workers, measured, "o", color=colours[name])
-        axis.set(xlabel="workers", title=f"{clock.rate} links", ylim=(0, 16.5))
+        axis.plot([], "-", color=style.GREY, label="clock")
+        axis.plot([], "o", color=style.GREY, label="measured")
+        axis.set(xlabel="workers", title=links_of(clock.rate), ylim=(0, 16.5))
         axis.set_xticks((1, 2, 4, 8, 16))
     axes[0, 0].set_ylabel("speed-up over one worker")
     _finish(figure, out)
+
+
+def timelines(clock: Clock, out: Path, workers: int = 4) -> None:
+    """Two rounds of each algorithm, as the clock of these links predicts them."""
+    every = {
+        name: clock.timeline(clock.algorithms[name], workers, steps=2 * clock.period)
+        for name, _ in ALGORITHMS.values()
+    }
+    figure = gantt(every)
+    figure.suptitle(f"{workers} workers, {links_of(clock.rate)} (clock)", fontsize=11)
+    figure.savefig(out, dpi=150)
+    plt.close(figure)
 
 
 def images_per_second(clock: Clock, name: str, workers: int) -> float:
@@ -111,18 +124,24 @@ def images_per_second(clock: Clock, name: str, workers: int) -> float:
 
 
 def unequal(shares: Logs, clock: Clock, out: Path) -> None:
-    """Training loss on unequal workers, against epochs and against seconds."""
+    """Training loss on unequal workers, against epochs and against seconds.
+
+    Solid lines are those of shares in proportion.
+    """
     figure, axes = plt.subplots(
-        1, 2, figsize=(8.4, 3.6), layout="constrained", sharey=True, squeeze=False
+        1, 2, figsize=(9.6, 3.8), layout="constrained", sharey=True, squeeze=False
     )
-    for name, paths in shares.items():
-        runs = [read_jsonl(path) for path in paths]
-        for axis, scale in zip(
-            axes[0], (1.0, unequal_seconds(clock, runs)), strict=True
-        ):
-            curve(axis, runs, "train_loss", *UNEQUAL[name], scale=scale)
+    for share, paths in shares.items():
+        line = "-" if share == "proportional" else ":"
+        runs = by_algorithm(paths)
+        for name in (name for name in ALGORITHMS if name in runs):
+            label, colour = ALGORITHMS[name]
+            label += f", {SHARES[share]}"
+            scales = (1.0, unequal_seconds(clock, runs[name]))
+            for axis, scale in zip(axes[0], scales, strict=True):
+                curve(axis, runs[name], "train_loss", label, colour, scale, line)
     axes[0, 0].set(ylabel="training loss", xlabel="epochs", yscale="log")
-    axes[0, 1].set(xlabel=f"seconds (clock, {clock.rate} links)")
+    axes[0, 1].set(xlabel=SECONDS, title=links_of(clock.rate))
     _finish(figure, out)
 
 

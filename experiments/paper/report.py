@@ -1,10 +1,11 @@
 """What came out, beside what the paper says, as Markdown from logs and clock."""
 
-from cocod_jax.loggers import read_jsonl
 from cocod_jax.style import ALGORITHMS
-from experiments.compare import mean_and_spread
+from cocod_jax.timeline import SSGD
+from experiments.compare import accuracies, mean_and_spread
 from experiments.figures import by_algorithm
 from experiments.overlap.clock import Clock
+from experiments.overlap.network import links_of
 from experiments.paper import figures
 
 
@@ -16,6 +17,7 @@ def report(logs: figures.Logs, shares: figures.Logs, clocks: dict[str, Clock]) -
 
 def accuracy(logs: figures.Logs) -> str:
     """Test accuracy of the consensus after the last epoch, in percent."""
+    others = [name for name in ALGORITHMS if name != "ssgd"]
     lines = [
         "## Test accuracy at equal epochs",
         "",
@@ -24,40 +26,57 @@ def accuracy(logs: figures.Logs) -> str:
         "| network | " + " | ".join(ALGORITHMS[name][0] for name in ALGORITHMS) + " |",
         "|---" * (1 + len(ALGORITHMS)) + "|",
     ]
+    less = [
+        "",
+        "Less that of S-SGD with the same seed: of each seed, and in the mean.",
+        "",
+        "| network | " + " | ".join(ALGORITHMS[name][0] for name in others) + " |",
+        "|---" * (1 + len(others)) + "|",
+    ]
     for model, paths in logs.items():
         runs = by_algorithm(paths)
         cells = [mean_and_spread(runs[name]) for name in ALGORITHMS]
-        lines.append(f"| {model} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append(f"| {model} | {' | '.join(cells)} |")
+        cells = [_differences(runs[name], runs["ssgd"]) for name in others]
+        less.append(f"| {model} | {' | '.join(cells)} |")
+    return "\n".join(lines + less) + "\n"
+
+
+def _differences(runs: list[dict], to: list[dict]) -> str:
+    by_seed = lambda runs: sorted(runs, key=lambda r: r["run"][0]["config"]["seed"])
+    each = accuracies(by_seed(runs)) - accuracies(by_seed(to))
+    return f"{', '.join(f'{d:+.1f}' for d in each)}; {each.mean():+.2f}"
 
 
 def speed(clocks: dict[str, Clock]) -> str:
     """How much faster a step of CoCoD-SGD is than one of the others."""
+    others = ("S-SGD", "Pipe-SGD", "Local SGD")
+    buckets = "S-SGD in buckets"
     lines = [
         "## Time",
         "",
-        "Seconds of a step of the others over those of CoCoD-SGD.",
+        "Seconds of a step of the others over those of CoCoD-SGD. S-SGD in buckets "
+        "sends during the backward pass; it was not measured.",
         "",
-        "| links | workers | Tm / Tc | S-SGD | Pipe-SGD | Local SGD |",
-        "|---|---|---|---|---|---|",
+        f"| links | workers | Tm / Tc | {' | '.join((*others, buckets))} |",
+        "|---" * (4 + len(others)) + "|",
     ]
     for clock in clocks.values():
         rows = {f"{clock.workers}, measured": clock.measured}
         ratios = {f"{clock.workers}, measured": clock.exchange / clock.compute}
+        algorithms = {**clock.algorithms, buckets: SSGD(sends_after=1 / 3)}
         for workers in (clock.workers, 4, 16):
             rows[f"{workers}, clock"] = {
                 name: clock.timeline(algorithm, workers).seconds_per_step
-                for name, algorithm in clock.algorithms.items()
+                for name, algorithm in algorithms.items()
             }
             ratios[f"{workers}, clock"] = clock.exchange_of(workers) / clock.compute
         for label, seconds in rows.items():
-            others = ("S-SGD", "Pipe-SGD", "Local SGD")
-            factors = [f"{seconds[n] / seconds['CoCoD-SGD']:.2f} x" for n in others]
-            lines.append(
-                f"| {clock.rate} | {label} | {ratios[label]:.2f} | "
-                + " | ".join(factors)
-                + " |"
-            )
+            cells = [clock.rate, label, f"{ratios[label]:.2f}"]
+            cells += [f"{seconds[n] / seconds['CoCoD-SGD']:.2f} x" for n in others]
+            last = seconds.get(buckets)
+            cells.append(f"{last / seconds['CoCoD-SGD']:.2f} x" if last else "")
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -66,15 +85,16 @@ def unequal(shares: figures.Logs, clock: Clock) -> str:
     lines = [
         "## Unequal workers",
         "",
-        f"ResNet-18 on workers of speeds {figures.SPEEDS}, {clock.rate} links.",
+        f"ResNet-18 on workers of speeds {figures.SPEEDS}, {links_of(clock.rate)}.",
         "",
         "| | test accuracy [%] | seconds of an epoch (clock) |",
         "|---|---|---|",
     ]
-    for name, paths in shares.items():
-        runs = [read_jsonl(path) for path in paths]
-        seconds = figures.unequal_seconds(clock, runs)
-        lines.append(
-            f"| {figures.UNEQUAL[name][0]} | {mean_and_spread(runs)} | {seconds:.1f} |"
-        )
+    for share, paths in shares.items():
+        runs = by_algorithm(paths)
+        for name in (name for name in ALGORITHMS if name in runs):
+            label = f"{ALGORITHMS[name][0]}, {figures.SHARES[share]}"
+            seconds = figures.unequal_seconds(clock, runs[name])
+            spread = mean_and_spread(runs[name])
+            lines.append(f"| {label} | {spread} | {seconds:.1f} |")
     return "\n".join(lines) + "\n"
