@@ -23,6 +23,7 @@ from cocod_jax.loggers import read_jsonl
 from cocod_jax.timeline import Compute, Timeline, gantt, simulate
 from docs.algorithm_table import PERIOD, ROWS, Row
 from experiments import compare
+from experiments.overlap.network import links_of
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -268,7 +269,7 @@ def seconds_table(log: Path) -> str:
         row[r["rate"]] = r["seconds_per_step"]
     return _table(
         [
-            ["algorithm", *(f"{rate} links" for rate in rates)],
+            ["algorithm", *map(links_of, rates)],
             *(
                 [name, *(f"{row[rate]:.2f}" if rate in row else "" for rate in rates)]
                 for name, row in rows.items()

@@ -158,7 +158,7 @@ def test_bars_have_a_panel_for_each_rate(tmp_path, monkeypatch):
     figures.bars(write(tmp_path / "log.jsonl", *results), tmp_path / "figure.png")
     (figure,) = drawn
     shown = [axis.get_title() for axis in figure.axes if axis.axison]
-    assert shown == [f"{rate}mbit links" for rate in range(1, 5)]
+    assert shown == [f"{rate} Mbit/s links" for rate in range(1, 5)]
 
 
 def test_the_scale_figure_is_drawn_from_a_log(tmp_path):

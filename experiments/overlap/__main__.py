@@ -20,7 +20,7 @@ from cocod_jax.loggers import Logbook, to_jsonl
 from experiments.logbook import circumstances
 from experiments.overlap import figures
 from experiments.overlap.jax_worker import Algorithm
-from experiments.overlap.network import Network
+from experiments.overlap.network import Network, links_of
 from experiments.overlap.peers import run_torch, torch_python
 from experiments.overlap.processes import machine, run_program
 
@@ -132,9 +132,8 @@ def table(config: OverlapConfig, rate: str, results: list[dict[str, Any]]) -> Ta
         r["algorithm"]: r["seconds_per_round"] for r in results if r["side"] == "ours"
     }
     compute, exchange = ours["local steps"], ours["exchange"]
-    shown = Table(
-        title=f"{rate} links: Tc {compute / config.period:.3f} s, Tm {exchange:.3f} s"
-    )
+    each = f"Tc {compute / config.period:.3f} s, Tm {exchange:.3f} s"
+    shown = Table(title=f"{links_of(rate)}: {each}")
     shown.add_column("algorithm")
     for column in ("s per step", "from", "to", "against S-SGD"):
         shown.add_column(column, justify="right")

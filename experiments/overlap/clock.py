@@ -105,7 +105,8 @@ def read_clocks(log: Path, side: str = "ours") -> dict[str, Clock]:
     Args:
       log: its ``overlap.jsonl``.
       side: whose results: "ours" or "PyTorch". Of PyTorch, what an exchange is for the
-        core was not measured: ``busy`` is 0.
+        core was not measured: ``busy`` is 0. Older logs lack its exchange, and have no
+        clock of it.
 
     Raises:
       ValueError: when the log has no result.
@@ -118,6 +119,8 @@ def read_clocks(log: Path, side: str = "ours") -> dict[str, Clock]:
     of_side = [r for r in records["result"] if r["side"] == side]
     for rate in dict.fromkeys(r["rate"] for r in of_side):
         results = {r["algorithm"]: r for r in of_side if r["rate"] == rate}
+        if "exchange" not in results:
+            continue
         compute, exchange = results.pop("local steps"), results.pop("exchange")
         busy = [
             r["seconds"]

@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 
 from cocod_jax import plots, style
 from experiments.figures import records_of
+from experiments.overlap.network import links_of
 
 OURS, THEIRS = style.VERMILION, style.GREY
 
@@ -53,7 +54,7 @@ def bars(log: Path, out: Path) -> None:
         )
         axis.axvline(compute, color=style.BLACK, linestyle=":", linewidth=1)
         axis.set(xlabel="seconds per local step\n(dotted: computation alone)")
-        axis.set_title(f"{rate} links", fontsize=11)
+        axis.set_title(links_of(rate), fontsize=11)
         axis.set_xlim(0, 1.25 * max(values))
         axis.locator_params(axis="x", nbins=5)
         axis.spines[["top", "right"]].set_visible(False)
@@ -79,7 +80,7 @@ def timelines(log: Path, out: Path) -> None:
     """
     figure = plots.timelines(log, by="rate")
     for axis in figure.axes:
-        axis.set_title(f"{axis.get_title()} links", fontsize=11)
+        axis.set_title(links_of(axis.get_title()), fontsize=11)
     figure.savefig(out, dpi=160)
     plt.close(figure)
 
