@@ -251,7 +251,7 @@ def test_other_counts_compile_nothing(via, execution, caplog):
         state, metrics = run(state, micro_batches(data(), 1, (1, 1, 1, 1)))
         jax.block_until_ready((state.params, metrics))
     assert [r.message for r in caplog.records if "ompil" in r.message] == []
-    assert given_away.is_deleted()
+    assert given_away.is_deleted() is (execution == "fused")
     assert np.isfinite(metrics.loss).all()
 
 

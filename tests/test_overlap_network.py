@@ -124,7 +124,7 @@ def test_a_timeout_ends_all_and_tells_what_they_said():
     assert [alive(int(pid)) for pid in pids] == [False, False]
 
 
-def test_a_second_interrupt_leaves_no_worker(monkeypatch):
+def test_a_second_interrupt_leaves_no_worker(monkeypatch, request):
     """It comes while the workers are being ended."""
     killpg, ended = os.killpg, []
 
@@ -134,6 +134,9 @@ def test_a_second_interrupt_leaves_no_worker(monkeypatch):
         killpg(group, number)
 
     monkeypatch.setattr(os, "killpg", interrupted)
+    # A background job ignores Ctrl-C.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, previous))
     worker = lambda i: python("1 / 0" if i == 0 else "import time; time.sleep(60)")
     with pytest.raises(KeyboardInterrupt), Network(3, None) as network:
         run_workers(network, worker)

@@ -110,19 +110,20 @@ def test_the_study_of_the_paper(in_process, tmp_path, monkeypatch, capsys):
     small = functools.partial(TrainConfig, epochs=2, batch_size=80)
     monkeypatch.setattr(paper, "TrainConfig", small)
     monkeypatch.setattr(paper, "MODELS", ("resnet18",))
-    monkeypatch.setattr(paper, "default_data", lambda data_dir: "digits")
+    monkeypatch.setattr(paper, "default_data", lambda config: "digits")
     config = paper.PaperConfig(
         seeds=(0,),
         overlap=ROOT / "experiments/results/20261124_overlap/overlap.jsonl",
         out=tmp_path,
     )
     paper.main(config)
-    assert len(in_process) == 7
+    runs = 4 + 2 * 3  # on equal workers, and on unequal ones
+    assert len(in_process) == runs
     assert {run.workers for run in in_process} == {4}
     for run in in_process:
         assert read_jsonl(run.log)["end"] == [{"status": "finished"}]
-    assert len({run.log for run in in_process}) == 7
-    for name in ("learning", "speedup", "unequal"):
+    assert len({run.log for run in in_process}) == runs
+    for name in ("learning", "speedup", "timelines", "unequal"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(PNG)
     claims = (tmp_path / "claims.md").read_text()
     for row in (
@@ -134,9 +135,9 @@ def test_the_study_of_the_paper(in_process, tmp_path, monkeypatch, capsys):
     assert claims in capsys.readouterr().out
 
     paper.main(config)
-    assert len(in_process) == 7
+    assert len(in_process) == runs
 
     in_process[5].log.unlink()
     paper.main(config)
-    assert in_process[7:] == [in_process[5]]
+    assert in_process[runs:] == [in_process[5]]
     assert (tmp_path / "claims.md").read_text() == claims
