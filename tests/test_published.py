@@ -221,6 +221,11 @@ def test_the_page_of_unequal_workers_is_that_of_the_log(folder):
         mean, spread = row["that is more"].split(" ± ")
         assert shown(mean, np.mean(more))
         assert shown(spread, np.std(more, ddof=1))
+        stopped = first["pause"] / (first["pause"] + first["interval"])
+        for column, workers in (("both held up", 2), ("its own", 1)):
+            if column in row:
+                rest = 1 - workers * stopped
+                assert shown(row[column], first["without"] * (1 / rest - 1))
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,10 @@ class UnequalConfig:
     """Micro-batches that all workers together take in a local step."""
     period: int = 4
     """Local steps in a round."""
+    pause: float = 0.5
+    """Seconds of a random pause of a worker."""
+    interval: float = 2.0
+    """Seconds from a pause of a worker to its next one, on average."""
     repeats: int = 5
     """Interleaved measurements: the median of those of shares counts, and the mean of
     those with pauses."""
@@ -57,6 +61,8 @@ def measure(config: UnequalConfig) -> list[dict[str, Any]]:
             batch_size=config.batch_size,
             micro_batches=config.micro_batches,
             period=config.period,
+            pause=config.pause,
+            interval=config.interval,
             repeats=config.repeats,
         )
 

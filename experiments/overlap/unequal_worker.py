@@ -32,7 +32,6 @@ from experiments.overlap.jax_worker import (
     steps,
 )
 
-_PAUSE, _INTERVAL = 0.5, 2.0  # seconds: of a pause, and from one to the next
 _ROUNDS = 10  # in a measurement: the faster worker may be one ahead
 _PAUSED_ROUNDS = 20  # in a measurement: some pauses of every worker
 
@@ -59,6 +58,10 @@ class UnequalWorkerConfig(WorkerConfig):
 
     micro_batches: int = 12
     """Micro-batches of batch_size images that all workers together take in a step."""
+    pause: float = 0.5
+    """Seconds for which a worker is stopped."""
+    interval: float = 2.0
+    """Seconds from a pause of a worker to its next one, on average."""
 
 
 @contextmanager
@@ -125,7 +128,7 @@ def slowed(worker: Worker, config: UnequalWorkerConfig) -> None:
         )
 
 
-def stopped(worker: Worker) -> None:
+def stopped(worker: Worker, config: UnequalWorkerConfig) -> None:
     """Seconds of a round with and without random pauses of every worker.
 
     Means, not medians: pauses are rare, and a median would not show them.
@@ -134,15 +137,15 @@ def stopped(worker: Worker) -> None:
     runs = {
         "S-SGD": steps(worker, synchronous),
         "Local SGD": rounds(worker, 0),
-        "CoCoD-SGD": rounds(worker, worker.config.period),
+        "CoCoD-SGD": rounds(worker, config.period),
     }
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for run in runs.values():
         seconds(run, 2)
-    for repeat in range(worker.config.repeats):
+    for repeat in range(config.repeats):
         # The same pauses for each algorithm, others for each worker and repeat.
-        seed = repeat * worker.config.workers + worker.config.rank
-        command = (_STOP_AND_GO, *map(str, (seed, _PAUSE, _INTERVAL)))
+        seed = repeat * config.workers + config.rank
+        command = (_STOP_AND_GO, *map(str, (seed, config.pause, config.interval)))
         for name, run in runs.items():
             smooth = seconds(run, _PAUSED_ROUNDS)
             with beside(*command):
@@ -156,8 +159,8 @@ def stopped(worker: Worker) -> None:
                 "without": smooth,
                 "with": rough,
                 "repeats": pairs,
-                "pause": _PAUSE,
-                "interval": _INTERVAL,
+                "pause": config.pause,
+                "interval": config.interval,
             }
         )
 
@@ -170,7 +173,7 @@ def main(config: UnequalWorkerConfig) -> None:
     is_slow = config.rank == config.workers - 1
     with beside(_SPIN) if is_slow else nullcontext():
         slowed(worker, config)
-    stopped(worker)
+    stopped(worker, config)
     jax.distributed.shutdown()
 
 
