@@ -64,14 +64,13 @@ def prepare(config: TrainConfig) -> Job:
 
 
 def build_model(config: TrainConfig) -> models.Model:
-    """The network for the data set, with the initial values of the seed."""
+    """The network for the data set."""
     (*_, channels), num_classes = data.SHAPES[config.data]
     return models.build(
         config.model,
         num_classes=num_classes,
         channels=channels,
         width=config.width,
-        key=jax.random.key(config.seed),
     )
 
 
@@ -114,9 +113,9 @@ def certifiable(argv: list[str], devices: int) -> tuple[cj.Round, Any, Any]:
 def initial_state(
     config: TrainConfig, round_: cj.Round, model: models.Model, workers: int
 ) -> cj.RoundState:
-    """The same model on all workers."""
+    """The initial values of the seed, the same on all workers."""
     key = jax.random.key(config.seed)
-    return cj.replicate(round_.init(model.params, model.model_state, key=key), workers)
+    return cj.replicate(round_.init(*model.init(key), key=key), workers)
 
 
 def loss_of(model: models.Model) -> Callable[..., tuple[jax.Array, Any]]:
@@ -227,7 +226,7 @@ def main(config: TrainConfig) -> int:
             "run",
             **circumstances(config),
             workers=len(job.devices),
-            parameters=models.parameter_count(job.model.params),
+            parameters=models.parameter_count(job.model),
         )
         status = "interrupted"
         try:
@@ -250,7 +249,7 @@ def closing_table(job: Job, epochs: list[dict[str, float]], path: Path) -> Table
     table = Table(show_header=False, title=f"{job.config.algorithm}", min_width=60)
     shape = f"{len(job.devices)} workers on {job.devices[0].platform}"
     table.add_row("run", f"{job.config.model} on {job.config.data}, {shape}")
-    count = models.parameter_count(job.model.params)
+    count = models.parameter_count(job.model)
     table.add_row("parameters", f"{count:,}")
     if epochs:
         last = epochs[-1]

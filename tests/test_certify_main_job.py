@@ -91,7 +91,7 @@ def test_cocod_is_hidden_on_h100(model, delay, door, optimizer, dtype, hosts):
             stateful=True,
         )
         start = lambda: cj.replicate(
-            round_.init(network.params, network.model_state), WORKERS
+            round_.init(*network.init(jax.random.key(0))), WORKERS
         )
         state = jax.eval_shape(start)
     if dtype == "bfloat16":

@@ -19,16 +19,16 @@ CHANNELS, CLASSES = 3, 10
 
 
 @functools.cache
-def build(name, seed=0):
+def build(name, width=4):
     """A narrow network: quick, and of the same structure."""
-    return models.build(
-        name,
-        num_classes=CLASSES,
-        channels=CHANNELS,
-        width=4,
-        # The default generator takes the compiler seconds for each shape.
-        key=jax.random.key(seed, impl="rbg"),
-    )
+    return models.build(name, num_classes=CLASSES, channels=CHANNELS, width=width)
+
+
+@functools.cache
+def initial(name, seed=0):
+    """Its parameters and its batch statistics."""
+    # The default generator takes the compiler seconds for each shape.
+    return build(name).init(jax.random.key(seed, impl="rbg"))
 
 
 def images(batch=2):
@@ -36,29 +36,19 @@ def images(batch=2):
     return rng.normal(size=(batch, 32, 32, CHANNELS)).astype(np.float32)
 
 
-def count(name, width=None):
-    """The number of parameters, without making them."""
-
-    def params(key):
-        return models.build(
-            name, num_classes=CLASSES, channels=CHANNELS, width=width, key=key
-        ).params
-
-    return models.parameter_count(jax.eval_shape(params, jax.random.key(0)))
-
-
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [("resnet18", 11_173_962), ("vgg16", 14_728_266), ("cnn", 94_538)],
 )
 def test_the_default_width_is_that_of_the_literature(name, parameters):
-    assert count(name) == parameters
+    assert models.parameter_count(build(name, None)) == parameters
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_width_scales_every_stage(name):
+    wide, narrow = (models.parameter_count(build(name, w)) for w in (32, 16))
     # All but the ends of a network grows with the square of its width.
-    assert 3.5 < count(name, 32) / count(name, 16) < 4
+    assert 3.5 < wide / narrow < 4
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -71,10 +61,10 @@ def test_trees_are_plain_nested_dicts_of_float32(name):
             assert isinstance(node, jax.Array)
             assert node.dtype == jnp.float32
 
-    model = build(name)
-    check(model.params)
-    check(model.model_state)
-    assert bool(model.model_state) == (name in WITH_BATCH_NORM)
+    params, model_state = initial(name)
+    check(params)
+    check(model_state)
+    assert bool(model_state) == (name in WITH_BATCH_NORM)
 
 
 @functools.cache
@@ -86,53 +76,50 @@ def jitted(name, train):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("train", [False, True])
 def test_apply_is_pure_and_gives_one_logit_a_class(name, train):
-    model = build(name)
-    before = jax.tree.map(np.array, model[1:])
-    run = functools.partial(jitted(name, train), *model[1:], images())
+    before = jax.tree.map(np.array, initial(name))
+    run = functools.partial(jitted(name, train), *initial(name), images())
     logits, model_state = run()
     chex.assert_shape(logits, (2, CLASSES))
     chex.assert_type(logits, jnp.float32)
     chex.assert_trees_all_equal((logits, model_state), run())
-    chex.assert_trees_all_equal_shapes_and_dtypes(model_state, model.model_state)
-    chex.assert_trees_all_equal(before, model[1:])
+    chex.assert_trees_all_equal_shapes_and_dtypes(model_state, before[1])
+    chex.assert_trees_all_equal(before, initial(name))
 
 
 def test_apply_gives_the_same_without_jit():
-    model = build("cnn")
-    plain, _ = model.apply(*model[1:], images(), train=True)
-    compiled, _ = jitted("cnn", True)(*model[1:], images())
+    plain, _ = build("cnn").apply(*initial("cnn"), images(), train=True)
+    compiled, _ = jitted("cnn", True)(*initial("cnn"), images())
     # float32 sums that fusion reorders.
     np.testing.assert_allclose(plain, compiled, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", WITH_BATCH_NORM)
 def test_only_training_changes_the_batch_statistics(name):
-    model = build(name)
-    _, trained = jitted(name, True)(*model[1:], images())
-    _, evaluated = jitted(name, False)(*model[1:], images())
-    chex.assert_trees_all_equal(evaluated, model.model_state)
+    params, model_state = initial(name)
+    _, trained = jitted(name, True)(params, model_state, images())
+    _, evaluated = jitted(name, False)(params, model_state, images())
+    chex.assert_trees_all_equal(evaluated, model_state)
     for old, new in zip(
-        jax.tree.leaves(model.model_state), jax.tree.leaves(trained), strict=True
+        jax.tree.leaves(model_state), jax.tree.leaves(trained), strict=True
     ):
         assert (old != new).any()
 
 
 @pytest.mark.parametrize("name", WITH_BATCH_NORM)
 def test_evaluation_uses_the_statistics_that_it_is_given(name):
-    model = build(name)
-    shifted = jax.tree.map(lambda leaf: leaf + 1, model.model_state)
-    first, _ = jitted(name, False)(model.params, model.model_state, images())
-    other, _ = jitted(name, False)(model.params, shifted, images())
+    params, model_state = initial(name)
+    shifted = jax.tree.map(lambda leaf: leaf + 1, model_state)
+    first, _ = jitted(name, False)(params, model_state, images())
+    other, _ = jitted(name, False)(params, shifted, images())
     assert not np.allclose(first, other)
 
 
 @pytest.mark.parametrize("train", [False, True])
 def test_only_training_mixes_the_images_of_a_batch(train):
-    model = build("resnet18")
     changed = images()
     changed[1] *= 2
-    first, _ = jitted("resnet18", train)(*model[1:], images())
-    other, _ = jitted("resnet18", train)(*model[1:], changed)
+    first, _ = jitted("resnet18", train)(*initial("resnet18"), images())
+    other, _ = jitted("resnet18", train)(*initial("resnet18"), changed)
     assert np.array_equal(first[0], other[0]) != train
 
 
@@ -146,9 +133,10 @@ def test_every_parameter_has_a_gradient_on_every_worker(name):
 
     stack = lambda leaf: jnp.stack([leaf] * workers)
     gradient, model_state = jax.pmap(jax.grad(loss, has_aux=True), "workers")(
-        *jax.tree.map(stack, model[1:]), images(4).reshape(workers, 2, 32, 32, CHANNELS)
+        *jax.tree.map(stack, initial(name)),
+        images(4).reshape(workers, 2, 32, 32, CHANNELS),
     )
-    chex.assert_trees_all_equal_structs(gradient, model.params)
+    chex.assert_trees_all_equal_structs(gradient, initial(name)[0])
     for path, leaf in jax.tree.leaves_with_path(gradient):
         assert np.isfinite(leaf).all(), path
         assert (leaf != 0).any(), path
@@ -159,14 +147,14 @@ def test_every_parameter_has_a_gradient_on_every_worker(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_key_decides_the_initial_parameters(name):
-    chex.assert_trees_all_equal(build(name).params, build.__wrapped__(name).params)
-    kernel = lambda model: max(jax.tree.leaves(model.params), key=lambda p: p.ndim)
-    assert (kernel(build(name)) != kernel(build(name, seed=1))).any()
+    chex.assert_trees_all_equal(initial(name), initial.__wrapped__(name))
+    kernel = lambda values: max(jax.tree.leaves(values[0]), key=lambda p: p.ndim)
+    assert (kernel(initial(name)) != kernel(initial(name, seed=1))).any()
 
 
 def test_an_unknown_name_is_an_error():
     with pytest.raises(ValueError, match=r"name='lenet' must be one of \['cnn', "):
-        models.build("lenet", num_classes=2, channels=1, key=jax.random.key(0))
+        models.build("lenet", num_classes=2, channels=1)
 
 
 WRONG_WIDTHS: list[Any] = [0, -8, 1.5, True, "64"]
@@ -175,9 +163,7 @@ WRONG_WIDTHS: list[Any] = [0, -8, 1.5, True, "64"]
 @pytest.mark.parametrize("width", WRONG_WIDTHS)
 def test_a_width_that_is_no_positive_integer_is_an_error(width):
     with pytest.raises(ValueError, match=r"width=.* must be an integer of at least 1"):
-        models.build(
-            "cnn", num_classes=2, channels=1, width=width, key=jax.random.key(0)
-        )
+        models.build("cnn", num_classes=2, channels=1, width=width)
 
 
 def conv(x, kernel, stride=1):
@@ -225,14 +211,12 @@ def vgg16(p, s, x):
     ("name", "reference"), [("resnet18", resnet18), ("vgg16", vgg16)]
 )
 def test_evaluation_equals_the_network_written_out(name, reference):
-    model = models.build(
-        name, num_classes=10, channels=3, width=4, key=jax.random.key(0, impl="rbg")
-    )
+    model = build(name)
     rng = np.random.default_rng(0)
     # No scale of 1 and no mean of 0: each layer's own numbers matter.
     params, state = jax.tree.map(
         lambda leaf: leaf + rng.uniform(0.1, 0.3, leaf.shape).astype(np.float32),
-        (model.params, model.model_state),
+        initial(name),
     )
     image = rng.normal(size=(2, 32, 32, 3)).astype(np.float32)
     ours = jax.jit(lambda *a: model.apply(*a, train=False)[0])
@@ -253,22 +237,13 @@ def test_batch_norm_keeps_nine_tenths_of_its_statistics():
 
 
 def test_kernels_of_the_resnet_start_with_the_variance_of_he_by_fan_out():
-    model = models.build(
-        "resnet18",
-        num_classes=2,
-        channels=3,
-        width=16,
-        key=jax.random.key(0, impl="rbg"),
-    )
+    params, _ = build("resnet18", 16).init(jax.random.key(0, impl="rbg"))
     # 27 x 16 draws: 3.4 % is one deviation of the estimate.
-    stem = np.asarray(model.params["stem"]["kernel"])
+    stem = np.asarray(params["stem"]["kernel"])
     np.testing.assert_allclose(stem.std(), np.sqrt(2 / (9 * 16)), rtol=0.15)
 
 
 def test_vgg_refuses_images_that_vanish():
-    model = models.build(
-        "vgg16", num_classes=2, channels=1, width=2, key=jax.random.key(0, impl="rbg")
-    )
-    image = jnp.zeros([1, 28, 28, 1])
+    image = jnp.zeros([1, 28, 28, CHANNELS])
     with pytest.raises(ValueError, match=r"\(28, 28\) pixels are too small"):
-        model.apply(model.params, model.model_state, image, train=False)
+        build("vgg16").apply(*initial("vgg16"), image, train=False)

@@ -16,29 +16,23 @@ _NETWORKS = {"resnet18": (ResNet18, 64), "vgg16": (VGG16, 64), "cnn": (CNN, 32)}
 
 
 class Model(NamedTuple):
-    """A network and its initial values.
+    """A network, as two pure functions.
 
     Attributes:
-      apply: ``(params, model_state, images, *, train) -> (logits, model_state)``,
-        pure; ``images`` is float32 [batch, height, width, channels], ``logits``
-        float32 [batch, num_classes].
-      params: nested dicts of float32 arrays.
-      model_state: the batch statistics, nested dicts of float32 arrays; empty for a
-        network without batch norm.
+      init: ``(key) -> (params, model_state)``, the initial values by a PRNG key:
+        nested dicts of float32 arrays. ``model_state`` is the batch statistics; it is
+        empty for a network without batch norm.
+      apply: ``(params, model_state, images, *, train) -> (logits, model_state)``;
+        ``images`` is float32 [batch, height, width, channels], ``logits`` float32
+        [batch, num_classes].
     """
 
+    init: Callable[[jax.Array], tuple[Any, Any]]
     apply: Callable[..., tuple[jax.Array, Any]]
-    params: Any
-    model_state: Any
 
 
 def build(
-    name: str,
-    *,
-    num_classes: int,
-    channels: int,
-    key: jax.Array,
-    width: int | None = None,
+    name: str, *, num_classes: int, channels: int, width: int | None = None
 ) -> Model:
     """A network by its name: resnet18, vgg16 or cnn.
 
@@ -46,7 +40,6 @@ def build(
       name: which.
       num_classes: the number of logits.
       channels: those of the images.
-      key: the PRNG key of the initial parameters.
       width: channels of the first stage; the others follow in proportion. None is
         the width in the literature.
 
@@ -59,25 +52,28 @@ def build(
     width = default_width if width is None else width
     if isinstance(width, bool) or not isinstance(width, int) or width < 1:
         raise ValueError(f"width={width!r} must be an integer of at least 1.")
-    graph, params, model_state, rest = nnx.split(
-        network(channels, num_classes, width, nnx.Rngs(key)),
-        nnx.Param,
-        nnx.BatchStat,
-        ...,
-    )
+
+    def module(key: jax.Array) -> nnx.Module:
+        return network(channels, num_classes, width, nnx.Rngs(key))
+
+    # Shapes alone: the values take a big network seconds.
+    shapes = nnx.eval_shape(module, jax.random.key(0))
+    graph, *like = nnx.split(shapes, nnx.Param, nnx.BatchStat)
+
+    def init(key: jax.Array) -> tuple[Any, Any]:
+        _, params, model_state = nnx.split(module(key), nnx.Param, nnx.BatchStat)
+        return nnx.to_pure_dict(params), nnx.to_pure_dict(model_state)
 
     def apply(
         params: Any, model_state: Any, images: jax.Array, *, train: bool
     ) -> tuple[jax.Array, Any]:
-        module = nnx.merge(
-            graph, _filled(like[0], params), _filled(like[1], model_state), rest
-        )
-        module.set_attributes(use_running_average=not train, raise_if_not_found=False)
-        logits = module(images)
-        return logits, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+        values = (params, model_state)
+        filled = nnx.merge(graph, *map(_filled, like, values))
+        filled.set_attributes(use_running_average=not train, raise_if_not_found=False)
+        logits = filled(images)
+        return logits, nnx.to_pure_dict(nnx.state(filled, nnx.BatchStat))
 
-    like = params, model_state
-    return Model(apply, nnx.to_pure_dict(params), nnx.to_pure_dict(model_state))
+    return Model(init, apply)
 
 
 def _filled(state: nnx.State, values: Any) -> nnx.State:
@@ -87,6 +83,7 @@ def _filled(state: nnx.State, values: Any) -> nnx.State:
     return state
 
 
-def parameter_count(params: Any) -> int:
-    """The number of scalars in a tree of arrays or of their shapes."""
+def parameter_count(model: Model) -> int:
+    """The number of scalars that are trained."""
+    params, _ = jax.eval_shape(model.init, jax.random.key(0))
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -68,12 +68,9 @@ class Worker:
         self.config = config
         self.devices, self.exchange_devices = cj.device_pairs()
         self.model = models.build(
-            "resnet18",
-            num_classes=10,
-            channels=3,
-            width=config.width,
-            key=jax.random.key(0),
+            "resnet18", num_classes=10, channels=3, width=config.width
         )
+        self.values = self.model.init(jax.random.key(0))
         self.batches = self.draw(config.period, config.batch_size)
         self.batch = jax.tree.map(lambda leaf: leaf[:, 0], self.batches)
         self.optimizer = optax.sgd(0.01, momentum=0.9)
@@ -99,7 +96,7 @@ class Worker:
 
     def state(self, round_: cj.Round) -> cj.RoundState:
         """This worker's initial state, where it computes."""
-        state = round_.init(self.model.params, self.model.model_state)
+        state = round_.init(*self.values)
         state = cj.replicate(state, 1, first=self.config.rank)
         return self.here(state)
 

@@ -14,7 +14,6 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import jax
 import matplotlib.pyplot as plt
 import tyro
 
@@ -70,23 +69,16 @@ def measure(config: ScaleConfig, workers: int, width: int) -> dict[str, Any]:
         )
     measured = [r for r in records if "algorithm" in r and r["worker"] == 0]
     seconds = {r["algorithm"]: r["seconds_per_round"] for r in measured}
-    shape = jax.eval_shape(lambda: _parameters(width))
+    network = models.build("resnet18", num_classes=10, channels=3, width=width)
     return {
         "workers": workers,
         "width": width,
-        "parameters": models.parameter_count(shape),
+        "parameters": models.parameter_count(network),
         "k Tc": seconds.pop("local steps"),
         "Tm": seconds.pop("exchange"),
         **seconds,
         "repeats": {r["algorithm"]: r["repeats"] for r in measured},
     }
-
-
-def _parameters(width: int) -> Any:
-    key = jax.random.key(0)
-    return models.build(
-        "resnet18", num_classes=10, channels=3, width=width, key=key
-    ).params
 
 
 def figure(log: Path, out: Path) -> None:
