@@ -28,7 +28,11 @@ def config(folder, **options):
 def folder(tmp_path_factory):
     """What a run of two real processes leaves."""
     out = tmp_path_factory.mktemp("overlap")
-    overlap.main(config(out))
+    with pytest.MonkeyPatch.context() as patch:
+        # What the processes compile is to run, not to be fast.
+        patch.setenv("JAX_DEFAULT_PRNG_IMPL", "rbg")
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        overlap.main(config(out))
     return out
 
 
