@@ -57,7 +57,7 @@ def build(
         return network(channels, num_classes, width, nnx.Rngs(key))
 
     # Shapes alone: the values take a big network seconds.
-    shapes = nnx.eval_shape(module, jax.random.key(0))
+    shapes = nnx.eval_shape(lambda: module(jax.random.key(0)))
     graph, *like = nnx.split(shapes, nnx.Param, nnx.BatchStat)
 
     def init(key: jax.Array) -> tuple[Any, Any]:
@@ -85,5 +85,5 @@ def _filled(state: nnx.State, values: Any) -> nnx.State:
 
 def parameter_count(model: Model) -> int:
     """The number of scalars that are trained."""
-    params, _ = jax.eval_shape(model.init, jax.random.key(0))
+    params, _ = jax.eval_shape(lambda: model.init(jax.random.key(0)))
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
