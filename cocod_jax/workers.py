@@ -9,7 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cocod_jax._checks import check_counts, check_whole
+from cocod_jax._checks import check_counts
 from cocod_jax._typing import ModelState, Params
 from cocod_jax.exchange import normalised
 from cocod_jax.round import RoundState, check_workers
@@ -19,7 +19,6 @@ def replicate(
     tree: Any,
     workers: int,
     *,
-    first: int = 0,
     devices: Sequence[jax.Device] | None = None,
     axis_name: str = "workers",
 ) -> Any:
@@ -32,10 +31,9 @@ def replicate(
     Args:
       tree: a :class:`cocod_jax.RoundState` from ``round_.init``, or any tree of
         arrays, such as parameters or an optimizer state (shared).
-      workers: the number of workers that the result is for.
-      first: the index of the first of them among all workers. A process of a
-        multi-process ``pmap`` that drives n devices calls
-        ``replicate(state, n, first=n * jax.process_index())``.
+      workers: the number of workers that the result is for; with several processes
+        those of this one, and every process has as many. They come in the order of
+        the processes.
       devices: where the workers will run, one device for each, for your own
         ``pmap`` or ``shard_map``: a state that starts anywhere else makes their
         second call compile again. None leaves the tree on the default device,
@@ -48,7 +46,7 @@ def replicate(
     Raises:
       ValueError: when ``workers`` is not an integer of at least 1, when there is
         not one device for each worker, when the rule's weights are not one for each
-        worker of all processes, or ``first`` is negative or reaches beyond them.
+        worker of all processes, or when a state has an axis of workers already.
 
     Examples:
       >>> print(cj.replicate({"w": jnp.array([1.0, 2.0])}, 3)["w"])
@@ -57,39 +55,61 @@ def replicate(
        [1. 2.]]
     """
     check_counts(workers=workers)
-    check_whole(first=first)
     if devices is not None:
         if len(devices) != workers:
             raise ValueError(
                 f"devices has {len(devices)} entries, but workers={workers}; give one "
                 "device for each worker."
             )
-        return place(replicate(tree, workers, first=first), devices, axis_name)
+        return place(replicate(tree, workers), devices, axis_name)
+    own = _own_workers(workers)
 
     def spread(leaf: jax.Array) -> jax.Array:
         leaf = jnp.asarray(leaf)
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
             own_keys = lambda worker: fold_in(leaf.ravel(), worker).reshape(leaf.shape)
-            return jax.vmap(own_keys)(jnp.arange(first, first + workers))
+            return jax.vmap(own_keys)(jnp.arange(own.start, own.stop))
         return jnp.broadcast_to(leaf, (workers, *leaf.shape))
 
-    replicated = jax.tree.map(spread, tree)
-    if not isinstance(tree, RoundState):
-        return replicated
-    weights, total = tree.weight, workers * jax.process_count()
-    if weights.shape == (1,):  # all count the same
-        weights = jnp.full(total, 1 / total, weights.dtype)
-    return replicated._replace(weight=_shares(weights, workers, first))
+    def spread_state(node: jax.Array | RoundState) -> jax.Array | RoundState:
+        if not isinstance(node, RoundState):
+            return spread(node)
+        weight = _first_shares(node, workers)
+        return jax.tree.map(spread, node)._replace(weight=weight)
+
+    is_state = lambda node: isinstance(node, RoundState)
+    return jax.tree.map(spread_state, tree, is_leaf=is_state)
 
 
-def _shares(weights: jax.Array, workers: int, first: int) -> jax.Array:
-    """The shares of ``workers`` workers from ``first`` on, of those of all processes.
-
-    Each process has as many as this one.
+def _first_shares(state: RoundState, workers: int) -> jax.Array:
+    """What this process's workers count in the mean: the rule's weights say it.
 
     Raises:
-      ValueError: when there is not one weight for each, or ``first`` is too far.
+      ValueError: when the state has an axis of workers, or as :func:`_shares`.
+    """
+    if jnp.ndim(state.count):
+        raise ValueError(
+            f"the state has an axis of {len(state.count)} workers already; replicate "
+            "what round_.init returned, once."
+        )
+    weights, total = state.weight, workers * jax.process_count()
+    if weights.shape == (1,):  # all count the same
+        weights = jnp.full(total, 1 / total, weights.dtype)
+    return _shares(weights, workers)
+
+
+def _own_workers(workers: int) -> slice:
+    """Which of all workers this process's are; each process has as many."""
+    first = workers * jax.process_index()
+    return slice(first, first + workers)
+
+
+def _shares(weights: jax.Array, workers: int) -> jax.Array:
+    """Those of this process's workers.
+
+    Raises:
+      ValueError: when there is not one weight for each worker of all processes.
     """
     total = workers * jax.process_count()
     if weights.shape != (total,):
@@ -97,12 +117,7 @@ def _shares(weights: jax.Array, workers: int, first: int) -> jax.Array:
             f"there are {weights.size} weights, but {total} workers; give one weight "
             "for each worker."
         )
-    if first + workers > total:
-        raise ValueError(
-            f"first={first} and workers={workers} reach beyond the {total} workers of "
-            f"{jax.process_count()} processes."
-        )
-    return weights[first : first + workers]
+    return weights[_own_workers(workers)]
 
 
 def place(tree: Any, devices: Sequence[jax.Device], axis_name: str = "workers") -> Any:
@@ -146,9 +161,7 @@ def place(tree: Any, devices: Sequence[jax.Device], axis_name: str = "workers") 
     return jax.device_put(tree, sharding)
 
 
-def reweight(
-    state: RoundState, weights: Sequence[float], *, first: int = 0
-) -> RoundState:
+def reweight(state: RoundState, weights: Sequence[float]) -> RoundState:
     """The same state with new weights for the exchanges of merge rules from now on.
 
     Transforms that average gradients, and :func:`cocod_jax.every`, keep the weights
@@ -161,16 +174,14 @@ def reweight(
     Args:
       state: after ``replicate`` (per worker).
       weights: positive, finite numbers, one for each worker of all processes
-        (shared); only ratios matter.
-      first: as in :func:`cocod_jax.replicate`.
+        (shared), in the order of the processes; only ratios matter.
 
     Returns:
       The state with ``weight`` replaced.
 
     Raises:
       ValueError: when a weight is not positive and finite, when their number is not
-        the number of workers, when ``first`` is negative or reaches beyond them, or
-        ``state`` has no axis of workers.
+        the number of workers, or ``state`` has no axis of workers.
 
     Examples:
       >>> round_ = cj.make_round(
@@ -180,9 +191,8 @@ def reweight(
       >>> print(cj.reweight(state, (1, 3)).weight)
       [0.25 0.75]
     """
-    check_whole(first=first)
     workers, now = check_workers(state), state.weight
-    shares = _shares(jnp.asarray(normalised(weights), now.dtype), workers, first)
+    shares = _shares(jnp.asarray(normalised(weights), now.dtype), workers)
     on_device = isinstance(now, jax.Array) and not isinstance(now, jax.core.Tracer)
     if on_device and now.committed:
         # Elsewhere they would make the next call compile again.
@@ -198,7 +208,7 @@ def consensus(state: RoundState) -> Params:
     Workers differ between rounds, each by its own progress; no single one is the
     model. Leaves of integers take their maximum. The mean is computed where the
     arrays are, and does not change ``state``. With several processes all of them
-    must call it, and all get the same.
+    must call it, outside of ``jax.jit``, and all get the same.
 
     Args:
       state: after ``replicate`` (per worker, leading axis N).
@@ -207,7 +217,8 @@ def consensus(state: RoundState) -> Params:
       The parameters, without the worker axis, in their own dtypes (shared).
 
     Raises:
-      ValueError: when ``state`` has no axis of workers.
+      ValueError: when ``state`` has no axis of workers, or with several processes
+        when it is called within ``jax.jit``.
 
     Examples:
       >>> loss = lambda w, batch: (w * batch) ** 2
@@ -227,7 +238,8 @@ def consensus_model_state(state: RoundState) -> ModelState:
     floating-point leaves are averaged with the workers' weights, and the others,
     such as counters, take their maximum over the workers; PRNG keys are those of the
     process's first worker. They are averaged, never merged by difference: a variance
-    could turn negative. With several processes all of them must call it.
+    could turn negative. With several processes all of them must call it, outside of
+    ``jax.jit``.
 
     Args:
       state: after ``replicate`` (per worker, leading axis N).
@@ -236,7 +248,7 @@ def consensus_model_state(state: RoundState) -> ModelState:
       The model state, without the worker axis (shared).
 
     Raises:
-      ValueError: when ``state`` has no axis of workers.
+      ValueError: as :func:`consensus`.
 
     Examples:
       >>> loss = lambda w, statistics, batch, key: (w, statistics)
@@ -286,11 +298,14 @@ def _is_one_of_several(weight: jax.Array) -> bool:
 
     Arrays that span processes are whole.
     """
-    return (
-        jax.process_count() > 1
-        and not isinstance(weight, jax.core.Tracer)  # a program takes what it is given
-        and getattr(weight, "is_fully_addressable", True)  # as NumPy arrays are
-    )
+    if jax.process_count() == 1:
+        return False
+    if isinstance(weight, jax.core.Tracer):
+        raise ValueError(
+            "within jax.jit the workers of other processes cannot be asked; call this "
+            "outside of it."
+        )
+    return getattr(weight, "is_fully_addressable", True)  # as NumPy arrays are
 
 
 def _over_processes(part: jax.Array) -> jax.Array:

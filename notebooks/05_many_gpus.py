@@ -160,7 +160,7 @@ def draw(r, workers):
 
 
 round_ = cj.make_round(loss_fn, optax.sgd(0.02), cj.cocod("workers"), period=PERIOD)
-state = cj.replicate(round_.init(jnp.zeros(3)), own, first=first)
+state = cj.replicate(round_.init(jnp.zeros(3)), own)
 run = cj.distribute(round_)
 for r in range(ROUNDS):
     state, metrics = run(state, draw(r, range(first, first + own)))

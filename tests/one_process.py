@@ -28,7 +28,7 @@ def main(rank: int, processes: int, address: str) -> None:
     devices, exchange_devices = cj.device_pairs()
     round_ = make_round(processes)
     run = cj.distribute(round_, devices=devices, exchange_devices=exchange_devices)
-    state = cj.replicate(round_.init(problems.params()), 1, first=rank)
+    state = cj.replicate(round_.init(problems.params()), 1)
     cj.check_equal_start(state)
     shifted = jax.tree.map(lambda leaf: leaf + rank, state.params)
     refused = ""

@@ -142,7 +142,7 @@ counts = cj.batch_shares(gathered, 4)
 devices, exchange_devices = cj.device_pairs()
 own = slice(rank, rank + 1)
 state = micro_batch_round(
-    counts, own, rank, devices=devices, exchange_devices=exchange_devices
+    counts, own, devices=devices, exchange_devices=exchange_devices
 )
 one = lambda leaf: np.asarray(leaf.addressable_shards[0].data).item()
 print(json.dumps({
@@ -152,7 +152,7 @@ jax.distributed.shutdown()
 """
 
 
-def micro_batch_round(counts, own, first=0, **devices: Any):
+def micro_batch_round(counts, own, **devices: Any):
     """Two rounds of the workers ``own``; their states count micro-batches."""
 
     def loss(w, taken, batch, key):
@@ -165,7 +165,7 @@ def micro_batch_round(counts, own, first=0, **devices: Any):
     batches = cj.MicroBatches(data, np.repeat(np.array(counts)[:, None], 2, axis=1))
     batches = jax.tree.map(lambda leaf: leaf[own], batches)
     workers = batches.count.shape[0]
-    state = cj.replicate(round_.init(np.float32(0), 0), workers, first=first)
+    state = cj.replicate(round_.init(np.float32(0), 0), workers)
     run = cj.distribute(round_, execution="split", **devices)
     for _ in range(2):
         state, _ = run(state, batches)

@@ -107,8 +107,9 @@ def test_shapes_are_enough_and_placed_states_are_the_same():
 def test_workers_of_other_processes_count(monkeypatch):
     """Two processes of two workers each, with a weight for each of the four."""
     monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
     round_ = make_round(cj.cocod("workers", (1, 2, 3, 4)))
-    state = cj.replicate(round_.init(problems.params()), 2, first=2)
+    state = cj.replicate(round_.init(problems.params()), 2)
     assert cj.summary(round_, state).workers == 4
 
 

@@ -30,19 +30,44 @@ def test_replicate_copies_everything_but_the_keys():
     assert len({tuple(row) for row in np.asarray(keys).tolist()}) == 3
 
 
-def test_replicate_in_parts_is_replicate_in_one():
+def test_replicate_in_parts_is_replicate_in_one(monkeypatch):
     """Two processes of two workers each hold what one of four would."""
-    round_ = cj.make_round(problems.loss, optax.sgd(0.1), cj.cocod("workers"), period=1)
+    rule = cj.cocod("workers", (1, 2, 3, 4))
+    round_ = cj.make_round(problems.loss, optax.sgd(0.1), rule, period=1)
     state = round_.init(problems.params())
     whole = cj.replicate(state, 4)
-    second = cj.replicate({"key": state.key}, 2, first=2)
-    np.testing.assert_array_equal(
-        jax.random.key_data(whole.key)[2:], jax.random.key_data(second["key"])
-    )
-    with pytest.raises(ValueError, match="beyond the 2 workers of 1 processes"):
-        cj.replicate(state, 2, first=2)
-    with pytest.raises(ValueError, match="first=-1 must be an integer, 0 or more"):
-        cj.replicate(state, 2, first=-1)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for process in range(2):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        part, own = cj.replicate(state, 2), slice(2 * process, 2 * process + 2)
+        keys = jax.random.key_data(whole.key)[own]
+        np.testing.assert_array_equal(jax.random.key_data(part.key), keys)
+        np.testing.assert_array_equal(part.weight, whole.weight[own])
+        other = cj.reweight(part, (4, 3, 2, 1))
+        np.testing.assert_array_equal(other.weight, whole.weight[::-1][own])
+
+
+def test_states_within_a_tree_get_their_weights():
+    state = make_state(2, (1, 3))
+    round_ = cj.make_round(problems.loss, optax.sgd(0.1), cj.cocod("workers"), period=1)
+    fresh, average = round_.init(problems.params()), problems.params()
+    spread, _ = cj.replicate((fresh, average), 2)
+    np.testing.assert_array_equal(spread.weight, [0.5, 0.5])
+    placed, _ = cj.replicate((fresh, average), 2, devices=jax.devices()[:2])
+    np.testing.assert_array_equal(placed.weight, [0.5, 0.5])
+    with pytest.raises(ValueError, match="axis of 2 workers already"):
+        cj.replicate(state, 2)
+
+
+def test_a_program_cannot_ask_other_processes(monkeypatch):
+    """Its mean would be half a model, without a word."""
+    state = make_state(2)
+    expected = cj.consensus(state)
+    jax.tree.map(np.testing.assert_array_equal, jax.jit(cj.consensus)(state), expected)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for ask in (cj.consensus, cj.consensus_model_state):
+        with pytest.raises(ValueError, match=r"call this outside of it"):
+            jax.jit(lambda state, ask=ask: ask(state))(state)
 
 
 def test_every_key_of_an_array_of_keys_is_folded():

@@ -96,9 +96,7 @@ class Worker:
 
     def state(self, round_: cj.Round) -> cj.RoundState:
         """This worker's initial state, where it computes."""
-        state = round_.init(*self.values)
-        state = cj.replicate(state, 1, first=self.config.rank)
-        return self.here(state)
+        return self.here(cj.replicate(round_.init(*self.values), 1))
 
     def here(self, tree: Any) -> Any:
         """The tree where this worker computes."""
