@@ -126,6 +126,22 @@ def test_every_front_door(run):
 
 
 @needs_compiler
+def test_fragments_are_hidden_each_behind_its_own_steps():
+    """The first behind six, and the second behind the two that it may run beside."""
+
+    def fragments(w, batches):
+        first = mean(w[:8])
+        x, _ = lax.scan(step, w, batches[:6])
+        x = x.at[:8].add(first - w[:8])
+        second = mean(x[8:])
+        y, _ = lax.scan(step, x, batches[6:])
+        return y.at[8:].add(second - x[8:])
+
+    certificate = certify(fragments, W, BATCHES, target="h100").check()
+    assert [c.steps for c in certificate.schedule.collectives] == [6, 2]
+
+
+@needs_compiler
 def test_collectives_that_only_the_partitioner_writes_are_seen():
     """Data parallelism by sharding: the program names no collective at all."""
     mesh = jax.make_mesh(

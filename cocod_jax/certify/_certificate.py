@@ -58,7 +58,7 @@ REASONS = {
             "steps-wait",
             "The local steps need what the collective brings, as in Local SGD "
             "(delay 0).",
-            "Merge after the steps: a delay of 1 or more.",
+            "Merge after the steps: a period and a delay of 2 or more.",
         ),
         Reason(
             "no-steps",
@@ -195,9 +195,7 @@ def diagnose(
     if not schedule.collectives:
         return (REASONS["nothing-sent"],)
     if all(c.hidden for c in schedule.collectives):
-        least = min(c.steps for c in schedule.collectives)
-        allowed = max((f.beside for f in flows), default=0)
-        return (REASONS["partly"],) if least < _WHOLE * allowed else ()
+        return (REASONS["partly"],) if _in_part(flows, schedule) else ()
     once = [f for f in flows if not f.in_conditional and not f.in_loop]
     late = [f for f in once if f.before and not f.beside]
     early = [f for f in once if f.after and not f.before and not f.beside]
@@ -220,3 +218,12 @@ def diagnose(
         scheduled = "many-buffers" if several else "compiler"
         found = [scheduled if scheduler else "scheduler-off"]
     return tuple(REASONS[name] for name in found)
+
+
+def _in_part(flows: tuple[CollectiveFlow, ...], schedule: Schedule) -> bool:
+    """Whether a collective misses some of the steps that it could run beside."""
+    taken = sorted(c.steps for c in schedule.collectives)
+    allowed = sorted(f.beside for f in flows if f.beside)
+    if len(taken) != len(allowed):  # some were combined: this much is sure of each
+        allowed = [min(allowed, default=0)] * len(taken)
+    return any(t < _WHOLE * a for t, a in zip(taken, allowed, strict=True))
