@@ -13,7 +13,7 @@ notebook shows what is returned, and a script calls its ``savefig``.
 
 import itertools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,8 @@ def curves(
 
     Raises:
       ImportError: when matplotlib is not installed; it says how to install it.
-      ValueError: when there is no log or no value, or a log lacks what is asked for.
+      ValueError: when there is no log or no value, a log lacks what is asked
+        for, or has it for each epoch where another has it for each round.
 
     Examples:
       >>> folder = getfixture("tmp_path")
@@ -83,9 +84,7 @@ def curves(
     if not values:
         raise ValueError("values is empty; name at least one, such as 'loss'.")
     runs = {path: read_jsonl(path) for path in _paths(logs)}
-    for path, records in runs.items():
-        for value in values:
-            _rows(records, value, path)
+    kinds = [_kind(runs, value) for value in values]
     groups = _groups(runs, by)
     figure, axes = pyplot().subplots(
         1,
@@ -94,10 +93,9 @@ def curves(
         layout="constrained",
         squeeze=False,
     )
-    for ax, value in zip(axes[0], values, strict=True):
+    for ax, value, kind in zip(axes[0], values, kinds, strict=True):
         for label, colour, group in groups:
             curve(ax, group, value, label, colour)
-        kind, _ = _rows(groups[0][2][0], value)
         ax.set_xlabel(_COUNTS[kind][1])
         ax.set_ylabel(_LABELS.get(value, value.replace("_", " ")))
         if not _is_share(value) and _positive(ax):
@@ -307,23 +305,44 @@ def _rows(
     raise ValueError(f"{source} has no {value!r} to draw; it has {sorted(known)}.")
 
 
+def _kind(runs: dict[Path, Records], value: str) -> str:
+    """The kind of the records that have the value, the same in all runs."""
+    kinds = {_rows(records, value, path)[0]: path for path, records in runs.items()}
+    if len(kinds) > 1:
+        both = " and ".join(f"{_COUNTS[kind][1]} in {kinds[kind]}" for kind in kinds)
+        raise ValueError(f"{value!r} is counted in {both}; draw them apart.")
+    (kind,) = kinds
+    return kind
+
+
 def _groups(
     runs: dict[Path, Records], by: str | None
 ) -> list[tuple[str, str, list[Records]]]:
     """Label, colour and runs of each curve: known algorithms first, in their order."""
     groups = defaultdict(list)
     for path, records in runs.items():
-        alike = [other for other in runs if other.stem == path.stem]
-        own = path.stem if len(alike) == 1 else f"{path.parent.name}/{path.stem}"
-        groups[own if by is None else _setting(records, by, path)].append(records)
+        own = _name(path, runs) if by is None else _setting(records, by, path)
+        groups[own].append(records)
     known = [name for name in ALGORITHMS if name in groups]
     others = [name for name in groups if name not in known]
     label = (by or "").replace("_", " ")
+    taken = {ALGORITHMS[name][1] for name in known}
+    free = [colour for colour in OTHERS if colour not in taken]
     styles = ALGORITHMS | {
         name: (f"{label} {name}".strip(), colour)
-        for name, colour in zip(others, itertools.cycle(OTHERS), strict=False)
+        for name, colour in zip(others, itertools.cycle(free), strict=False)
     }
     return [(*styles[name], groups[name]) for name in [*known, *others]]
+
+
+def _name(path: Path, paths: Iterable[Path]) -> str:
+    """The shortest end of a log's path that no other one has."""
+    ends = [other.with_suffix("").parts for other in paths]
+    own = path.with_suffix("").parts
+    for length in range(1, len(own) + 1):
+        if sum(end[-length:] == own[-length:] for end in ends) == 1:
+            return "/".join(own[-length:])
+    return str(path)
 
 
 def _setting(records: Records, by: str, path: Path) -> str:

@@ -64,6 +64,19 @@ def test_logs_of_one_name_in_two_folders_are_two_curves(tmp_path):
         write(log)
     figure = plots.curves(logs)
     assert list(lines(figure.axes[0])) == ["a/seed0", "b/seed0"]
+    deep = [tmp_path / folder / "logs" / "seed0.jsonl" for folder in "ab"]
+    for log in deep:
+        write(log)
+    figure = plots.curves(deep)
+    assert list(lines(figure.axes[0])) == ["a/logs/seed0", "b/logs/seed0"]
+
+
+def test_curves_that_count_otherwise_are_not_drawn_together(tmp_path):
+    write(tmp_path / "a.jsonl", epochs=3)
+    with cj.loggers.to_jsonl(tmp_path / "b.jsonl") as log:
+        log(8, {"test_accuracy": 0.5})
+    with pytest.raises(ValueError, match=r"epochs in .*a.* and local steps in .*b"):
+        plots.curves(tmp_path, ["test_accuracy"])
 
 
 def test_runs_of_other_steps_are_no_mean():
@@ -98,11 +111,13 @@ def test_equal_settings_become_a_mean_and_a_band(tmp_path):
 
 
 def test_algorithms_have_their_names_and_colours_in_their_order(tmp_path):
-    for name in ("cocod", "mine", "ssgd"):
+    for name in ("cocod", "mine", "pipe_sgd", "ssgd", "yours"):
         write(tmp_path / f"{name}.jsonl", algorithm=name)
     (axis,) = plots.curves(tmp_path, ["loss"], by="algorithm").axes
     drawn = {label: line.get_color() for label, line in lines(axis).items()}
-    assert list(drawn) == ["S-SGD", "CoCoD-SGD", "algorithm mine"]
+    others = ["algorithm mine", "algorithm yours"]
+    assert list(drawn) == ["S-SGD", "Pipe-SGD", "CoCoD-SGD", *others]
+    assert len(set(drawn.values())) == 5
     assert drawn["S-SGD"] == style.BLACK
     assert drawn["CoCoD-SGD"] == style.VERMILION
 
