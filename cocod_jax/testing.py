@@ -3,7 +3,8 @@
 Each function merges a few times with random snapshots and progress, on simulated
 workers under ``vmap``, and raises AssertionError with a sentence that says what
 does not hold. None needs a device besides the default one. The workers' shares
-are given to the rule with each merge, as a round does.
+are given to the rule with each merge, as a round does; :func:`assert_own_weights`
+compares with a merge without them.
 """
 
 from typing import Any
@@ -164,6 +165,37 @@ def assert_workers_approach(rule: MergeRule, *, axis_name: str = "workers") -> N
         )
 
 
+def assert_own_weights(
+    rule: MergeRule, *, axis_name: str = "workers", atol: float = 1e-5
+) -> None:
+    """Without a weight the rule counts the workers as a round does.
+
+    A round gives each worker its share of ``rule.weights``. In :func:`cocod_jax.every`,
+    and wherever else the rule is an optax transform, the weights are those that its
+    exchange was made with. They should be the same.
+
+    Args:
+      rule: the rule, for any number of workers, or for as many as it has weights.
+      axis_name: the axis that the rule averages over.
+      atol: the absolute tolerance.
+
+    Raises:
+      AssertionError: when it counts them otherwise.
+
+    Examples:
+      >>> from cocod_jax import testing
+      >>> testing.assert_own_weights(cj.cocod("workers", weights=(1, 3)))
+    """
+    workers = len(rule.weights) if rule.weights else _WORKERS
+    shares = np.array(rule.weights or [1 / workers] * workers, np.float32)
+    snapshot, progress = _tree(workers, seed=0), _tree(workers, seed=1)
+    as_a_round = _merge(rule, axis_name, snapshot, progress, shares)
+    alone = _merge(rule, axis_name, snapshot, progress, None)
+    _assert_close(
+        alone, as_a_round, atol, "the exchange has other weights than the rule"
+    )
+
+
 def check_rule(
     rule: MergeRule, *, axis_name: str = "workers", atol: float = 1e-5
 ) -> None:
@@ -182,6 +214,7 @@ def check_rule(
       >>> testing.check_rule(cj.cocod("workers"))
     """
     for check in (
+        assert_own_weights,
         assert_mean_preserved,
         assert_identical_workers_agree,
         assert_order_irrelevant,
@@ -212,12 +245,12 @@ def _merge(
     axis_name: str,
     snapshot: Any,
     progress: Any,
-    weights: np.ndarray,
+    weights: np.ndarray | None,
     merges: int = 3,
 ) -> Any:
     """The workers after some merges; each goes on from where the last one ended."""
 
-    def one_worker(snapshot: Any, progress: Any, weight: jax.Array) -> Any:
+    def one_worker(snapshot: Any, progress: Any, weight: Any) -> Any:
         state = rule.init(snapshot)
         for _ in range(merges):
             updates, state = rule.update(progress, state, snapshot, weight=weight)

@@ -170,6 +170,21 @@ BROKEN = {
 }
 
 
+@pytest.mark.parametrize(
+    ("in_rule", "in_exchange"), [((1, 3), None), (None, (1, 2, 3, 4))]
+)
+def test_weights_of_a_rule_that_its_exchange_does_not_have_are_found(
+    in_rule, in_exchange
+):
+    """A round would count the workers otherwise than cj.every."""
+    other = cj.cocod("workers", in_exchange)._replace(weights=in_rule)
+    if in_exchange is not None:
+        other = cj.MergeRule(other.init, other.send, other.merge)
+    for workers_differ in (testing.assert_own_weights, testing.check_rule):
+        with pytest.raises(AssertionError, match="exchange has other weights"):
+            workers_differ(other)
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_the_invariants_find_broken_rules(name):
     merge, check = BROKEN[name]

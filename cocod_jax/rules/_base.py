@@ -64,7 +64,8 @@ class MergeRule(optax.GradientTransformationExtraArgs):
       merge: the half that computes.
       weights: those of the rule's exchange, ``exchange.weights``; only ratios matter.
         A round sends these with every snapshot: without them all workers count the
-        same, whatever weights the exchange was made with.
+        same, whatever weights the exchange was made with. ``update`` without a
+        ``weight``, and so :func:`cocod_jax.every`, takes the exchange's.
 
     Raises:
       TypeError: when ``init``, ``send`` or ``merge`` is not a function.
