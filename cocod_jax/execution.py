@@ -91,8 +91,9 @@ def distribute(
     Raises:
       TypeError: when ``axis_name`` is not a string.
       ValueError: when ``via`` or ``execution`` is none of the above, when devices
-        are given to ``vmap``, ``exchange_devices`` to a fused execution, or another
-        door than ``pmap`` is asked to span processes; in use, when ``state`` has no
+        are given to ``vmap``, ``exchange_devices`` to a fused execution or in another
+        number than ``devices``, or another door than ``pmap`` is asked to span
+        processes; in use, when ``state`` has no
         axis of workers, when ``batches`` do not begin with its workers and the
         period, when counts of micro-batches do not fit, or there is not one device
         for each worker.
@@ -122,6 +123,15 @@ def distribute(
     if execution == "fused" and exchange_devices is not None:
         raise ValueError(
             "exchange_devices belong to execution='split'; fused is one program."
+        )
+    if (
+        devices is not None
+        and exchange_devices is not None
+        and len(devices) != len(exchange_devices)
+    ):
+        raise ValueError(
+            f"exchange_devices has {len(exchange_devices)} entries, but devices has "
+            f"{len(devices)}; give two for each worker: one in each."
         )
 
     def door(
@@ -310,8 +320,10 @@ def _worker_devices(
         devices = jax.devices() if several else jax.devices()[:workers]
     own = [device for device in devices if device.process_index == jax.process_index()]
     if len(own) != workers:
-        raise ValueError(
-            f"there are {workers} workers and {len(own)} devices; each worker needs a "
-            "device of its own, or via='vmap' to share one."
+        cure = (
+            "each worker needs a device of its own, or via='vmap' to share one."
+            if len(own) < workers
+            else f"give the first {workers} of them: devices=devices[:{workers}]."
         )
+        raise ValueError(f"there are {workers} workers and {len(own)} devices; {cure}")
     return list(devices), own

@@ -228,7 +228,7 @@ def make_round(
             opt_state=own_copy(inner.init(params)),
             rule_state=own_copy(rule.init(params)),
             model_state=own_copy(model_state),
-            key=key,
+            key=own_copy(key),
             count=jnp.zeros([], jnp.int32),
             weight=jnp.array(rule.weights or [1.0]),
         )

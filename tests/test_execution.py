@@ -80,9 +80,10 @@ def test_a_fresh_state_shares_no_buffer_with_the_caller():
     params = jax.tree.map(jax.numpy.asarray, problems.params())
     inner = optax.chain(optax.ema(0.9), optax.sgd(0.1))
     round_ = cj.make_round(problems.loss, inner, cj.cocod("workers"), period=PERIOD)
-    state = round_.init(params)
+    key = jax.random.key(0)
+    state = round_.init(params, key=key)
     jax.jit(lambda state: state, donate_argnums=0)(state)
-    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((params, key)))
 
 
 def test_cpus_get_split_and_the_user_can_say_otherwise():
@@ -268,6 +269,9 @@ def test_bad_choices_are_refused():
         ValueError, match="exchange_devices belong to execution='split'"
     ):
         cj.distribute(round_, execution="fused", exchange_devices=jax.devices())
+    two, six = jax.devices()[:2], jax.devices()[2:]
+    with pytest.raises(ValueError, match=r"exchange_devices has 6 .* devices has 2"):
+        cj.distribute(round_, devices=two, exchange_devices=six)
     with pytest.raises(TypeError, match="axis_name"):
         cj.distribute(round_, axis_name)
 
@@ -297,3 +301,12 @@ def test_more_workers_than_devices_are_refused():
     for via in ("pmap", "shard_map"):
         with pytest.raises(ValueError, match="9 workers and 8 devices"):
             cj.distribute(round_, via=via)(state, batches)
+
+
+def test_more_devices_than_workers_are_refused():
+    round_ = make_round()
+    state = cj.replicate(round_.init(problems.params()), N)
+    batches = problems.round_batches(problems.batches(workers=N), 0)
+    run = cj.distribute(round_, devices=jax.devices())
+    with pytest.raises(ValueError, match=rf"8 devices; .*devices=devices\[:{N}\]"):
+        run(state, batches)
