@@ -102,7 +102,7 @@ class DriftAlarm:
         if self._first_loss is None:  # all were equal, but for rounding
             self._first_loss = loss
             return None
-        if self._first_distance is None:
+        if not self._first_distance:  # nor have equal workers, of rate 0, one
             self._first_distance = distance
         first_loss, first_distance = self._first_loss, self._first_distance
         # A loss may be negative, such as that of a density.

@@ -166,6 +166,8 @@ def test_the_first_round_begins_with_equal_workers_and_sets_no_distance():
     start, rise = metrics(distance=0.0), metrics(loss=1.6, distance=1.0)
     assert not any(ring([start, metrics(distance=5.0), *5 * [rise]]))
     assert any(ring([start, metrics(distance=0.4), *5 * [rise]]))
+    # A rate of 0 in the first round leaves them equal in the second.
+    assert not any(ring([start, start, metrics(distance=5.0), *5 * [rise]]))
 
 
 @pytest.mark.parametrize(
