@@ -122,15 +122,19 @@ def test_proportional_sampling_is_the_papers(door, execution):
         np.testing.assert_allclose(np.hstack(losses), expected, rtol=1e-10)
 
 
-def test_weights_by_count_find_the_optimum_of_all_samples():
-    """With equal weights the workers agree on another point: the paper's reason."""
+@pytest.mark.parametrize(("period", "delay"), [(1, 1), (4, 4), (4, 2), (4, 0)])
+def test_weights_by_count_find_the_optimum_of_all_samples(period, delay):
+    """With equal weights the workers agree on another point: the paper's reason.
+
+    All losses have one curvature, so that drift moves the fixed point of neither.
+    """
     samples = np.array([[1.0, 2.0, 3.0], [9.0, 0.0, 0.0]], np.float32)
-    count = np.array([[3], [1]])
-    batches = cj.MicroBatches(samples[:, None, :, None], count)
+    every_step = np.repeat(samples[:, None, :, None], period, axis=1)
+    batches = cj.MicroBatches(every_step, counts((3, 1), period))
     found = {}
     for weights in ((3, 1), None):
         distance = lambda w, batch: 0.5 * jnp.mean((w - batch) ** 2)
-        round_ = make_round(distance, optax.sgd(0.2), weights, period=1)
+        round_ = make_round(distance, optax.sgd(0.2), weights, period, delay=delay)
         state = cj.replicate(round_.init(jnp.array(0.0)), 2)
         run = cj.distribute(round_)
         for _ in range(100):
