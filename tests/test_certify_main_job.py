@@ -60,23 +60,30 @@ CHOICES = (
     ("sgd", "adamw"),
     ("float32", "bfloat16"),
 )
-# No two of the choices always change together. The other combinations take minutes:
-# pytest -m matrix.
-FIRST = {(0, 0, 0, 0, 0), (0, 1, 1, 0, 1), (1, 0, 1, 0, 0), (1, 1, 0, 1, 0)}
+# No two of the choices, nor one and the number of hosts, always change together.
+FEW = {(0, 0, 0, 0, 0), (0, 1, 0, 1, 0), (1, 0, 0, 1, 1), (1, 1, 1, 0, 0)}
 
 
-def combinations():
-    """Of all choices, half of them on one host and half on two."""
-    for picks in itertools.product((0, 1), repeat=len(CHOICES)):
-        case = (options[pick] for options, pick in zip(CHOICES, picks, strict=True))
-        marks = () if picks in FIRST else pytest.mark.matrix
-        yield pytest.param(*case, 1 + sum(picks) % 2, marks=marks)
+def cases(*, others):
+    """All combinations of the choices, half of them on one host and half on two.
+
+    Args:
+      others: the marks of those that are not among the few.
+    """
+    names = ("model", "delay", "door", "optimizer", "dtype", "hosts")
+    params = [
+        pytest.param(
+            *(options[pick] for options, pick in zip(CHOICES, picks, strict=True)),
+            1 + sum(picks[:3]) % 2,
+            marks=() if picks in FEW else others,
+        )
+        for picks in itertools.product((0, 1), repeat=len(CHOICES))
+    ]
+    return pytest.mark.parametrize(names, params)
 
 
-@pytest.mark.parametrize(
-    ("model", "delay", "door", "optimizer", "dtype", "hosts"), [*combinations()]
-)
-def test_cocod_is_hidden_on_h100(model, delay, door, optimizer, dtype, hosts):
+def cocod(model, delay, door, optimizer, dtype):
+    """The main job with CoCoD-SGD: a program, and what it takes."""
     round_, state, batches = main_job("--model", model, "--delay", str(delay))
     if optimizer == "adamw":
         network = train.build_model(
@@ -96,12 +103,30 @@ def test_cocod_is_hidden_on_h100(model, delay, door, optimizer, dtype, hosts):
         state = jax.eval_shape(start)
     if dtype == "bfloat16":
         state = bfloat16(state)
-    certificate = certify(
-        through(door, round_), state, batches, target="h100", hosts=hosts
-    )
+    return through(door, round_), state, batches
+
+
+# The others take minutes: pytest -m matrix.
+@cases(others=pytest.mark.matrix)
+def test_cocod_is_hidden_on_h100(model, delay, door, optimizer, dtype, hosts):
+    program = cocod(model, delay, door, optimizer, dtype)
+    certificate = certify(*program, target="h100", hosts=hosts)
     certificate.check()
     assert certificate.verdict == f"hidden behind {delay} of 8 local steps"
     assert [c.dtype for c in certificate.schedule.collectives] == ["f32"]
+
+
+# The others take a quarter of an hour, and CI leaves them out: pytest -m a100.
+@pytest.mark.parametrize("hidden", [False, True])
+@cases(others=pytest.mark.a100)
+def test_a100_needs_the_flag(model, delay, door, optimizer, dtype, hosts, hidden):
+    program = cocod(model, delay, door, optimizer, dtype)
+    certificate = certify(
+        *program, target="a100", hosts=hosts, latency_hiding=hidden or None
+    )
+    assert [r.id for r in certificate.reasons] == ([] if hidden else ["scheduler-off"])
+    if hidden:
+        assert certificate.verdict == f"hidden behind {delay} of 8 local steps"
 
 
 def test_a_loop_of_one_step_hides_a_part_only():
@@ -111,16 +136,6 @@ def test_a_loop_of_one_step_hides_a_part_only():
     assert certificate.verdict.startswith("partly hidden behind 0.")
     (collective,) = certificate.schedule.collectives
     assert 0.2 < collective.steps < 0.6
-
-
-@pytest.mark.parametrize("hidden", [False, True])
-@pytest.mark.parametrize("model", ["resnet18", "vgg16"])
-def test_a100_needs_the_flag(model, hidden):
-    round_, state, batches = main_job("--model", model)
-    certificate = certify(
-        round_.run, state, batches, target="a100", latency_hiding=hidden or None
-    )
-    assert [r.id for r in certificate.reasons] == ([] if hidden else ["scheduler-off"])
 
 
 @pytest.mark.parametrize(
