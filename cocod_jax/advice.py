@@ -10,6 +10,9 @@ from cocod_jax.timeline import SSGD, Algorithm, CoCoDSGD, Compute, LocalSGD, sim
 
 _CLOSE = 0.05  # what a measurement would hardly tell apart
 _ENDLESS = 100_000  # local steps
+_ONE_STEP = (
+    "On GPUs a single step may hide a part only; take a period and a delay of 2."
+)
 
 
 class Advice(NamedTuple):
@@ -122,6 +125,7 @@ def advise(
         f"A local step takes {step_seconds:.3g} s and an exchange among {workers} "
         f"workers {exchange_seconds:.3g} s.",
         _hidden(period, delay, hiding),
+        *([_ONE_STEP] if hiding == 1 else []),
         f"Seconds per step: {cocod:.3g} CoCoD-SGD, {local_sgd:.3g} Local SGD, "
         f"{ssgd:.3g} S-SGD, {overlapped:.3g} S-SGD that sends during the backward "
         "pass.",

@@ -57,6 +57,13 @@ def test_the_sentence_about_the_delay_says_what_theory_says():
     assert f"not the {deviation[2] / deviation[0]:.2g} of" in text
 
 
+@pytest.mark.parametrize(("exchange", "warns"), [(0.0, 0), (0.08, 1), (0.15, 0)])
+def test_a_single_step_is_said_to_hide_a_part_on_gpus(exchange, warns):
+    for period in (None, 8):
+        text = str(cj.advise(0.1, exchange, 2, period=period))
+        assert text.count("take a period and a delay of 2.") == warns
+
+
 def test_jitter_costs_the_more_the_more_workers_wait():
     few, many = (cj.advise(0.1, 0.35, n, jitter=0.3) for n in (2, 200))
     assert 0.45 < few.ssgd_seconds < many.ssgd_seconds
