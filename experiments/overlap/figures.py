@@ -10,6 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 
 from cocod_jax import plots, style
 from experiments.figures import records_of
@@ -66,7 +67,8 @@ def _ranges(rows: Sequence[Mapping[str, Any]]) -> list[list[float]]:
     """How far the least and the greatest measurement are from the median, per step."""
     each = []
     for row in rows:
-        steps = row["seconds_per_round"] / row["seconds_per_step"]
+        # Older logs repeat PyTorch's steps, not its rounds.
+        steps = np.median(row["repeats"]) / row["seconds_per_step"]
         low, high = min(row["repeats"]) / steps, max(row["repeats"]) / steps
         each.append((row["seconds_per_step"] - low, high - row["seconds_per_step"]))
     return [list(ends) for ends in zip(*each, strict=True)]
@@ -98,28 +100,44 @@ def unequal(log: Path, out: Path) -> None:
     figure, (speed, idle, stopped) = plt.subplots(
         1, 3, figsize=(11, 3), layout="constrained"
     )
-    speed.bar(names, [r["images_per_second"] for r in shares], color=[THEIRS, OURS])
+    drawn = speed.bar(
+        names, [r["images_per_second"] for r in shares], color=[THEIRS, OURS]
+    )
+    speed.bar_label(drawn, fmt="%.0f", fontsize=9)
     speed.set_title("images per second, all workers", fontsize=11)
-    for position, record in enumerate(shares):
-        rows = [r for r in results if r.get("shares") == record["shares"]]
-        each = [100 * r["idle"] for r in sorted(rows, key=lambda r: r["worker"])]
-        idle.bar(
-            [position - 0.2, position + 0.2],
-            each,
-            0.36,
-            color=[style.EXCHANGE, style.COMPUTE],
-        )
-    idle.set_xticks(range(len(names)), names)
-    idle.set_title("idle [%]: the fast worker, the slow one", fontsize=11)
-    for offset, field, colour in ((-0.2, "without", THEIRS), (0.2, "with", OURS)):
-        places = [position + offset for position in range(len(pauses))]
-        values = [r[field] for r in pauses]
-        drawn = stopped.bar(places, values, 0.36, color=colour, label=f"{field} pauses")
-        stopped.bar_label(drawn, fmt="%.2f", fontsize=9)
-    stopped.set_xticks(range(len(pauses)), [r["pauses"] for r in pauses])
+    of_worker = lambda worker: [
+        100 * r["idle"] for r in results if "shares" in r and r["worker"] == worker
+    ]
+    idle_workers = {
+        "fast worker": (of_worker(0), style.EXCHANGE),
+        "slow worker": (of_worker(1), style.COMPUTE),
+    }
+    _pairs(idle, names, idle_workers, fmt="%.0f")
+    idle.set_title("idle [%]", fontsize=11)
+    rounds = {
+        f"{field} pauses": ([r[field] for r in pauses], colour)
+        for field, colour in (("without", THEIRS), ("with", OURS))
+    }
+    _pairs(stopped, [r["pauses"] for r in pauses], rounds, fmt="%.2f")
     stopped.set_title("seconds per round", fontsize=11)
-    stopped.legend(frameon=False, fontsize=9)
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(out, dpi=160)
     plt.close(figure)
+
+
+def _pairs(
+    axis: plt.Axes,
+    names: Sequence[str],
+    bars: Mapping[str, tuple[Sequence[float], str]],
+    *,
+    fmt: str,
+) -> None:
+    """Two bars at each name, with their values; ``bars`` has two labels."""
+    offsets = dict(zip(bars, (-0.2, 0.2), strict=True))
+    for label, (values, colour) in bars.items():
+        places = [position + offsets[label] for position in range(len(names))]
+        drawn = axis.bar(places, values, 0.36, color=colour, label=label)
+        axis.bar_label(drawn, fmt=fmt, fontsize=9)
+    axis.set_xticks(range(len(names)), names)
+    axis.legend(frameon=False, fontsize=9)
