@@ -136,9 +136,11 @@ round_ = cj.make_round(loss_fn, optax.sgd(0.1), cj.cocod("workers"), period=8)
 """,
         use="""\
 Take it when an exchange takes as long as a local step or longer: on networks between
-machines rather than within one. Choose the smallest period with *k Tc* ≥ *Tm*; a longer
-one hides nothing more and lets the workers drift. It also absorbs the pauses of
-stragglers, since a worker waits for the others only at the end of a round.
+machines rather than within one. Choose the smallest period with *k Tc* ≥ *Tm*, and at
+least 2: on GPUs a single step [may hide a part only](#certificate-partly). A
+longer period hides nothing more and lets the workers drift. Workers wait for each other
+only at the end of a round, which absorbs [pauses shorter than
+that](../results/20261127_unequal.md), if not clearly better than Local SGD does.
 
 Do not take it when *Tm* is small beside *Tc*, or when the period that hides the
 exchange is too long for the learning rate. {func}`cocod_jax.advise` says either.""",

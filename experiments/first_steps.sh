@@ -2,7 +2,7 @@
 # How long a newcomer waits: `bash experiments/first_steps.sh REPOSITORY`.
 #
 # In a new folder, with the commands of the README: the first trained model, the first
-# certificate, and the README's own rule with a run and a certificate around it.
+# certificate, and the README's own rule and a certificate of it.
 # Installation counts; reading and writing do not.
 set -euo pipefail
 folder=$(mktemp -d)
@@ -22,16 +22,9 @@ own_rule() {
   sed -n '/^## Your own rule/,/^## /p' README.md | sed -n '/^```python/,/^```/p' | sed '/^```/d'
   cat <<'PYTHON'
 
-import jax.numpy as jnp
 from cocod_jax.certify import certify
 
-state = cj.replicate(round_.init(jnp.zeros([])), 4)
-run = cj.distribute(round_, via="vmap")
-targets = jnp.broadcast_to(jnp.arange(4.0)[:, None], (4, 8))
 print(certify(round_, state, targets, target="h100"))
-for _ in range(20):
-    state, metrics = run(state, targets)
-print("consensus:", cj.consensus(state))
 PYTHON
 }
 

@@ -283,7 +283,8 @@ certificate = ask(own, state, batches, target="h100", devices=32, hosts=4)
 # That is enough when an exchange takes no longer than three steps.
 #
 # In a test, `certify(...).check()` raises an error with all of the above when something
-# is exposed. From a shell, for a script with a function `certifiable`:
+# is exposed. From a shell, for a script with a function `certifiable` (this one in a
+# clone, with `pip install -e '.[experiments]'`):
 #
 # ```bash
 # python -m cocod_jax.certify experiments.train --target h100 --devices 8

@@ -45,10 +45,10 @@ def test_steps_needed(study):
     check_sentence(page, words, slopes[0.0])
     check_sentence(page, "(ζ = 6) with -#, -# and -#", slopes[6.0])
     more = 100 * (needed["cocod"] / needed["ssgd"] - 1)
-    words = "no more than # % more steps than S-SGD; with 8 it needs # % more"
+    words = "no more than # % more steps than S-SGD; with 8 workers it needs # % more"
     check_sentence(page, words, [max(more[:3]), more[3]])
     values = [more[-1], needed["cocod"][-1], needed["ssgd"][-1]]
-    check_sentence(page, "and with 32 # %: #, not #", values)
+    check_sentence(page, "and with 32 workers # % more: #, not #", values)
 
 
 def test_drift(study):
