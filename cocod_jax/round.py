@@ -280,7 +280,9 @@ def make_round(
         updates, rule_state = rule.merge(arriving, progress, state.rule_state, snapshot)
         metrics = _merge_metrics(params, snapshot, arriving)
         params = optax.apply_updates(snapshot, updates)
-        return state._replace(params=params, rule_state=rule_state), metrics
+        state = state._replace(params=params, rule_state=rule_state)
+        # Metrics that run after the late steps would keep snapshot and mean till then.
+        return lax.optimization_barrier((state, metrics))
 
     def local_steps(
         state: RoundState, batches: Batches, start: int, stop: int
