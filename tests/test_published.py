@@ -243,6 +243,29 @@ def test_the_table_of_the_scale_is_that_of_the_log(folder):
             assert shown(cell.removesuffix(" x"), value), (name, cell, value)
 
 
+@pytest.mark.parametrize(
+    "folder", sorted(RESULTS.glob("*_first_steps")), ids=lambda f: f.name
+)
+def test_the_first_steps_are_those_of_their_log(folder):
+    log = (folder / "log.txt").read_text()
+    took = dict(re.findall(r"^== (.*): (\d+) s$", log, re.M))
+    model, compiler, certificate, rule = map(int, took.values())
+    for row in rows((folder / "README.md").read_text(), "", "seconds"):
+        (seconds,) = (
+            value
+            for name, value in {
+                "first trained model": model,
+                "first certificate": compiler + certificate,
+                "first rule": rule,
+            }.items()
+            if row[""].startswith(name)
+        )
+        assert int(row["seconds"]) == seconds
+    (shown_there,) = re.findall(r"^hidden behind 4 .*\n.*\n.*\n.*\n", log, re.M)
+    for page in (README, (ROOT / "docs" / "overlap.md").read_text()):
+        assert f"```text\n{shown_there}```" in page
+
+
 # Files that a command leaves beside its logs
 
 
