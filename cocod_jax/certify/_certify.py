@@ -57,7 +57,7 @@ def dataflow(
       psum float32 12 B: local steps 0 before, 8 beside, 0 after
     """
     run, shapes = _all_workers(fn, args, axis_name, None)
-    return flows_of(jaxpr_of(run, *shapes), one_round=isinstance(fn, Round))
+    return flows_of(jaxpr_of(run, *shapes).jaxpr, one_round=isinstance(fn, Round))
 
 
 def certify(

@@ -8,9 +8,11 @@ nothing else changes.
 """
 
 import contextlib
+import functools
 import importlib
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from importlib import metadata, resources
 from pathlib import Path
@@ -64,7 +66,7 @@ def compile_program(
     mesh = Mesh(
         np.array(devices).reshape(program.mesh.axis_sizes), program.mesh.axis_names
     )
-    options: dict[str, bool | str] = {}
+    options: dict[str, bool | str] = {"xla_gpu_kernel_cache_file": _kernels()}
     assembler = plugin_directory() / "nvidia" / "cuda_nvcc"
     if assembler.is_dir():  # rather than one on the PATH: it knows all targets
         options["xla_gpu_cuda_data_dir"] = str(assembler)
@@ -84,6 +86,19 @@ def compile_program(
         has_model = _capability(target) >= 9 and xla_flag(_COST_MODEL) is not False
         scheduler = has_model or bool(xla_flag(SCHEDULER))
     return Compiled(hlo, memory.temp_size_in_bytes, scheduler)
+
+
+def _kernels() -> str:
+    """A file of this process where the compiler leaves kernels, and finds them again.
+
+    They are half of its work, and a program's have all of the one without overlap.
+    """
+    return str(Path(_folder().name) / "kernels")
+
+
+@functools.cache
+def _folder() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="cocod_jax_")
 
 
 def _gpus(target: str, devices: int, hosts: int) -> list[jax.Device]:

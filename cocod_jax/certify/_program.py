@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 from jax import export
-from jax.extend.core import Jaxpr, Var
+from jax.extend.core import ClosedJaxpr, Jaxpr, Var, jaxpr_as_fun
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 
@@ -56,23 +56,25 @@ def trace(fn: Callable[..., Any], args: tuple[Any, ...]) -> Program:
     """Traces a jitted or pmapped function, with the donations it chose."""
     leaves, treedef = jax.tree.flatten(args)
     run = jax.jit(lambda *leaves: fn(*jax.tree.unflatten(treedef, leaves)))
-    jaxpr = jaxpr_of(run, *leaves)
+    closed = jaxpr_of(run, *leaves)
+    jaxpr = closed.jaxpr
     door = _FrontDoor(leaves)
     door.visit(jaxpr, {v: i for i, v in enumerate(jaxpr.invars)})
     specs = tuple(door.specs.get(i, PartitionSpec()) for i in range(len(leaves)))
     inputs = spread([v.aval for v in jaxpr.invars], door.mesh, specs)
+    run = jax.jit(jaxpr_as_fun(closed))  # what is traced already
     exported = export.export(run, platforms=["cuda"])(*inputs)
     return Program(exported, jaxpr, door.mesh, specs, tuple(sorted(door.donated)))
 
 
-def jaxpr_of(fn: Callable[..., Any], *args: Any) -> Jaxpr:
+def jaxpr_of(fn: Callable[..., Any], *args: Any) -> ClosedJaxpr:
     """The jaxpr of a function that may have been jitted.
 
     Raises:
       ValueError: when it was jitted with options of the compiler, which cannot be seen.
     """
     try:
-        return jax.make_jaxpr(fn)(*args).jaxpr
+        return jax.make_jaxpr(fn)(*args)
     except ValueError as error:
         if "compiler_options" not in str(error):
             raise
