@@ -62,6 +62,13 @@ def library_round(inner=None, dtype=jnp.float32, workers=WORKERS, period=8, dela
 
 
 @needs_compiler
+def test_a_second_certificate_is_the_same_without_a_word():
+    """Also with JAX's cache of programs, which conftest.py turns on."""
+    first, second = (certify(*library_round()) for _ in range(2))
+    assert second == first
+
+
+@needs_compiler
 @pytest.mark.parametrize(
     ("options", "behind"),
     [

@@ -13,6 +13,7 @@ import importlib
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from importlib import metadata, resources
 from pathlib import Path
@@ -76,7 +77,11 @@ def compile_program(
         options[_COST_MODEL] = False
     run = jax.jit(exported.call, donate_argnums=program.donated)
     inputs = spread(exported.in_avals, mesh, program.specs)
-    compiled = run.lower(*inputs).compile(compiler_options=options)
+    with warnings.catch_warnings():
+        # JAX writes to its cache what it cannot read again without the GPU.
+        unread = "Error reading persistent compilation cache"
+        warnings.filterwarnings("ignore", unread, UserWarning)
+        compiled = run.lower(*inputs).compile(compiler_options=options)
     hlo, memory = compiled.as_text(), compiled.memory_analysis()
     if hlo is None or memory is None:
         raise NotImplementedError(f"the compiler for {devices[0]} shows no schedule.")
