@@ -60,22 +60,24 @@ CHOICES = (
     ("sgd", "adamw"),
     ("float32", "bfloat16"),
 )
-# No two of the choices, nor one and the number of hosts, always change together.
-FEW = {(0, 0, 0, 0, 0), (0, 1, 0, 1, 0), (1, 0, 0, 1, 1), (1, 1, 1, 0, 0)}
+# Any two of the choices, the number of hosts among them, come in all combinations.
+PAIRS = {(a, b, c, a ^ b, a ^ c) for a, b, c in itertools.product((0, 1), repeat=3)}
+ENDS = {(0,) * len(CHOICES), (1,) * len(CHOICES)}
 
 
-def cases(*, others):
+def cases(always):
     """All combinations of the choices, half of them on one host and half on two.
 
     Args:
-      others: the marks of those that are not among the few.
+      always: the combinations that CI certifies. The others take half an hour:
+        ``pytest -n 2 -m matrix``.
     """
     names = ("model", "delay", "door", "optimizer", "dtype", "hosts")
     params = [
         pytest.param(
             *(options[pick] for options, pick in zip(CHOICES, picks, strict=True)),
             1 + sum(picks[:3]) % 2,
-            marks=() if picks in FEW else others,
+            marks=() if picks in always else pytest.mark.matrix,
         )
         for picks in itertools.product((0, 1), repeat=len(CHOICES))
     ]
@@ -106,8 +108,7 @@ def cocod(model, delay, door, optimizer, dtype):
     return through(door, round_), state, batches
 
 
-# The others take minutes: pytest -m matrix.
-@cases(others=pytest.mark.matrix)
+@cases(PAIRS)
 def test_cocod_is_hidden_on_h100(model, delay, door, optimizer, dtype, hosts):
     program = cocod(model, delay, door, optimizer, dtype)
     certificate = certify(*program, target="h100", hosts=hosts)
@@ -116,9 +117,8 @@ def test_cocod_is_hidden_on_h100(model, delay, door, optimizer, dtype, hosts):
     assert [c.dtype for c in certificate.schedule.collectives] == ["f32"]
 
 
-# The others take a quarter of an hour, and CI leaves them out: pytest -m a100.
 @pytest.mark.parametrize("hidden", [False, True])
-@cases(others=pytest.mark.a100)
+@cases(ENDS)
 def test_a100_needs_the_flag(model, delay, door, optimizer, dtype, hosts, hidden):
     program = cocod(model, delay, door, optimizer, dtype)
     certificate = certify(
@@ -131,7 +131,8 @@ def test_a100_needs_the_flag(model, delay, door, optimizer, dtype, hosts, hidden
 
 def test_a_loop_of_one_step_hides_a_part_only():
     """The compiler dissolves the loop, and sends in the middle of its step."""
-    certificate = certify(*main_job("--delay", "1"), target="h100")
+    program = cocod("resnet18", 1, "pmap", "sgd", "float32")
+    certificate = certify(*program, target="h100")
     assert [r.id for r in certificate.reasons] == ["partly"]
     assert certificate.verdict.startswith("partly hidden behind 0.")
     (collective,) = certificate.schedule.collectives
