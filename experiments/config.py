@@ -10,7 +10,7 @@ Model = Literal["resnet18", "vgg16", "cnn"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One training run; the defaults take under 3 minutes on 2 CPU cores."""
+    """One training run; the defaults take 2 to 6 minutes on 2 CPU cores."""
 
     algorithm: Algorithm = "cocod"
     """Who communicates what, and when."""
