@@ -69,8 +69,8 @@ def cases(always):
     """All combinations of the choices, half of them on one host and half on two.
 
     Args:
-      always: the combinations that CI certifies. The others take half an hour:
-        ``pytest -n 2 -m matrix``.
+      always: the combinations that CI certifies; ``pytest -m matrix`` certifies
+        the others.
     """
     names = ("model", "delay", "door", "optimizer", "dtype", "hosts")
     params = [

@@ -96,7 +96,8 @@ def compile_program(
 def _kernels() -> str:
     """A file of this process where the compiler leaves kernels, and finds them again.
 
-    They are half of its work, and a program's have all of the one without overlap.
+    Programs that differ in their schedule, such as a round and the same one without
+    overlap, share kernels, and making them is much of the work.
     """
     return str(Path(_folder().name) / "kernels")
 
