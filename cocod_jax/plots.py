@@ -211,15 +211,19 @@ def timelines(logs: str | Path | Sequence[str | Path], *, by: str | None = None)
     for ax, (title, panel), names in zip(axes[:, 0], panels, rows, strict=True):
         for row, name in enumerate(names):
             _timeline(ax, [r for r in panel if r["name"] == name], row * pitch)
-        middles = pitch * np.arange(len(names)) + workers / 2 - 0.1
-        ax.set_yticks(middles, names)
+        tops = pitch * np.arange(len(names))
+        ax.set_yticks(tops + workers / 2 - 0.1, names)
+        lanes = np.add.outer(tops, np.arange(workers) + 0.4).ravel()
+        numbers = [f"worker {worker}" for worker in range(workers)] * len(names)
+        ax.set_yticks(lanes, numbers, minor=True)
         ax.invert_yaxis()
         ax.set_title(title, fontsize=11)
+        ax.set_xlabel("seconds")
         tidy(ax)
         ax.grid(visible=False, axis="y")
-        ax.tick_params(axis="y", length=0)
+        ax.tick_params(axis="y", length=0, pad=48)
+        ax.tick_params(axis="y", which="minor", length=0, pad=2, labelsize=7)
         ax.spines["left"].set_visible(False)
-    axes[-1, 0].set_xlabel("seconds")
     handles = [
         pyplot().Rectangle((0, 0), 1, 1, color=colour, label=label)
         for label, colour, *_ in _LANES.values()

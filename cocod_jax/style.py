@@ -14,13 +14,14 @@ VERMILION = "#D55E00"
 PURPLE = "#CC79A7"
 GREY = "#777777"  # of what is only there to compare with
 
-# An algorithm has the same name and colour in every figure.
+# Algorithms in curves and in bars. In a timeline colours say what a worker does.
 ALGORITHMS = {
     "ssgd": ("S-SGD", BLACK),
     "pipe_sgd": ("Pipe-SGD", ORANGE),
     "local_sgd": ("Local SGD", GREEN),
     "cocod": ("CoCoD-SGD", VERMILION),
 }
+JUST_IN_TIME = ("CoCoD-SGD, just in time", BLUE)
 OTHERS = (BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY_BLUE, BLACK)
 COMPUTE, EXCHANGE = BLUE, ORANGE  # of what a worker was seen to do
 

@@ -218,7 +218,18 @@ def test_a_timeline_has_two_lanes_for_each_worker(tmp_path):
     np.testing.assert_allclose(
         drawn[style.EXCHANGE], [[2, 4, 0.55, 0.8], [0, 1, 1.55, 1.8]]
     )
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b"]
+    labels = lambda minor: [
+        (label.get_text(), label.get_position()[1])
+        for label in axis.get_yticklabels(minor=minor)
+    ]
+    assert labels(minor=False) == [("a", 0.9), ("b", pytest.approx(3.5))]
+    places = [
+        ("worker 0", 0.4),
+        ("worker 1", 1.4),
+        ("worker 0", 3.0),
+        ("worker 1", 4.0),
+    ]
+    assert labels(minor=True) == places
     assert (axis.get_title(), axis.get_xlabel()) == ("", "seconds")
     assert axis.yaxis_inverted()
     (legend,) = axis.figure.legends

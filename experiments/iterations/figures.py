@@ -12,7 +12,16 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from cocod_jax.style import ALGORITHMS, BLACK, BLUE, GREY, PURPLE, SKY_BLUE, tidy
+from cocod_jax.style import (
+    ALGORITHMS,
+    BLACK,
+    BLUE,
+    GREY,
+    JUST_IN_TIME,
+    PURPLE,
+    SKY_BLUE,
+    tidy,
+)
 from experiments.figures import records_of
 
 Records: TypeAlias = list[dict[str, Any]]
@@ -22,7 +31,7 @@ MARKERS = {"ssgd": ("o", 9), "local_sgd": ("s", 6), "cocod": ("D", 3.5)}
 PERIODS = (SKY_BLUE, PURPLE, BLUE, BLACK)  # one for each
 LINES = {
     **{name: (label, colour, "-") for name, (label, colour) in ALGORITHMS.items()},
-    "just_in_time": ("CoCoD-SGD, just in time", BLUE, "--"),
+    "just_in_time": (*JUST_IN_TIME, "--"),
     "ssgd_backward": ("S-SGD, sends during the backward pass", BLACK, ":"),
 }
 TEXT = "#555555"

@@ -16,7 +16,9 @@ from cocod_jax import plots, style
 from experiments.figures import records_of
 from experiments.overlap.network import links_of
 
-OURS, THEIRS = style.VERMILION, style.GREY
+# Whose bars are those of an algorithm of this library; PyTorch's are grey.
+COLOURS = dict((*style.ALGORITHMS.values(), style.JUST_IN_TIME))
+FIRST, SECOND = style.GREY, style.SKY_BLUE  # of two bars that are compared
 
 
 def bars(log: Path, out: Path) -> None:
@@ -45,7 +47,9 @@ def bars(log: Path, out: Path) -> None:
         rows = [r for r in results if r["rate"] == rate and r["is_algorithm"]][::-1]
         names = [f"{r['algorithm']} ({r['side']})" for r in rows]
         values = [r["seconds_per_step"] for r in rows]
-        colours = [OURS if "CoCoD" in name else THEIRS for name in names]
+        colours = [
+            COLOURS[r["algorithm"]] if r["side"] == "ours" else style.GREY for r in rows
+        ]
         drawn = axis.barh(names, values, color=colours, xerr=_ranges(rows))
         axis.bar_label(drawn, fmt="%.2f s", padding=3, fontsize=9)
         compute = next(
@@ -58,7 +62,8 @@ def bars(log: Path, out: Path) -> None:
         axis.set_title(links_of(rate), fontsize=11)
         axis.set_xlim(0, 1.25 * max(values))
         axis.locator_params(axis="x", nbins=5)
-        axis.spines[["top", "right"]].set_visible(False)
+        style.tidy(axis)
+        axis.grid(visible=False, axis="y")
     figure.savefig(out, dpi=160)
     plt.close(figure)
 
@@ -90,6 +95,8 @@ def timelines(log: Path, out: Path) -> None:
 def unequal(log: Path, out: Path) -> None:
     """Images per second and idle time by the shares; rounds with and without pauses.
 
+    A round's bar is the mean of its measurements, the line at its end their range.
+
     Raises:
       ValueError: when the log has no result.
     """
@@ -101,27 +108,31 @@ def unequal(log: Path, out: Path) -> None:
         1, 3, figsize=(11, 3), layout="constrained"
     )
     drawn = speed.bar(
-        names, [r["images_per_second"] for r in shares], color=[THEIRS, OURS]
+        names, [r["images_per_second"] for r in shares], color=[FIRST, SECOND]
     )
     speed.bar_label(drawn, fmt="%.0f", fontsize=9)
     speed.set_title("images per second, all workers", fontsize=11)
     of_worker = lambda worker: [
         100 * r["idle"] for r in results if "shares" in r and r["worker"] == worker
     ]
-    idle_workers = {
-        "fast worker": (of_worker(0), style.EXCHANGE),
-        "slow worker": (of_worker(1), style.COMPUTE),
-    }
+    idle_workers = {"fast worker": of_worker(0), "slow worker": of_worker(1)}
     _pairs(idle, names, idle_workers, fmt="%.0f")
     idle.set_title("idle [%]", fontsize=11)
-    rounds = {
-        f"{field} pauses": ([r[field] for r in pauses], colour)
-        for field, colour in (("without", THEIRS), ("with", OURS))
+    fields = ("without", "with")
+    rounds = {f"{field} pauses": [r[field] for r in pauses] for field in fields}
+    repeats = np.array([r["repeats"] for r in pauses])  # [algorithms, repeats, fields]
+    ranges = {
+        label: np.abs(np.array(rounds[label]) - (low, high))
+        for label, low, high in zip(
+            rounds, repeats.min(axis=1).T, repeats.max(axis=1).T, strict=True
+        )
     }
-    _pairs(stopped, [r["pauses"] for r in pauses], rounds, fmt="%.2f")
+    _pairs(stopped, [r["pauses"] for r in pauses], rounds, fmt="%.2f", ranges=ranges)
     stopped.set_title("seconds per round", fontsize=11)
     for axis in figure.axes:
-        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_ylim(top=1.12 * axis.get_ylim()[1])  # for the numbers
+        style.tidy(axis)
+        axis.grid(visible=False, axis="x")
     figure.savefig(out, dpi=160)
     plt.close(figure)
 
@@ -129,15 +140,19 @@ def unequal(log: Path, out: Path) -> None:
 def _pairs(
     axis: plt.Axes,
     names: Sequence[str],
-    bars: Mapping[str, tuple[Sequence[float], str]],
+    bars: Mapping[str, Sequence[float]],
     *,
     fmt: str,
+    ranges: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Two bars at each name, with their values; ``bars`` has two labels."""
-    offsets = dict(zip(bars, (-0.2, 0.2), strict=True))
-    for label, (values, colour) in bars.items():
-        places = [position + offsets[label] for position in range(len(names))]
-        drawn = axis.bar(places, values, 0.36, color=colour, label=label)
+    colours, offsets = (FIRST, SECOND), (-0.2, 0.2)
+    for (label, values), colour, offset in zip(
+        bars.items(), colours, offsets, strict=True
+    ):
+        places = [position + offset for position in range(len(names))]
+        error = None if ranges is None else ranges[label]
+        drawn = axis.bar(places, values, 0.36, color=colour, label=label, yerr=error)
         axis.bar_label(drawn, fmt=fmt, fontsize=9)
     axis.set_xticks(range(len(names)), names)
     axis.legend(frameon=False, fontsize=9)

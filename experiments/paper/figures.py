@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 from cocod_jax import style
 from cocod_jax.plots import curve
 from cocod_jax.style import ALGORITHMS
-from cocod_jax.timeline import gantt
+from cocod_jax.timeline import SSGD, Algorithm, gantt
 from experiments.figures import by_algorithm
 from experiments.overlap.clock import Clock
 from experiments.overlap.network import links_of
@@ -22,6 +22,8 @@ SPEEDS = (3, 2, 2, 1)
 SHARES = {"equal": "equal shares", "proportional": "shares in proportion"}
 COUNTS = range(1, 17)
 SECONDS = "seconds (clock, ResNet-18 at full width)"
+# S-SGD that sends while the backward pass, two thirds of a step, goes on.
+IN_BUCKETS = SSGD(sends_after=1 / 3)
 
 Logs = Mapping[str, Sequence[Path]]
 """The logs of each network, or of each way to share the work (:data:`SHARES`)."""
@@ -78,7 +80,7 @@ def steps_per_epoch(runs: list[dict]) -> float:
 def speedup(clocks: dict[str, Clock], out: Path) -> None:
     """How much faster N workers see the same images than one, for each rate.
 
-    The lines are the clock's; the marks were measured.
+    The lines are the clock's; the marks were measured, each in the next larger one.
     """
     figure, axes = plt.subplots(
         1,
@@ -87,18 +89,22 @@ def speedup(clocks: dict[str, Clock], out: Path) -> None:
         layout="constrained",
         squeeze=False,
     )
-    colours = dict(ALGORITHMS.values())
+    sizes = dict(zip(ALGORITHMS, (4, 6, 8, 10), strict=True))
     for axis, clock in zip(axes[0], clocks.values(), strict=True):
-        axis.plot(COUNTS, COUNTS, ":", color=style.GREY, label="linear")
-        for name in (name for name in colours if name in clock.measured):
-            values = [images_per_second(clock, name, n) for n in COUNTS]
-            axis.plot(COUNTS, values, color=colours[name], label=name)
+        axis.plot(COUNTS, COUNTS, "--", color=style.GREY, linewidth=1, label="linear")
+        for key, (name, colour) in ALGORITHMS.items():
+            line = _speedups(clock, clock.algorithms[name])
+            axis.plot(COUNTS, line, color=colour, label=name)
             measured = clock.workers * clock.compute / clock.measured[name]
-            axis.plot(clock.workers, measured, "o", color=colours[name])
-        axis.plot([], "-", color=style.GREY, label="clock")
-        axis.plot([], "o", color=style.GREY, label="measured")
-        axis.set(xlabel="workers", title=links_of(clock.rate), ylim=(0, 16.5))
-        axis.set_xticks((1, 2, 4, 8, 16))
+            mark = {"markersize": sizes[key], "markerfacecolor": "none"}
+            axis.plot(clock.workers, measured, "o", color=colour, **mark)
+        line = _speedups(clock, IN_BUCKETS)
+        axis.plot(COUNTS, line, ":", color=style.BLACK, label="S-SGD in buckets")
+        axis.plot([], "o", color=style.GREY, markerfacecolor="none", label="measured")
+        axis.set(xlabel="workers", title=links_of(clock.rate))
+        axis.set(xscale="log", yscale="log", ylim=(0.55, 20))
+        axis.set_xticks((1, 2, 4, 8, 16), ("1", "2", "4", "8", "16"))
+        axis.minorticks_off()
     axes[0, 0].set_ylabel("speed-up over one worker")
     _finish(figure, out)
 
@@ -115,12 +121,10 @@ def timelines(clock: Clock, out: Path, workers: int = 4) -> None:
     plt.close(figure)
 
 
-def images_per_second(clock: Clock, name: str, workers: int) -> float:
-    """Relative to one worker, which has nobody to exchange with."""
-    if workers == 1:
-        return 1.0
-    timeline = clock.timeline(clock.algorithms[name], workers)
-    return workers * clock.compute / timeline.seconds_per_step
+def _speedups(clock: Clock, algorithm: Algorithm) -> list[float]:
+    """For each of :data:`COUNTS`; one worker has nobody to exchange with."""
+    step = lambda workers: clock.timeline(algorithm, workers).seconds_per_step
+    return [n * clock.compute / step(n) if n > 1 else 1.0 for n in COUNTS]
 
 
 def unequal(shares: Logs, clock: Clock, out: Path) -> None:

@@ -1,7 +1,6 @@
 """What came out, beside what the paper says, as Markdown from logs and clock."""
 
 from cocod_jax.style import ALGORITHMS
-from cocod_jax.timeline import SSGD
 from experiments.compare import accuracies, mean_and_spread
 from experiments.figures import by_algorithm
 from experiments.overlap.clock import Clock
@@ -64,7 +63,7 @@ def speed(clocks: dict[str, Clock]) -> str:
     for clock in clocks.values():
         rows = {f"{clock.workers}, measured": clock.measured}
         ratios = {f"{clock.workers}, measured": clock.exchange / clock.compute}
-        algorithms = {**clock.algorithms, buckets: SSGD(sends_after=1 / 3)}
+        algorithms = {**clock.algorithms, buckets: figures.IN_BUCKETS}
         for workers in (clock.workers, 4, 16):
             rows[f"{workers}, clock"] = {
                 name: clock.timeline(algorithm, workers).seconds_per_step
