@@ -17,6 +17,7 @@ from cocod_jax.micro_batches import (
     over_micro_batches,
 )
 from cocod_jax.rules import MergeRule
+from cocod_jax.rules._base import check_same_tree
 
 
 class RoundState(NamedTuple):
@@ -162,7 +163,9 @@ def make_round(
         batch. With ``stateful``: ``(params, model_state, batch, key) -> (loss,
         model_state)``.
       inner: the optimizer of the local steps. Its learning-rate schedules count
-        local steps over all rounds. It is called with ``value=loss``.
+        local steps over all rounds. It is called with ``value=loss``. The merge moves
+        the parameters, and no copy of them that an optimizer keeps, as those of
+        ``optax.contrib.schedule_free`` do: take another one.
       rule: what a worker does with what arrives.
       period: k, local steps in a round, at least 1 (shared).
       delay: d, local steps between the snapshot and the merge, 0 to ``period``
@@ -177,8 +180,9 @@ def make_round(
       TypeError: when ``loss_fn`` is not callable, ``inner`` not an optax transform,
         or ``rule`` not a MergeRule.
       ValueError: when ``period`` or ``delay`` is not an integer in its range; in
-        use, when the leading axis of ``batches`` is not the period, or counts of
-        micro-batches do not fit.
+        use, when the leading axis of ``batches`` is not the period, counts of
+        micro-batches do not fit, or the rule's ``send`` returns another tree than
+        the parameters.
 
     Examples:
       Two workers pull towards 0 and 4; together they find the middle:
@@ -247,7 +251,10 @@ def make_round(
                 return loss_fn(params, batch), own_state
             return loss_fn(params, own_state, batch, key)
 
-        return jax.value_and_grad(loss_of, has_aux=True)(params)
+        value, gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
+        # JAX's gradient with respect to a complex number is the conjugate of the
+        # direction in which the loss grows; of a real one it is that direction.
+        return value, optax.tree.conj(gradient)
 
     def step(state: RoundState, batch: Batch) -> tuple[RoundState, StepMetrics]:
         several = isinstance(batch, MicroBatches)
@@ -274,6 +281,7 @@ def make_round(
         # and the exchange would then have to end before them. And what needs the steps
         # alone, such as the momentum in another layout, could run between them and the
         # merge: a compiler may find that enough to hide the exchange behind.
+        check_same_tree(arriving, snapshot, "arriving", "snapshot")
         state, arriving = lax.optimization_barrier((state, arriving))
         params = state.params
         progress = optax.tree.sub(params, snapshot)

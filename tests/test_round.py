@@ -559,6 +559,57 @@ def test_non_finite_values_spread_by_the_merge_only():
     assert healthy.tolist() == [False, True, True, True]
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_complex_parameters_descend(several):
+    """Towards the workers' targets as their real and imaginary parts would alone."""
+    loss = lambda w, target: jnp.sum(jnp.abs(w - target) ** 2)
+    run_to = {}
+    for dtype in (jnp.complex64, jnp.float32):
+        target = jnp.array([[[1 + 2j]], [[-3 + 1j]]], jnp.complex64)  # [N, 1, 1]
+        start = jnp.array([4 - 5j], jnp.complex64)
+        if dtype == jnp.float32:
+            as_pair = lambda z: jnp.stack([z.real, z.imag], axis=-1)
+            target, start = as_pair(target), as_pair(start)
+        batches = jnp.repeat(target, 2, axis=1)  # [N, period, ...]
+        if several:
+            batches = cj.MicroBatches(batches[:, :, None], np.ones([2, 2], int))
+        round_ = cj.make_round(
+            loss, optax.sgd(0.1, momentum=0.5), cj.cocod("workers"), period=2
+        )
+        state = cj.replicate(round_.init(start), 2)
+        run = cj.distribute(round_)
+        for _ in range(3):
+            state, _ = run(state, batches)
+        run_to[dtype] = state.params
+    pairs = run_to[jnp.complex64].view(jnp.float32).reshape(2, 1, 2)
+    # Sums of squares in another order.
+    np.testing.assert_allclose(pairs, run_to[jnp.float32], rtol=1e-5)
+
+
+@pytest.mark.parametrize("sent", ["two trees", "other shapes"])
+def test_a_rule_that_sends_another_tree_than_the_parameters_is_refused(sent):
+    exchange = cj.mean("workers")
+
+    def send(state, snapshot, weight=None):
+        average = exchange.average(snapshot, weight)
+        return (average, average) if sent == "two trees" else average[None]
+
+    rule = cj.MergeRule(
+        init=lambda params: optax.EmptyState(),
+        send=send,
+        merge=lambda arriving, progress, state, snapshot: (progress, state),
+    )
+    round_ = cj.make_round(
+        lambda w, batch: jnp.mean((w - batch) ** 2), optax.sgd(0.1), rule, period=2
+    )
+    state = cj.replicate(round_.init(jnp.zeros(3)), 2)
+    for execution in ("fused", "split"):
+        with pytest.raises(
+            ValueError, match="arriving and snapshot must have the same"
+        ):
+            cj.distribute(round_, execution=execution)(state, np.zeros([2, 2, 3]))
+
+
 @pytest.mark.parametrize("period", [0, -1, 1.5, "4", None, True])
 def test_a_bad_period_is_refused(period):
     with pytest.raises(ValueError, match=r"period=.* at least 1"):

@@ -13,9 +13,10 @@ from cocod_jax.exchange import normalised
 class SendFn(Protocol):
     """The half that communicates: ``send(state, snapshot, weight=None) -> arriving``.
 
-    It holds every collective of the rule. It is given the rule's state and the
-    snapshot, and nothing that the local steps compute: what cannot be seen
-    cannot be waited for, so the compiler is free to run it beside them.
+    It holds every collective of the rule, and returns a tree like the snapshot. It
+    is given the rule's state and the snapshot, and nothing that the local steps
+    compute: what cannot be seen cannot be waited for, so the compiler is free to run
+    it beside them.
     """
 
     def __call__(

@@ -61,7 +61,7 @@ def cocod(
     .. note::
        The paper merges at the end of the round (delay k) and analyses plain SGD.
        Here the delay is the round's choice and the local steps take any optax
-       optimizer; its state stays with the worker.
+       optimizer that keeps no parameters in its state; its state stays with the worker.
     """
     exchange = as_exchange(axis_or_exchange, weights)
 
