@@ -31,7 +31,14 @@ def mean_gradients(
 
     Raises:
       TypeError, ValueError: as :func:`cocod_jax.mean`; ValueError when both an
-        exchange and ``weights`` are given.
+        exchange and ``weights`` are given, and in a ``shard_map`` that has summed the
+        gradients already, as JAX does where ``check_vma`` is on and the parameters
+        are the same on all workers.
+
+    .. warning::
+       What lets a worker skip a step because of its own gradients, such as
+       ``optax.apply_if_finite``, goes behind this in the chain, never around it: the
+       others would wait for the worker that takes no part.
 
     Examples:
       >>> optimizer = optax.chain(cj.mean_gradients("workers"), optax.sgd(0.1))
@@ -54,7 +61,9 @@ def mean_gradients(
         **extra_args: Any,
     ) -> tuple[optax.Updates, Any]:
         del params, extra_args
-        return exchange.average(updates), state
+        average = exchange.average(updates)
+        _check_own(updates, axis_or_exchange)
+        return average, state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -100,9 +109,12 @@ def stale_mean_gradients(
       returns are equal on all workers.
 
     Raises:
-      TypeError, ValueError: as :func:`cocod_jax.mean`; ValueError when both an
-        exchange and ``weights`` are given, and when ``warmup_steps`` is not an
-        integer of 0 or more.
+      TypeError, ValueError: as :func:`cocod_jax.mean_gradients`; ValueError when
+        ``warmup_steps`` is not an integer of 0 or more.
+
+    .. warning::
+       What lets a worker skip a step because of its own gradients, such as
+       ``optax.apply_if_finite``, goes behind this in the chain, never around it.
 
     Examples:
       >>> optimizer = cj.stale_mean_gradients("workers")
@@ -136,6 +148,7 @@ def stale_mean_gradients(
     ) -> tuple[optax.Updates, StaleMeanGradientsState]:
         del params, extra_args
         arriving = exchange.average(state.pending)
+        _check_own(updates, axis_or_exchange)
         pending = optax.tree.cast_like(updates, state.pending)
         if warmup_steps:
             # The exchange above stays outside of the conditional: only there can
@@ -149,3 +162,28 @@ def stale_mean_gradients(
         return arriving, StaleMeanGradientsState(count, pending)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check_own(gradients: optax.Updates, axis: AxisName | Exchange) -> None:
+    """Raises ValueError when JAX has summed the gradients over the workers already.
+
+    It does so in a ``shard_map`` with ``check_vma``, and the types of arrays tell. An
+    exchange does not say what its axis is called, and is not checked.
+    """
+    if isinstance(axis, Exchange):
+        return
+    names = set(axis if isinstance(axis, tuple) else (axis,))
+    if not names <= _varies_over(jax.lax.axis_index(axis)):
+        return  # nothing is checked here
+    if not any(names & _varies_over(leaf) for leaf in jax.tree.leaves(gradients)):
+        raise ValueError(
+            f"the gradients are the same on all workers of {axis!r}: this shard_map "
+            "has summed them, as JAX does for parameters that are the same on all. "
+            "Give it check_vma=False."
+        )
+
+
+def _varies_over(x: jax.Array) -> frozenset[str]:
+    """The axes over which an array's type says that it differs."""
+    manual = getattr(jax.typeof(x), "mat", None)
+    return getattr(manual, "varying", frozenset())

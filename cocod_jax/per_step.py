@@ -42,7 +42,7 @@ def every(
 
     Args:
       period: k, local steps in a round, at least 1 (shared).
-      inner: the optimizer of the local steps.
+      inner: the optimizer of the local steps; one that keeps no parameters in its state.
       rule: what a worker does with what arrives; its own weights count.
       delay: d, local steps between the snapshot and the merge, 0 to ``period``
         (shared); None is the whole period.
@@ -73,6 +73,11 @@ def every(
        In your own ``shard_map``, give each worker parameters of its own, sharded over
        the axis, or set ``check_vma=False``: JAX sums the gradients of parameters that
        it takes for equal on all workers, and they are no longer the worker's own.
+
+    .. warning::
+       What lets a worker skip a step because of its own gradients, such as
+       ``optax.apply_if_finite``, goes into ``inner``, never around this: workers that
+       count their steps apart wait for each other forever.
 
     .. note::
        Delay 0 merges at the end of the last step of a round, where the round

@@ -70,6 +70,47 @@ def test_a_non_finite_gradient_is_applied_once():
         assert finite.count(False) == 1
 
 
+@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_a_shard_map_that_sums_the_gradients_itself_is_refused(name, check_vma):
+    """With equal parameters JAX sums over the workers, and the mean is one of sums."""
+
+    transform = TRANSFORMS[name]
+
+    def step(w, state, batch):
+        gradient = jax.grad(lambda w: 0.5 * (w - batch[0]) ** 2)(w)
+        return transform.update(gradient, state)[0]
+
+    w = jnp.zeros([])
+    run = jax.shard_map(
+        step,
+        mesh=jax.sharding.Mesh(np.array(jax.devices()[:N]), "workers"),
+        in_specs=(jax.P(), jax.P(), jax.P("workers")),
+        out_specs=jax.P(),
+        check_vma=check_vma,
+    )
+    arguments = w, transform.init(w), jnp.arange(float(N))
+    if check_vma:
+        with pytest.raises(ValueError, match=r"'workers'.*check_vma=False"):
+            run(*arguments)
+    else:
+        mean = 0.0 if name == "stale" else -(N - 1) / 2  # of 0, -1, ... 1 - N
+        np.testing.assert_allclose(run(*arguments), mean, rtol=1e-6)
+
+
+def test_a_guard_behind_the_mean_holds_all_workers_back():
+    guarded = optax.apply_if_finite(optax.sgd(0.1), 3)
+    optimizer = optax.chain(cj.mean_gradients("workers"), guarded)
+    params = jnp.ones(N)
+    state = jax.vmap(optimizer.init)(params)
+    update: Any = jax.vmap(optimizer.update, axis_name="workers")
+    for t in range(3):
+        gradient = jnp.ones(N).at[1].set(jnp.nan if t == 1 else 1.0)
+        updates, state = update(gradient, state, params)
+        params = params + updates
+    np.testing.assert_allclose(params, 0.8, rtol=1e-6)
+
+
 @pytest.mark.parametrize("warmup_steps", [-1, 1.5, "2", True])
 def test_bad_warmup_is_refused(warmup_steps):
     with pytest.raises(ValueError, match="warmup_steps="):

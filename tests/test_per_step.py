@@ -193,6 +193,21 @@ def test_a_non_finite_gradient_does_not_reach_the_snapshot():
     assert np.isfinite(np.asarray(state.snapshot)).all()
 
 
+def test_a_guard_within_keeps_the_workers_in_step():
+    """The worker that skips a step takes part in the exchange, and they end equal."""
+    inner = optax.apply_if_finite(optax.sgd(0.1), 3)
+    optimizer = cj.every(2, inner, cj.cocod("workers"))
+    params = jnp.ones(N)
+    state = jax.vmap(optimizer.init)(params)
+    update: Any = jax.vmap(optimizer.update, axis_name="workers")
+    for t in range(4):
+        gradient = jnp.ones(N).at[1].set(jnp.nan if t == 1 else 1.0)
+        updates, state = update(gradient, state, params)
+        params = params + updates
+    # One step of one worker is missing, and all bear it.
+    np.testing.assert_allclose(params, 0.6 + 0.1 / N, rtol=1e-6)
+
+
 def test_errors():
     rule = cj.cocod("workers")
     no_rule: Any = optax.sgd(0.1)
