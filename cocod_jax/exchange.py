@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from cocod_jax._typing import AxisName, Params, Weight
@@ -55,7 +56,7 @@ def mean(axis_name: AxisName, weights: Sequence[float] | None = None) -> Exchang
 
     Raises:
       TypeError: at construction, when ``axis_name`` is not a string or a tuple
-        of strings.
+        of strings, or ``weights`` is no sequence.
       ValueError: at construction, when a weight is not positive and finite; in
         use, when ``axis_name`` is not bound, when there is not one weight for
         each worker, when the ``weight`` given to ``average`` is not a scalar, or
@@ -125,8 +126,13 @@ def normalised(weights: Sequence[float]) -> tuple[float, ...]:
     """The weights divided by their sum.
 
     Raises:
+      TypeError: when it is no sequence.
       ValueError: when there is no weight, or one is not positive and finite.
     """
+    if not np.iterable(weights):
+        raise TypeError(
+            f"weights={weights!r} must be a sequence, one number for each worker."
+        )
     values = tuple(float(w) for w in weights)
     if not values or not all(math.isfinite(w) and w > 0 for w in values):
         raise ValueError(

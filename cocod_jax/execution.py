@@ -80,7 +80,10 @@ def distribute(
         the first N of ``jax.devices()``. ``vmap`` uses the default device.
       exchange_devices: where the split execution runs the exchange, one for each
         worker, in the order of ``devices``; None is ``devices``.
-      check_vma: ``shard_map``'s check of what varies between devices.
+      check_vma: ``shard_map``'s check of what varies between devices. It refuses some
+        optimizers whose state is a constant at first, such as those of
+        ``optax.inject_hyperparams`` with a constant schedule (TypeError of JAX); they
+        run without it, and all numbers are the same.
 
     Returns:
       ``run(state, batches) -> (state, metrics)`` over all workers: the leaves of
@@ -90,13 +93,12 @@ def distribute(
 
     Raises:
       TypeError: when ``axis_name`` is not a string.
-      ValueError: when ``via`` or ``execution`` is none of the above, when devices
-        are given to ``vmap``, ``exchange_devices`` to a fused execution or in another
-        number than ``devices``, or another door than ``pmap`` is asked to span
-        processes; in use, when ``state`` has no
-        axis of workers, when ``batches`` do not begin with its workers and the
-        period, when counts of micro-batches do not fit, or there is not one device
-        for each worker.
+      ValueError: when ``via`` or ``execution`` is none of the above, when ``devices``
+        is empty, when devices are given to ``vmap``, ``exchange_devices`` to a fused
+        execution or in another number than ``devices``, or another door than ``pmap``
+        is asked to span processes; in use, when ``state`` has no axis of workers, when
+        ``batches`` do not begin with its workers and the period, when counts of
+        micro-batches do not fit, or there is not one device for each worker.
 
     Examples:
       >>> loss = lambda w, batch: 0.5 * (w - batch) ** 2
@@ -111,6 +113,8 @@ def distribute(
         raise TypeError(f"axis_name={axis_name!r} must be a string.")
     if via not in ("pmap", "shard_map", "vmap"):
         raise ValueError(f"via={via!r} must be 'pmap', 'shard_map' or 'vmap'.")
+    if devices is not None and not len(devices):
+        raise ValueError("devices is empty; give one for each worker, or None.")
     if via == "vmap" and not (devices is None and exchange_devices is None):
         raise ValueError("devices have no meaning for via='vmap', which uses one.")
     if via != "pmap" and jax.process_count() > 1:

@@ -75,7 +75,7 @@ class Logbook:
 
     def __call__(self, count: int, scalars: Mapping[str, float]) -> None:
         """Writes a record of the kind "round"."""
-        self.write("round", step=count, **scalars)
+        self.write("round", step=int(count), **scalars)
 
     def write(self, kind: str, **record: Any) -> None:
         """Writes a record.

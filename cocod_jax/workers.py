@@ -117,7 +117,8 @@ def _shares(weights: jax.Array, workers: int) -> jax.Array:
             f"there are {weights.size} weights, but {total} workers; give one weight "
             "for each worker."
         )
-    return weights[_own_workers(workers)]
+    # A copy: a slice of all of it is the state's own buffer, which a run would donate.
+    return jnp.array(weights[_own_workers(workers)])
 
 
 def place(tree: Any, devices: Sequence[jax.Device], axis_name: str = "workers") -> Any:

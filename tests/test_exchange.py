@@ -1,6 +1,7 @@
 """The mean over the workers: its value, its dtypes, and what goes on the wire."""
 
 import re
+from typing import Any
 
 import chex
 import jax
@@ -114,6 +115,12 @@ def test_bad_weights_are_refused(weights):
         cj.mean("workers", weights)
     with pytest.raises(ValueError, match=r"weights=.* positive, finite"):
         cj.cocod("workers", weights)
+
+
+def test_weights_are_a_sequence():
+    weights: Any = 5
+    with pytest.raises(TypeError, match=r"weights=5 must be a sequence"):
+        cj.mean("workers", weights)
 
 
 def test_weights_of_another_number_of_workers_are_refused():

@@ -86,6 +86,16 @@ def test_a_fresh_state_shares_no_buffer_with_the_caller():
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((params, key)))
 
 
+@pytest.mark.parametrize("weights", [None, problems.WEIGHTS])
+def test_a_run_takes_nothing_of_the_state_that_was_replicated(weights):
+    rule = cj.cocod("workers", weights)
+    round_ = cj.make_round(problems.loss, optax.sgd(0.1), rule, period=PERIOD)
+    first = round_.init(problems.params())
+    run = cj.distribute(round_, via="vmap", execution="fused")
+    run(cj.replicate(first, N), problems.round_batches(problems.batches(), 0))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(first))
+
+
 def test_cpus_get_split_and_the_user_can_say_otherwise():
     """Fused compiles ``run``; split never traces it."""
     for execution, traced in ((None, False), ("split", False), ("fused", True)):
@@ -263,6 +273,8 @@ def test_bad_choices_are_refused():
         cj.distribute(round_, via=via)
     with pytest.raises(ValueError, match="execution='slow'"):
         cj.distribute(round_, execution=execution)
+    with pytest.raises(ValueError, match="devices is empty"):
+        cj.distribute(round_, devices=[])
     with pytest.raises(ValueError, match="devices have no meaning"):
         cj.distribute(round_, via="vmap", devices=jax.devices())
     with pytest.raises(

@@ -47,6 +47,13 @@ def test_scalars_are_means_over_workers_and_steps_and_the_largest(dtype):
     assert {type(value) for value in found.values()} == {float}
 
 
+@pytest.mark.parametrize("to", [loggers.to_jsonl, loggers.to_csv])
+def test_the_count_of_a_state_is_a_count(to, tmp_path):
+    with to(tmp_path / "log") as log:
+        log(jnp.array(8, jnp.int32), {"loss": 0.5})
+    assert "8" in (tmp_path / "log").read_text()
+
+
 def test_what_is_not_finite_stays_visible():
     found = loggers.scalars(
         metrics(loss=[[1, 2, 3], [4, 5, np.nan]], distance=[1, np.inf])
