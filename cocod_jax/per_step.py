@@ -42,7 +42,7 @@ def every(
 
     Args:
       period: k, local steps in a round, at least 1 (shared).
-      inner: the optimizer of the local steps; one that keeps no parameters in its state.
+      inner: the optimizer of the local steps; its state must hold no parameters.
       rule: what a worker does with what arrives; its own weights count.
       delay: d, local steps between the snapshot and the merge, 0 to ``period``
         (shared); None is the whole period.

@@ -72,6 +72,7 @@ def substitutions() -> dict[str, Any]:
         "caption": _CAPTION,
         "certificate": {name: reason_box(name) for name in REASONS},
         "seconds": seconds_table(overlap / "overlap.jsonl"),
+        "seconds_slower": seconds_table(latest("overlap_slower") / "overlap.jsonl"),
         "seconds_study": f"[Log, profile and caveats](results/{overlap.name}.md)",
         "timelines": f"![Two rounds, as the profiler saw them](../{timelines})",
     }
