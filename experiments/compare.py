@@ -42,14 +42,35 @@ def main(config: CompareConfig, train_arguments: list[str]) -> None:
         for algorithm in config.algorithms:
             own = ["--algorithm", algorithm, "--seed", str(seed)]
             arguments = [*train_arguments, *own, "--out", str(config.out)]
-            run = tyro.cli(TrainConfig, args=arguments)
-            if not finished(run):
-                command = [sys.executable, "-m", "experiments.train", *arguments]
-                subprocess.run(command, check=True)
-            logs.append(run.log)
+            logs.append(train(tyro.cli(TrainConfig, args=arguments)))
     figures.training_curves(logs, config.out / "curves.png")
     (config.out / "table.md").write_text(table(logs))
     print(table(logs))
+
+
+def train(run: TrainConfig) -> Path:
+    """Runs a configuration in a process of its own, unless its log is complete.
+
+    Returns:
+      The log.
+    """
+    if not finished(run):
+        command = [sys.executable, "-m", "experiments.train", *options(run)]
+        subprocess.run(command, check=True)
+    return run.log
+
+
+def options(run: TrainConfig) -> list[str]:
+    """What ``experiments.train`` has to be told, all of it, defaults and None too."""
+    words = []
+    for name, value in logbook.plain(run).items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            values = value if isinstance(value, list) else [value]
+            words += [f"--{flag}", *map(str, values)]
+    return words
 
 
 def finished(run: TrainConfig) -> bool:

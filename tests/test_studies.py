@@ -99,11 +99,23 @@ def test_a_run_of_the_paper_gets_all_of_its_options(commands, tmp_path):
         seed=1,
         out=tmp_path,
     )
-    assert paper.train(run) == run.log
+    assert compare.train(run) == run.log
     (record,) = read_jsonl(run.log)["run"]
     assert record["config"] == logbook.plain(run)
-    assert paper.train(run) == run.log
+    assert compare.train(run) == run.log
     assert len(commands) == 1
+
+
+@pytest.mark.parametrize("scale", paper.WORKERS)
+def test_options_say_all_of_a_run(scale):
+    """None is not the default of every option: the paper's width is, and ours is 12."""
+    config = paper.PaperConfig(scale=scale, data="mnist5k")
+    for run in (
+        paper.equal(config, "vgg16", "cocod", seed=2),
+        paper.unequal(config, "proportional", "local_sgd", seed=1),
+        TrainConfig(delay=2, nesterov=False, execution="fused", workers=3),
+    ):
+        assert tyro.cli(TrainConfig, args=compare.options(run)) == run
 
 
 def test_the_study_of_the_paper(in_process, tmp_path, monkeypatch, capsys):

@@ -8,16 +8,14 @@ claims come from the logs, and the times in them from the clock of
 """
 
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 from typing import Literal, get_args
 
 import tyro
 
 from cocod_jax.style import ALGORITHMS
-from experiments import data, logbook
-from experiments.compare import finished
+from experiments import data
+from experiments.compare import train
 from experiments.config import Algorithm, Model, TrainConfig
 from experiments.overlap.clock import Clock, read_clocks
 from experiments.paper import figures
@@ -110,23 +108,6 @@ def unequal(
         epochs=run.epochs // 2,
         out=config.out / "unequal" / share,
     )
-
-
-def train(run: TrainConfig) -> Path:
-    """Runs a configuration in a process of its own, unless its log is complete."""
-    if not finished(run):
-        options = []
-        for name, value in logbook.plain(run).items():
-            if value is not None:
-                values = value if isinstance(value, (list, tuple)) else [value]
-                flag = name.replace("_", "-")
-                if isinstance(value, bool):
-                    options.append(f"--{flag}" if value else f"--no-{flag}")
-                else:
-                    options += [f"--{flag}", *map(str, values)]
-        command = [sys.executable, "-m", "experiments.train", *options]
-        subprocess.run(command, check=True)
-    return run.log
 
 
 def clocks_of(config: PaperConfig) -> dict[str, Clock]:
