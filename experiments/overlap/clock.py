@@ -25,7 +25,12 @@ from cocod_jax.timeline import (
 )
 
 STEPS = 240  # of a prediction: the start and the end of it hardly count
-DDP = ("DDP", "DDP, 5 MB buckets", "DDP, 1 MB buckets")
+DDP = (
+    "DDP",
+    "DDP, 5 MB buckets",
+    "DDP, 1 MB buckets",
+    "DDP, 1 MB buckets, no broadcast",
+)
 LOCAL_SGD = ("local SGD", "local SGD without DDP")
 _PARTS_OF_AN_EXCHANGE = (
     "move to the exchange",

@@ -88,10 +88,16 @@ def local_steps() -> Step:
     return training_step(model, sgd(model))
 
 
-def ddp(bucket_mb: float) -> Step:
-    """Synchronous SGD: each bucket of gradients leaves as soon as it is ready."""
+def ddp(bucket_mb: float, broadcast_buffers: bool = True) -> Step:
+    """Synchronous SGD: each bucket of gradients leaves as soon as it is ready.
+
+    By default the first worker's batch statistics go to all others in every step.
+    """
     model = DistributedDataParallel(
-        resnet18(), bucket_cap_mb=bucket_mb, gradient_as_bucket_view=True
+        resnet18(),
+        bucket_cap_mb=bucket_mb,
+        broadcast_buffers=broadcast_buffers,
+        gradient_as_bucket_view=True,
     )
     return training_step(model, sgd(model))
 
@@ -155,6 +161,7 @@ def main() -> None:
         "DDP": ddp(25),  # the default
         "DDP, 5 MB buckets": ddp(5),
         "DDP, 1 MB buckets": ddp(1),
+        "DDP, 1 MB buckets, no broadcast": ddp(1, broadcast_buffers=False),
         "local SGD": local_sgd(args.period, through_ddp=True),
         "local SGD without DDP": local_sgd(args.period, through_ddp=False),
     }
