@@ -214,7 +214,7 @@ def reason_box(name: str) -> str:
 
 
 def latest(study: str) -> Path:
-    """The newest folder of results of a study.
+    """The newest folder of results whose name ends so.
 
     Raises:
       FileNotFoundError: when there is none.
