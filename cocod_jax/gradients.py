@@ -62,7 +62,7 @@ def mean_gradients(
     ) -> tuple[optax.Updates, Any]:
         del params, extra_args
         average = exchange.average(updates)
-        _check_own(updates, axis_or_exchange)
+        check_own_gradients(updates, axis_or_exchange)
         return average, state
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -148,7 +148,7 @@ def stale_mean_gradients(
     ) -> tuple[optax.Updates, StaleMeanGradientsState]:
         del params, extra_args
         arriving = exchange.average(state.pending)
-        _check_own(updates, axis_or_exchange)
+        check_own_gradients(updates, axis_or_exchange)
         pending = optax.tree.cast_like(updates, state.pending)
         if warmup_steps:
             # The exchange above stays outside of the conditional: only there can
@@ -164,22 +164,26 @@ def stale_mean_gradients(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _check_own(gradients: optax.Updates, axis: AxisName | Exchange) -> None:
+def check_own_gradients(
+    gradients: optax.Updates, axis: AxisName | Exchange | None = None
+) -> None:
     """Raises ValueError when JAX has summed the gradients over the workers already.
 
-    It does so in a ``shard_map`` with ``check_vma``, and the types of arrays tell. An
-    exchange does not say what its axis is called, and is not checked.
+    It does so in a ``shard_map`` with ``check_vma``, and the types of arrays tell.
+    Where it is not known what the workers' axis is called, any axis of the
+    ``shard_map`` is taken for it.
     """
-    if isinstance(axis, Exchange):
-        return
-    names = set(axis if isinstance(axis, tuple) else (axis,))
-    if not names <= _varies_over(jax.lax.axis_index(axis)):
-        return  # nothing is checked here
-    if not any(names & _varies_over(leaf) for leaf in jax.tree.leaves(gradients)):
+    if isinstance(axis, str | tuple):
+        names = set(axis if isinstance(axis, tuple) else (axis,))
+    else:
+        names = set(jax.sharding.get_abstract_mesh().manual_axes)
+    checked = {n for n in names if n in _varies_over(jax.lax.axis_index(n))}
+    leaves = jax.tree.leaves(gradients)
+    if checked and not any(checked & _varies_over(leaf) for leaf in leaves):
         raise ValueError(
-            f"the gradients are the same on all workers of {axis!r}: this shard_map "
-            "has summed them, as JAX does for parameters that are the same on all. "
-            "Give it check_vma=False."
+            f"the gradients are the same on all workers of {sorted(checked)}: this "
+            "shard_map has summed them, as JAX does for parameters that are the same "
+            "on all. Give it check_vma=False, or each worker parameters of its own."
         )
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from cocod_jax._typing import Params
+from cocod_jax.gradients import check_own_gradients
 from cocod_jax.round import check_period, check_transforms, own_copy
 from cocod_jax.rules import MergeRule
 
@@ -56,7 +57,8 @@ def every(
       TypeError: when ``inner`` is not an optax transform, or ``rule`` not a
         MergeRule.
       ValueError: when ``period`` or ``delay`` is not an integer in its range; in
-        use, when ``params`` is None.
+        use, when ``params`` is None, and in a ``shard_map`` that has summed the
+        gradients over the workers.
 
     Examples:
       >>> optimizer = cj.every(2, optax.sgd(0.1), cj.cocod("workers"))
@@ -71,8 +73,8 @@ def every(
 
     .. warning::
        In your own ``shard_map``, give each worker parameters of its own, sharded over
-       the axis, or set ``check_vma=False``: JAX sums the gradients of parameters that
-       it takes for equal on all workers, and they are no longer the worker's own.
+       the axis. Workers differ between merges, so that there is no shared model; and
+       JAX sums the gradients of parameters that it takes for equal on all workers.
 
     .. warning::
        What lets a worker skip a step because of its own gradients, such as
@@ -108,6 +110,7 @@ def every(
                 "cj.every needs the parameters: call update(gradients, state, "
                 "params); params was None."
             )
+        check_own_gradients(updates)
         step = state.count % period
         updates, inner_state = inner.update(
             updates, state.inner_state, params, **extra_args

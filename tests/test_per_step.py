@@ -193,6 +193,37 @@ def test_a_non_finite_gradient_does_not_reach_the_snapshot():
     assert np.isfinite(np.asarray(state.snapshot)).all()
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_gradients_that_shard_map_has_summed_are_refused(shared):
+    """Those of parameters that are the same on all workers."""
+    optimizer = cj.every(2, optax.sgd(0.1), cj.cocod("workers"))
+
+    def step(w, state, target):
+        if not shared:
+            w, state = jax.tree.map(lambda leaf: leaf[0], (w, state))
+        gradient = jax.grad(lambda w: 0.5 * (w - target[0]) ** 2)(w)
+        updates, state = optimizer.update(gradient, state, w)
+        return jax.tree.map(lambda leaf: leaf[None], updates)
+
+    w = jnp.zeros([])
+    given = w, optimizer.init(w)
+    spec = jax.P() if shared else jax.P("workers")
+    run = jax.shard_map(
+        step,
+        mesh=jax.sharding.Mesh(np.array(jax.devices()[:N]), "workers"),
+        in_specs=(spec, spec, jax.P("workers")),
+        out_specs=jax.P("workers"),
+    )
+    targets = jnp.arange(float(N))
+    if shared:
+        with pytest.raises(ValueError, match=r"'workers'.*check_vma=False"):
+            run(*given, targets)
+    else:
+        params, state = cj.replicate(given, N)
+        updates = run(params, state, targets)
+        np.testing.assert_allclose(updates, 0.1 * targets)
+
+
 def test_a_guard_within_keeps_the_workers_in_step():
     """The worker that skips a step takes part in the exchange, and they end equal."""
     inner = optax.apply_if_finite(optax.sgd(0.1), 3)
