@@ -229,6 +229,7 @@ def main(config: TrainConfig) -> int:
             parameters=models.parameter_count(job.model),
         )
         status = "interrupted"
+        console.print("Compiling; the first epoch takes longest.", highlight=False)
         try:
             with display(console, config.epochs, number_of_rounds(job)) as show:
                 train(job, log, show)
