@@ -1,7 +1,10 @@
-"""Numbers that a user gives, checked where they are given."""
+"""What a user gives, checked where it is given."""
 
+import inspect
 import math
+from collections.abc import Callable, Iterable
 from numbers import Integral, Real
+from typing import Any
 
 
 def check_positive(**values: float) -> None:
@@ -9,7 +12,8 @@ def check_positive(**values: float) -> None:
     for name, value in values.items():
         if not (isinstance(value, Real) and 0 < value < math.inf):
             raise ValueError(
-                f"{name}={value!r} must be a finite number above 0{_not_of_jax(value)}."
+                f"{name}={shown(value)} must be a finite number above 0"
+                f"{_not_of_jax(value)}."
             )
 
 
@@ -18,7 +22,7 @@ def check_non_negative(**values: float) -> None:
     for name, value in values.items():
         if not (isinstance(value, Real) and 0 <= value < math.inf):
             raise ValueError(
-                f"{name}={value!r} must be a finite number, 0 or more"
+                f"{name}={shown(value)} must be a finite number, 0 or more"
                 f"{_not_of_jax(value)}."
             )
 
@@ -27,14 +31,46 @@ def check_counts(**values: int) -> None:
     """Raises ValueError, with name and value, unless all are integers, 1 or more."""
     for name, value in values.items():
         if not (_is_integer(value) and value >= 1):
-            raise ValueError(f"{name}={value!r} must be an integer of at least 1.")
+            raise ValueError(f"{name}={shown(value)} must be an integer of at least 1.")
 
 
 def check_whole(**values: int) -> None:
     """Raises ValueError, with name and value, unless all are integers, 0 or more."""
     for name, value in values.items():
         if not (_is_integer(value) and value >= 0):
-            raise ValueError(f"{name}={value!r} must be an integer, 0 or more.")
+            raise ValueError(f"{name}={shown(value)} must be an integer, 0 or more.")
+
+
+def check_sequence(**values: Any) -> None:
+    """Raises TypeError, with name and value, unless all can be iterated over."""
+    for name, value in values.items():
+        if not isinstance(value, Iterable):
+            raise TypeError(
+                f"{name}={shown(value)} must be a sequence, one number for each worker."
+            )
+
+
+def check_takes(arguments: Iterable[str], **functions: Callable) -> None:
+    """Raises TypeError, with name, unless all are functions of these arguments."""
+    for name, function in functions.items():
+        if not callable(function):
+            raise TypeError(f"{name}={shown(function)} must be a function.")
+        try:
+            signature = inspect.signature(function)
+        except ValueError:  # what is not written in Python may have none
+            continue
+        try:
+            signature.bind(*arguments)
+        except TypeError as error:
+            raise TypeError(
+                f"{name}{signature} must take ({', '.join(arguments)}): {error}."
+            ) from None
+
+
+def shown(value: Any) -> str:
+    """A value for a message: what it is where it would take too long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"<{type(value).__name__}>"
 
 
 def _not_of_jax(value: object) -> str:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from cocod_jax._checks import check_counts, check_positive
+from cocod_jax._checks import check_counts, check_positive, check_sequence
 
 
 def measure_capability(step: Callable[[], Any], *, seconds: float = 1.0) -> float:
@@ -104,6 +104,7 @@ def batch_shares(
       M_i, one integer for each worker; their sum is ``total``.
 
     Raises:
+      TypeError: when the capabilities are no sequence.
       ValueError: when a capability is not positive and finite, when there is none,
         when ``total`` or ``minimum`` is not an integer of at least 1, or ``total`` is
         not enough for all workers.
@@ -121,6 +122,7 @@ def batch_shares(
       Communication Decoupled SGD <https://arxiv.org/abs/1906.12043>`_, IJCAI 2019:
       proportional sampling in heterogeneous environments.
     """
+    check_sequence(capabilities=capabilities)
     check_positive(**{f"capabilities[{i}]": c for i, c in enumerate(capabilities)})
     check_counts(total=total, minimum=minimum)
     workers = len(capabilities)

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
+from cocod_jax._checks import check_sequence
 from cocod_jax._typing import AxisName, Params, Weight
 
 
@@ -129,10 +129,7 @@ def normalised(weights: Sequence[float]) -> tuple[float, ...]:
       TypeError: when it is no sequence.
       ValueError: when there is no weight, or one is not positive and finite.
     """
-    if not np.iterable(weights):
-        raise TypeError(
-            f"weights={weights!r} must be a sequence, one number for each worker."
-        )
+    check_sequence(weights=weights)
     values = tuple(float(w) for w in weights)
     if not values or not all(math.isfinite(w) and w > 0 for w in values):
         raise ValueError(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from cocod_jax._checks import shown
 from cocod_jax._typing import Batches
 from cocod_jax.round import (
     Round,
@@ -19,6 +20,7 @@ from cocod_jax.round import (
     RoundState,
     StepMetrics,
     check_batches,
+    check_round,
     check_workers,
 )
 from cocod_jax.workers import place
@@ -92,13 +94,15 @@ def distribute(
       own workers. The fused execution donates the state that is passed in.
 
     Raises:
-      TypeError: when ``axis_name`` is not a string.
+      TypeError: when ``round_`` is not a Round, or ``axis_name`` not a string; in use,
+        when ``state`` is not a RoundState.
       ValueError: when ``via`` or ``execution`` is none of the above, when ``devices``
         is empty, when devices are given to ``vmap``, ``exchange_devices`` to a fused
         execution or in another number than ``devices``, or another door than ``pmap``
         is asked to span processes; in use, when ``state`` has no axis of workers, when
         ``batches`` do not begin with its workers and the period, when counts of
-        micro-batches do not fit, or there is not one device for each worker.
+        micro-batches do not fit, there is not one device for each worker, or a run has
+        taken the memory of ``state`` before.
 
     Examples:
       >>> loss = lambda w, batch: 0.5 * (w - batch) ** 2
@@ -109,8 +113,9 @@ def distribute(
       >>> print(state.params, metrics.loss[0])
       [2. 2.] [32.  8.]
     """
+    check_round(round_)
     if not isinstance(axis_name, str):
-        raise TypeError(f"axis_name={axis_name!r} must be a string.")
+        raise TypeError(f"axis_name={shown(axis_name)} must be a string.")
     if via not in ("pmap", "shard_map", "vmap"):
         raise ValueError(f"via={via!r} must be 'pmap', 'shard_map' or 'vmap'.")
     if devices is not None and not len(devices):
@@ -159,6 +164,11 @@ def distribute(
 
     def run(state: RoundState, batches: Batches) -> tuple[RoundState, RoundMetrics]:
         check_batches(batches, round_.period, workers=check_workers(state))
+        if any(map(_is_used_up, jax.tree.leaves(state))):
+            raise ValueError(
+                "state was given to a run before, which took its memory; go on with "
+                "the state that the run returned."
+            )
         return program(state, batches)
 
     return run
@@ -235,6 +245,11 @@ def _split(
         )
 
     return run
+
+
+def _is_used_up(leaf: Any) -> bool:
+    tracer = isinstance(leaf, jax.core.Tracer)
+    return isinstance(leaf, jax.Array) and not tracer and leaf.is_deleted()
 
 
 def _for_exchange(state: RoundState) -> RoundState:

@@ -75,7 +75,7 @@ class Logbook:
 
     def __call__(self, count: int, scalars: Mapping[str, float]) -> None:
         """Writes a record of the kind "round"."""
-        self.write("round", step=int(count), **scalars)
+        self.write("round", step=int(count), **_named(scalars))
 
     def write(self, kind: str, **record: Any) -> None:
         """Writes a record.
@@ -162,7 +162,7 @@ def to_csv(path: str | Path) -> Iterator[Logger]:
 
     def log(count: int, scalars: Mapping[str, float]) -> None:
         if not names:
-            names.extend(scalars)
+            names.extend(_named(scalars))
             rows.writerow(["step", *names])
         if scalars.keys() != set(names):
             raise ValueError(
@@ -203,11 +203,25 @@ def to_tensorboard(folder: str | Path) -> Iterator[Logger]:
         ) from error
 
     def log(count: int, scalars: Mapping[str, float]) -> None:
-        for name, value in scalars.items():
+        for name, value in _named(scalars).items():
             writer.add_scalar(name, value, count)
 
     with SummaryWriter(str(folder)) as writer:
         yield log
+
+
+def _named(scalars: Mapping[str, float]) -> Mapping[str, float]:
+    """The same, where it has names.
+
+    Raises:
+      TypeError: where it has none, as a round's metrics.
+    """
+    if not isinstance(scalars, Mapping):
+        raise TypeError(
+            f"scalars is a {type(scalars).__name__}, but must map names to numbers, as "
+            "cj.loggers.scalars(metrics) does."
+        )
+    return scalars
 
 
 @contextmanager

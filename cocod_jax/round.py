@@ -1,6 +1,7 @@
 """The round: send the snapshot, take local steps, merge what arrives."""
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from cocod_jax._checks import check_counts, check_whole
+from cocod_jax._checks import check_counts, check_takes, check_whole, shown
 from cocod_jax._typing import Batch, Batches, LossFn, ModelState, Params
 from cocod_jax.micro_batches import (
     MicroBatches,
@@ -177,8 +178,9 @@ def make_round(
       ``pmap``, ``shard_map`` or ``vmap`` (:func:`cocod_jax.distribute` does it).
 
     Raises:
-      TypeError: when ``loss_fn`` is not callable, ``inner`` not an optax transform,
-        or ``rule`` not a MergeRule.
+      TypeError: when ``loss_fn`` is not a function of what it is called with,
+        ``inner`` not an optax transform, or ``rule`` not a MergeRule; in use, when
+        ``loss_fn`` returns something else.
       ValueError: when ``period`` or ``delay`` is not an integer in its range; in
         use, when the leading axis of ``batches`` is not the period, counts of
         micro-batches do not fit, or the rule's ``send`` returns another tree than
@@ -202,8 +204,10 @@ def make_round(
       Communication Decoupled SGD <https://arxiv.org/abs/1906.12043>`_, IJCAI
       2019, Algorithm 1.
     """
-    if not callable(loss_fn):
-        raise TypeError(f"loss_fn={loss_fn!r} must be a function.")
+    takes = (
+        ("params", "model_state", "batch", "key") if stateful else ("params", "batch")
+    )
+    check_takes(takes, loss_fn=loss_fn)
     check_transforms(inner, rule)
     period, delay = check_period(period, delay)
     inner = optax.with_extra_args_support(inner)
@@ -247,9 +251,12 @@ def make_round(
             # Rebuilt here: NNX variables can only be written in the trace that made
             # them, and differentiation is a trace of its own.
             own_state = jax.tree.map(lambda leaf: leaf, model_state)
-            if not stateful:
-                return loss_fn(params, batch), own_state
-            return loss_fn(params, own_state, batch, key)
+            if stateful:
+                returned = loss_fn(params, own_state, batch, key)
+            else:
+                returned = loss_fn(params, batch), own_state
+            _check_loss(returned, stateful)
+            return returned
 
         value, gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
         # JAX's gradient with respect to a complex number is the conjugate of the
@@ -344,13 +351,14 @@ def check_transforms(inner: optax.GradientTransformation, rule: MergeRule) -> No
     """Raises TypeError unless these are an optax transform and a merge rule."""
     if not isinstance(rule, MergeRule):
         raise TypeError(
-            f"rule={rule!r} must be a MergeRule, such as cj.cocod('workers'); a "
-            "transform of gradients belongs to inner."
+            f"rule={shown(rule)} must be a MergeRule, such as cj.cocod('workers'). A "
+            "transform that averages gradients belongs to inner, with the rule "
+            "cj.independent(), which averages nothing else."
         )
     parts = (getattr(inner, name, None) for name in ("init", "update"))
     if isinstance(inner, MergeRule) or not all(map(callable, parts)):
         raise TypeError(
-            f"inner={inner!r} must be an optax transform of gradients, such as "
+            f"inner={shown(inner)} must be an optax transform of gradients, such as "
             "optax.sgd(0.1)."
         )
 
@@ -374,14 +382,33 @@ def check_workers(state: RoundState) -> int:
     """The number of workers in a state's arrays.
 
     Raises:
+      TypeError: when it is no state.
       ValueError: when the state is that of one worker, without an axis of workers.
     """
+    if not isinstance(state, RoundState):
+        both = isinstance(state, tuple) and any(
+            isinstance(s, RoundState) for s in state
+        )
+        raise TypeError(
+            "state is a tuple, as a run returns: state, metrics = run(state, batches)."
+            if both
+            else f"state={shown(state)} must be a RoundState, such as "
+            "cj.replicate(round_.init(params), workers)."
+        )
     if jnp.ndim(state.count) != 1:
         raise ValueError(
             "state has no axis of workers; give every worker its own with "
             "cj.replicate(state, workers)."
         )
     return state.count.shape[0]
+
+
+def check_round(round_: Round) -> None:
+    """Raises TypeError unless this is a round."""
+    if not isinstance(round_, Round):
+        raise TypeError(
+            f"round_={shown(round_)} must be a Round, as make_round returns it."
+        )
 
 
 def check_batches(batches: Batches, period: int, *, workers: int | None = None) -> None:
@@ -406,6 +433,22 @@ def check_batches(batches: Batches, period: int, *, workers: int | None = None) 
             )
     if isinstance(batches, MicroBatches):
         check_micro_batches(batches, axis=axis + 1)
+
+
+def _check_loss(returned: Any, stateful: bool) -> None:
+    """Raises TypeError unless it is a loss and a model state."""
+    is_pair = isinstance(returned, tuple) and len(returned) == 2
+    loss = returned[0] if is_pair else returned
+    is_array = isinstance(loss, jax.Array | np.ndarray)
+    if is_pair and (isinstance(loss, Real) or (is_array and loss.ndim == 0)):
+        return
+    came = f"an array of shape {loss.shape}" if is_array else f"a {type(loss).__name__}"
+    raise TypeError(
+        "with stateful=True loss_fn must return (loss, model_state), where the loss is "
+        f"a scalar; it returned {came}{' as the loss' * is_pair}."
+        if stateful
+        else f"loss_fn must return its loss, a scalar; it returned {came}."
+    )
 
 
 def _merge_metrics(params: Params, snapshot: Params, arriving: Params) -> MergeMetrics:

@@ -9,7 +9,7 @@ from cocod_jax._checks import check_counts
 from cocod_jax.certify import dataflow
 from cocod_jax.certify._dataflow import human_bytes
 from cocod_jax.certify._program import for_workers
-from cocod_jax.round import Round, RoundState, check_workers
+from cocod_jax.round import Round, RoundState, check_round, check_workers
 
 
 class Summary(NamedTuple):
@@ -85,6 +85,7 @@ def summary(
       A :class:`Summary`.
 
     Raises:
+      TypeError: when ``round_`` is not a Round, or ``state`` not a RoundState.
       ValueError: when ``state`` has no axis of workers, when ``steps_per_epoch`` is
         not an integer of at least 1, or when the rule averages over another axis.
 
@@ -101,6 +102,7 @@ def summary(
     """
     if steps_per_epoch is not None:
         check_counts(steps_per_epoch=steps_per_epoch)
+    check_round(round_)
     workers = check_workers(state) * jax.process_count()
     sent_bytes = Counter[str]()
     for flow in dataflow(round_.send, for_workers(state, workers), axis_name=axis_name):

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cocod_jax._checks import shown
 from cocod_jax.rules import MergeRule
 
 _WORKERS = 4
@@ -44,7 +45,14 @@ def assert_mean_preserved(
     mean = lambda leaf: np.tensordot(weights, leaf, axes=1)
     before = jax.tree.map(lambda s, p: mean(s + p), snapshot, progress)
     after = jax.tree.map(mean, merged)
-    _assert_close(after, before, atol, "the merge moved the weighted mean")
+    _assert_close(
+        after,
+        before,
+        atol,
+        "the merge moved the weighted mean (merge returns what to add to the snapshot, "
+        "and send counts each worker with the weight that it is given; a rule that "
+        "moves the mean on purpose is checked with the other functions one by one)",
+    )
 
 
 def assert_identical_workers_agree(
@@ -186,7 +194,7 @@ def assert_own_weights(
       >>> from cocod_jax import testing
       >>> testing.assert_own_weights(cj.cocod("workers", weights=(1, 3)))
     """
-    workers = len(rule.weights) if rule.weights else _WORKERS
+    workers, _ = _workers(rule)
     shares = np.array(rule.weights or [1 / workers] * workers, np.float32)
     snapshot, progress = _tree(workers, seed=0), _tree(workers, seed=1)
     as_a_round = _merge(rule, axis_name, snapshot, progress, shares)
@@ -200,6 +208,8 @@ def check_rule(
     rule: MergeRule, *, axis_name: str = "workers", atol: float = 1e-5
 ) -> None:
     """All the invariants of this module, which CoCoD-SGD's rule has.
+
+    A rule that lacks one on purpose is checked with the other functions one by one.
 
     Args:
       rule: the rule, for any number of workers, or for as many as it has weights.
@@ -225,7 +235,15 @@ def check_rule(
 
 
 def _workers(rule: MergeRule) -> tuple[int, np.ndarray]:
-    """The number of workers to simulate, and their weights: the rule's, or unequal."""
+    """The number of workers to simulate, and their weights: the rule's, or unequal.
+
+    Raises:
+      TypeError: when it is no rule.
+    """
+    if not isinstance(rule, MergeRule):
+        raise TypeError(
+            f"rule={shown(rule)} must be a MergeRule, such as cj.cocod('workers')."
+        )
     workers = len(rule.weights) if rule.weights else _WORKERS
     weights = np.array(rule.weights or range(1, workers + 1), np.float32)
     return workers, weights / weights.sum()

@@ -181,6 +181,7 @@ def reweight(state: RoundState, weights: Sequence[float]) -> RoundState:
       The state with ``weight`` replaced.
 
     Raises:
+      TypeError: when ``state`` is not a RoundState, or the weights are no sequence.
       ValueError: when a weight is not positive and finite, when their number is not
         the number of workers, or ``state`` has no axis of workers.
 
@@ -209,7 +210,9 @@ def consensus(state: RoundState) -> Params:
     Workers differ between rounds, each by its own progress; no single one is the
     model. Leaves of integers take their maximum. The mean is computed where the
     arrays are, and does not change ``state``. With several processes all of them
-    must call it, outside of ``jax.jit``, and all get the same.
+    must call it, outside of ``jax.jit``, and all get the same. In a loop with
+    :func:`cocod_jax.every` it is
+    ``jax.tree.map(lambda leaf: leaf.mean(axis=0), params)``.
 
     Args:
       state: after ``replicate`` (per worker, leading axis N).
@@ -218,6 +221,7 @@ def consensus(state: RoundState) -> Params:
       The parameters, without the worker axis, in their own dtypes (shared).
 
     Raises:
+      TypeError: when ``state`` is not a RoundState.
       ValueError: when ``state`` has no axis of workers, or with several processes
         when it is called within ``jax.jit``.
 
@@ -249,7 +253,7 @@ def consensus_model_state(state: RoundState) -> ModelState:
       The model state, without the worker axis (shared).
 
     Raises:
-      ValueError: as :func:`consensus`.
+      TypeError, ValueError: as :func:`consensus`.
 
     Examples:
       >>> loss = lambda w, statistics, batch, key: (w, statistics)

@@ -364,6 +364,17 @@ def test_the_command_line_reports_by_its_exit_status(
     assert capsys.readouterr().out.startswith(["hidden", "exposed"][status])
 
 
+def test_the_command_line_says_how_to_name_a_module(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "a_study", types.SimpleNamespace())
+    for module, message in (
+        ("a_study", "a_study has no function certifiable(argv, devices)"),
+        ("a_study.py", "name the module, as python -m does: a_study"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main([module])
+        assert message in capsys.readouterr().err
+
+
 @needs_compiler
 def test_the_compiler_stays_out_of_sight():
     """Installed or in use, it changes neither the devices nor what is printed."""

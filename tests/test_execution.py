@@ -96,6 +96,41 @@ def test_a_run_takes_nothing_of_the_state_that_was_replicated(weights):
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(first))
 
 
+def test_a_state_that_a_run_used_up_is_refused():
+    round_ = make_round()
+    state = cj.replicate(round_.init(problems.params()), N)
+    run = cj.distribute(round_, via="vmap", execution="fused")
+    batches = problems.round_batches(problems.batches(), 0)
+    after, _ = run(state, batches)
+    with pytest.raises(ValueError, match="the state that the run returned"):
+        run(state, batches)
+    run(after, batches)
+
+
+def test_what_is_no_state_and_no_round_is_refused():
+    round_ = make_round()
+    state = cj.replicate(round_.init(problems.params()), N)
+    run = cj.distribute(round_)
+    batches = problems.round_batches(problems.batches(), 0)
+    for use in (
+        lambda state: run(state, batches),
+        lambda state: cj.summary(round_, state),
+        lambda state: cj.reweight(state, problems.WEIGHTS),
+        cj.consensus,
+    ):
+        use: Any
+        with pytest.raises(TypeError, match="state, metrics = run"):
+            use((state, None))
+        with pytest.raises(TypeError, match=r"must be a RoundState, such as"):
+            use(problems.params())
+    for wrong in (round_.run, cj.cocod("workers")):
+        wrong: Any
+        with pytest.raises(TypeError, match=r"round_=.* must be a Round"):
+            cj.distribute(wrong)
+        with pytest.raises(TypeError, match=r"round_=.* must be a Round"):
+            cj.summary(wrong, state)
+
+
 def test_cpus_get_split_and_the_user_can_say_otherwise():
     """Fused compiles ``run``; split never traces it."""
     for execution, traced in ((None, False), ("split", False), ("fused", True)):

@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +53,20 @@ def test_the_count_of_a_state_is_a_count(to, tmp_path):
     with to(tmp_path / "log") as log:
         log(jnp.array(8, jnp.int32), {"loss": 0.5})
     assert "8" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize(
+    "to", [loggers.to_jsonl, loggers.to_csv, loggers.to_tensorboard]
+)
+def test_metrics_themselves_are_refused(to, tmp_path):
+    given: Any = metrics()
+    with (
+        to(tmp_path / "log") as log,
+        pytest.raises(
+            TypeError, match=r"scalars is a RoundMetrics, .*scalars\(metrics"
+        ),
+    ):
+        log(8, given)
 
 
 def test_what_is_not_finite_stays_visible():

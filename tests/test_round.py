@@ -586,6 +586,43 @@ def test_complex_parameters_descend(several):
     np.testing.assert_allclose(pairs, run_to[jnp.float32], rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("loss_fn", "stateful", "message"),
+    [
+        (lambda w: w, False, r"loss_fn\(w\) must take \(params, batch\): too many"),
+        (lambda w, batch: w, True, r"must take \(params, model_state, batch, key\)"),
+        (
+            lambda w, s, batch, key: (w, s),
+            False,
+            r"must take \(params, batch\): missing",
+        ),
+        (lambda w, batch: (w, batch), False, r"its loss, a scalar; .* a tuple\."),
+        (lambda w, batch: w[None], False, r"a scalar; it returned .* shape \(1,\)\."),
+        (lambda w, batch: None, False, r"it returned a NoneType"),
+        (lambda w, s, b, key: w, True, r"\(loss, model_state\), .* shape \(\)\."),
+        (lambda w, s, b, key: (s, w), True, r"it returned a dict as the loss"),
+    ],
+)
+def test_a_loss_function_of_another_form_is_refused(loss_fn, stateful, message):
+    def train():
+        rule = cj.cocod("workers")
+        round_ = cj.make_round(
+            loss_fn, optax.sgd(0.1), rule, period=2, stateful=stateful
+        )
+        model_state = {"n": jnp.zeros(2)} if stateful else None
+        state = cj.replicate(round_.init(jnp.zeros([]), model_state), 2)
+        cj.distribute(round_, via="vmap")(state, np.zeros([2, 2]))
+
+    with pytest.raises(TypeError, match=message):
+        train()
+
+
+def test_a_transform_of_gradients_is_no_rule():
+    rule: Any = cj.mean_gradients("workers")
+    with pytest.raises(TypeError, match=r"with the rule cj\.independent\(\)"):
+        cj.make_round(problems.loss, optax.sgd(0.1), rule, period=2)
+
+
 @pytest.mark.parametrize("sent", ["two trees", "other shapes"])
 def test_a_rule_that_sends_another_tree_than_the_parameters_is_refused(sent):
     exchange = cj.mean("workers")

@@ -11,12 +11,17 @@ from tests import problems
 
 
 def make_state(workers, weights=None, model_state=None):
+    stateful = model_state is not None
+    with_state = lambda params, model_state, batch, key: (
+        problems.loss(params, batch),
+        model_state,
+    )
     round_ = cj.make_round(
-        problems.loss,
+        with_state if stateful else problems.loss,
         optax.adam(0.1),
         cj.cocod("workers", weights),
         period=1,
-        stateful=model_state is not None,
+        stateful=stateful,
     )
     return cj.replicate(round_.init(problems.params(), model_state), workers)
 

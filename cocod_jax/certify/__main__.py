@@ -60,9 +60,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return subprocess.call(install_command())
     if ours.module is None:
         parser.error("name a module, or --install")
-    certifiable = importlib.import_module(ours.module).certifiable
+    if ours.module.endswith(".py"):
+        parser.error(f"name the module, as python -m does: {ours.module[:-3]}")
+    module = importlib.import_module(ours.module)
+    if not hasattr(module, "certifiable"):
+        parser.error(
+            f"{ours.module} has no function certifiable(argv, devices); write one, or "
+            "call cocod_jax.certify.certify(round_, state, batches, target='h100')"
+        )
     certificate = certify(
-        *certifiable(theirs, ours.devices),
+        *module.certifiable(theirs, ours.devices),
         target=ours.target,
         hosts=ours.hosts,
         latency_hiding=ours.latency_hiding,

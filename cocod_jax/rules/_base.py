@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import jax
 import optax
 
+from cocod_jax._checks import check_takes
 from cocod_jax._typing import Params, Weight
 from cocod_jax.exchange import normalised
 
@@ -69,7 +70,8 @@ class MergeRule(optax.GradientTransformationExtraArgs):
         ``weight``, and so :func:`cocod_jax.every`, takes the exchange's.
 
     Raises:
-      TypeError: when ``init``, ``send`` or ``merge`` is not a function.
+      TypeError: when ``init``, ``send`` or ``merge`` is not a function of what it is
+        called with.
       ValueError: when a weight is not positive and finite.
 
     Examples:
@@ -119,9 +121,9 @@ class MergeRule(optax.GradientTransformationExtraArgs):
             arriving = send(state, params, weight)
             return merge(arriving, updates, state, params)
 
-        for name, part in {"init": init, "send": send, "merge": merge}.items():
-            if not callable(part):
-                raise TypeError(f"{name}={part!r} must be a function.")
+        check_takes(("params",), init=init)
+        check_takes(("state", "snapshot", "weight"), send=send)
+        check_takes(("arriving", "progress", "state", "snapshot"), merge=merge)
         self = super().__new__(cls, init, update)
         self.send = send
         self.merge = merge
