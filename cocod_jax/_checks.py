@@ -57,7 +57,7 @@ def check_takes(arguments: Iterable[str], **functions: Callable) -> None:
             raise TypeError(f"{name}={shown(function)} must be a function.")
         try:
             signature = inspect.signature(function)
-        except ValueError:  # what is not written in Python may have none
+        except (TypeError, ValueError):  # what is not written in Python may have none
             continue
         try:
             signature.bind(*arguments)

@@ -40,7 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("module", nargs="?", help="has a function certifiable")
     parser.add_argument(
-        "--target", choices=TARGETS, help="default: the GPUs here, or h100"
+        "--target",
+        type=str.lower,
+        choices=TARGETS,
+        help="default: the GPUs here, or h100",
     )
     parser.add_argument("--devices", type=int, default=8, help="workers (%(default)s)")
     parser.add_argument("--hosts", type=int, default=1, help="default: %(default)s")
