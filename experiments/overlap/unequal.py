@@ -56,7 +56,7 @@ def measure(config: UnequalConfig) -> list[dict[str, Any]]:
         return run_program(
             network,
             [sys.executable, "-m", "experiments.overlap.unequal_worker"],
-            timeout=1800,
+            timeout=3600,
             width=config.width,
             batch_size=config.batch_size,
             micro_batches=config.micro_batches,
