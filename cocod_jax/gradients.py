@@ -173,10 +173,10 @@ def check_own_gradients(
     Where it is not known what the workers' axis is called, any axis of the
     ``shard_map`` is taken for it.
     """
-    if isinstance(axis, str | tuple):
-        names = set(axis if isinstance(axis, tuple) else (axis,))
-    else:
+    if axis is None or isinstance(axis, Exchange):
         names = set(jax.sharding.get_abstract_mesh().manual_axes)
+    else:
+        names = set(axis if isinstance(axis, tuple) else (axis,))
     checked = {n for n in names if n in _varies_over(jax.lax.axis_index(n))}
     leaves = jax.tree.leaves(gradients)
     if checked and not any(checked & _varies_over(leaf) for leaf in leaves):

@@ -13,6 +13,7 @@ from tests.problems import N
 
 TRANSFORMS = {
     "mean": cj.mean_gradients("workers"),
+    "of_exchange": cj.mean_gradients(cj.mean("workers")),
     "stale": cj.stale_mean_gradients("workers"),
     "stale_warm": cj.stale_mean_gradients("workers", warmup_steps=2),
 }
