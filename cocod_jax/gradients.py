@@ -183,7 +183,8 @@ def check_own_gradients(
         raise ValueError(
             f"the gradients are the same on all workers of {sorted(checked)}: this "
             "shard_map has summed them, as JAX does for parameters that are the same "
-            "on all. Give it check_vma=False, or each worker parameters of its own."
+            "on all. Give each worker parameters of its own, sharded over the axis; "
+            "or, where all share one model at every step, set check_vma=False."
         )
 
 
