@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from numbers import Integral, Real
 from typing import Any
 
+from cocod_jax._text import shown
+
 
 def check_positive(**values: float) -> None:
     """Raises ValueError, with name and value, unless all are finite and above 0."""
@@ -41,6 +43,21 @@ def check_whole(**values: int) -> None:
             raise ValueError(f"{name}={shown(value)} must be an integer, 0 or more.")
 
 
+def check_period(period: int, delay: int | None) -> tuple[int, int]:
+    """The period and the delay, the delay's default filled in.
+
+    Raises:
+      ValueError: when one is not an integer, or not in its range.
+    """
+    check_counts(period=period)
+    if delay is None:
+        return int(period), int(period)
+    check_whole(delay=delay)
+    if delay > period:
+        raise ValueError(f"delay={delay} must be in 0..period={period}.")
+    return int(period), int(delay)
+
+
 def check_sequence(**values: Any) -> None:
     """Raises TypeError, with name and value, unless all can be iterated over."""
     for name, value in values.items():
@@ -65,12 +82,6 @@ def check_takes(arguments: Iterable[str], **functions: Callable) -> None:
             raise TypeError(
                 f"{name}{signature} must take ({', '.join(arguments)}): {error}."
             ) from None
-
-
-def shown(value: Any) -> str:
-    """A value for a message: what it is where it would take too long."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"<{type(value).__name__}>"
 
 
 def _not_of_jax(value: object) -> str:

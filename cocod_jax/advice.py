@@ -4,8 +4,12 @@ import math
 from typing import NamedTuple
 
 from cocod_jax import theory
-from cocod_jax._checks import check_counts, check_non_negative, check_positive
-from cocod_jax.round import check_period
+from cocod_jax._checks import (
+    check_counts,
+    check_non_negative,
+    check_period,
+    check_positive,
+)
 from cocod_jax.timeline import SSGD, Algorithm, CoCoDSGD, Compute, LocalSGD, simulate
 
 _CLOSE = 0.05  # what a measurement would hardly tell apart

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cocod_jax._checks import shown
+from cocod_jax._text import shown
 from cocod_jax.rules import MergeRule
 
 _WORKERS = 4

@@ -19,7 +19,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from cocod_jax.certify import REASONS
-from cocod_jax.loggers import read_jsonl
+from cocod_jax.observe.loggers import read_jsonl
 from cocod_jax.timeline import Compute, Timeline, gantt, simulate
 from docs.algorithm_table import PERIOD, ROWS, Row
 from experiments import compare

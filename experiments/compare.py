@@ -17,7 +17,7 @@ from typing import Any, get_args
 import numpy as np
 import tyro
 
-from cocod_jax.loggers import read_jsonl
+from cocod_jax.observe.loggers import read_jsonl
 from cocod_jax.style import ALGORITHMS
 from experiments import figures, logbook
 from experiments.config import Algorithm, TrainConfig

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from cocod_jax import plots
-from cocod_jax.loggers import read_jsonl
+from cocod_jax.observe.loggers import read_jsonl
 
 
 def training_curves(logs: Sequence[Path], out: Path) -> None:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 import cocod_jax as cj
-from cocod_jax.loggers import Logbook, read_jsonl, to_jsonl
+from cocod_jax.observe.loggers import Logbook, read_jsonl, to_jsonl
 from experiments import data, figures, models
 from experiments.algorithms import AXIS, local_optimizer, make_rounds
 from experiments.config import TrainConfig
@@ -174,7 +174,7 @@ def train(job: Job, log: Logbook, show: Display) -> None:
     config = job.config
     evaluate = evaluator(job)
     state = initial_state(config, job.main, job.model, len(job.devices))
-    cj.check_equal_start(state)
+    cj.workers.check_equal_start(state)
     alarm = cj.DriftAlarm(config.micro_batches)
     step, epoch, losses, images, seconds = 0, 0, [], 0, 0.0
     for round_, count in zip((job.warm, job.main), number_of_rounds(job), strict=True):

@@ -246,7 +246,7 @@ np.testing.assert_allclose(result["consensus"], cj.consensus(state), rtol=1e-5)
 # %% [markdown]
 # ## Before a long run
 #
-# * **Same start.** `cj.check_equal_start(state)` after `cj.replicate` or after loading.
+# * **Same start.** `cj.workers.check_equal_start(state)` after `cj.replicate`.
 # * **Own data.** Every worker must draw other data; derive the seed from its number.
 # * **Metrics.** Each process sees those of its own workers. Reduce them outside of the
 #   round; inside, the overlap is lost.

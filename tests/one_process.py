@@ -25,15 +25,15 @@ def make_round(workers: int) -> cj.Round:
 def main(rank: int, processes: int, address: str) -> None:
     jax.config.update("jax_num_cpu_devices", 2)
     jax.distributed.initialize(address, processes, rank)
-    devices, exchange_devices = cj.device_pairs()
+    devices, exchange_devices = cj.execution.device_pairs()
     round_ = make_round(processes)
     run = cj.distribute(round_, devices=devices, exchange_devices=exchange_devices)
     state = cj.replicate(round_.init(problems.params()), 1)
-    cj.check_equal_start(state)
+    cj.workers.check_equal_start(state)
     shifted = jax.tree.map(lambda leaf: leaf + rank, state.params)
     refused = ""
     try:
-        cj.check_equal_start(state._replace(params=shifted))
+        cj.workers.check_equal_start(state._replace(params=shifted))
     except ValueError as error:
         refused = str(error)
     own = jax.tree.map(

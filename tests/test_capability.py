@@ -25,7 +25,7 @@ capabilities = st.lists(
 @given(capabilities, st.integers(1, 10), st.integers(0, 10**6))
 def test_proportions(capabilities, minimum, more):
     total = len(capabilities) * minimum + more
-    shares = cj.batch_shares(capabilities, total, minimum=minimum)
+    shares = cj.workers.batch_shares(capabilities, total, minimum=minimum)
     assert sum(shares) == total
     assert min(shares) >= minimum
     assert all(isinstance(share, int) for share in shares)
@@ -34,13 +34,15 @@ def test_proportions(capabilities, minimum, more):
         assert fewer <= more if slow < fast else abs(fewer - more) <= 1
     # No power of two changes a float's digits.
     scaled = [c * 2.0**20 for c in capabilities]
-    assert cj.batch_shares(scaled, total, minimum=minimum) == shares
+    assert cj.workers.batch_shares(scaled, total, minimum=minimum) == shares
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(1, 100), min_size=1, max_size=8), st.integers(800, 10**4))
 def test_nobody_is_a_whole_sample_off(capabilities, total):
-    shares = cj.batch_shares(capabilities, total)  # enough for the minimum to be idle
+    shares = cj.workers.batch_shares(
+        capabilities, total
+    )  # enough for the minimum to be idle
     for capability, share in zip(capabilities, shares, strict=True):
         assert abs(share - total * capability / sum(capabilities)) < 1 + 1e-6
 
@@ -60,17 +62,17 @@ def test_nobody_is_a_whole_sample_off(capabilities, total):
     ],
 )
 def test_proportions_by_hand(capabilities, total, minimum, expected):
-    assert cj.batch_shares(capabilities, total, minimum=minimum) == expected
+    assert cj.workers.batch_shares(capabilities, total, minimum=minimum) == expected
 
 
 @settings(max_examples=100, deadline=None)
 @given(capabilities, st.integers(1, 1000), st.integers(1, 50))
 def test_epochs_end_together(capabilities, more, passes):
     """Every shard has the steps of an epoch, and none has two more."""
-    batches = cj.batch_shares(capabilities, len(capabilities) + more)
+    batches = cj.workers.batch_shares(capabilities, len(capabilities) + more)
     for extra in (0, 1, sum(batches) - 1):
         examples = passes * sum(batches) + extra
-        shards = cj.batch_shares(batches, examples)
+        shards = cj.workers.batch_shares(batches, examples)
         steps = [d // m for d, m in zip(shards, batches, strict=True)]
         assert min(steps) == passes
         assert max(steps) <= passes + 1
@@ -93,18 +95,18 @@ def test_epochs_end_together(capabilities, more, passes):
 )
 def test_what_cannot_be_divided_is_refused(capabilities, total, options, message):
     with pytest.raises(ValueError, match=message):
-        cj.batch_shares(capabilities, total, **options)
+        cj.workers.batch_shares(capabilities, total, **options)
 
 
 def test_the_median_step_without_its_compilation_is_measured():
     pauses = iter([0.5, 0.01, 0.6])
     step = lambda: time.sleep(next(pauses, 0.01))
-    assert 10 < cj.measure_capability(step, seconds=0.1) <= 100
+    assert 10 < cj.workers.measure_capability(step, seconds=0.1) <= 100
     start = time.perf_counter()
-    assert 10 < cj.measure_capability(step, seconds=0.2) <= 100
+    assert 10 < cj.workers.measure_capability(step, seconds=0.2) <= 100
     assert time.perf_counter() - start > 0.2
     with pytest.raises(ValueError, match="seconds=0"):
-        cj.measure_capability(step, seconds=0)
+        cj.workers.measure_capability(step, seconds=0)
 
 
 def test_a_measurement_waits_for_the_results():
@@ -118,13 +120,13 @@ def test_a_measurement_waits_for_the_results():
         start = time.perf_counter()
         np.asarray(work(x))
         seconds.append(time.perf_counter() - start)
-    capability = cj.measure_capability(lambda: work(x), seconds=0.05)
+    capability = cj.workers.measure_capability(lambda: work(x), seconds=0.05)
     assert capability < 5 / min(seconds)
 
 
 def test_one_process_gathers_its_own():
-    assert cj.gather_capabilities(2.5) == (2.5,)
-    assert cj.gather_capabilities([2, 3.5]) == (2.0, 3.5)
+    assert cj.workers.gather_capabilities(2.5) == (2.5,)
+    assert cj.workers.gather_capabilities([2, 3.5]) == (2.0, 3.5)
 
 
 # Worker i is i + 1 times as fast; each takes its share of four micro-batches.
@@ -137,9 +139,9 @@ jax.distributed.initialize(address, processes, rank)
 import numpy as np
 import cocod_jax as cj
 from tests.test_capability import micro_batch_round
-gathered = cj.gather_capabilities(2.0 * rank + 1)
-counts = cj.batch_shares(gathered, 4)
-devices, exchange_devices = cj.device_pairs()
+gathered = cj.workers.gather_capabilities(2.0 * rank + 1)
+counts = cj.workers.batch_shares(gathered, 4)
+devices, exchange_devices = cj.execution.device_pairs()
 own = slice(rank, rank + 1)
 state = micro_batch_round(
     counts, own, devices=devices, exchange_devices=exchange_devices

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import export, lax
 
-from cocod_jax._convolutions import fast_in_loops
+from cocod_jax.rounds._convolutions import fast_in_loops
 
 # Spatial rank, layouts, and what else a convolution can have.
 FORMS = [

@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 import cocod_jax as cj
-from cocod_jax.execution import SCHEDULER, _jit
+from cocod_jax.execution._distribute import SCHEDULER, _jit
 from tests import problems
 from tests.problems import PERIOD, N
 
@@ -257,7 +257,7 @@ def test_workers_run_where_they_are_told_to():
 @pytest.mark.parametrize("via", ["pmap", "shard_map"])
 def test_the_exchange_may_run_on_other_devices(via):
     """The same programs on other devices: the same numbers, in every bit."""
-    devices, exchange_devices = cj.device_pairs()
+    devices, exchange_devices = cj.execution.device_pairs()
     results = []
     for elsewhere in (None, exchange_devices):
         round_ = make_round(delay=2)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from cocod_jax.loggers import read_jsonl
+from cocod_jax.observe.loggers import read_jsonl
 from experiments.iterations import figures
 from experiments.iterations.__main__ import main
 from experiments.iterations.config import IterationsConfig

@@ -13,7 +13,7 @@ import pytest
 
 import cocod_jax as cj
 from cocod_jax import loggers
-from cocod_jax.loggers import read_jsonl
+from cocod_jax.observe.loggers import read_jsonl
 
 RESULTS = Path(__file__).parent.parent / "experiments" / "results"
 

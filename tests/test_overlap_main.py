@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cocod_jax.loggers import read_jsonl
+from cocod_jax.observe.loggers import read_jsonl
 from experiments.overlap import __main__ as overlap
 from experiments.overlap.clock import read_clocks
 

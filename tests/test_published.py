@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cocod_jax.loggers import read_jsonl
+from cocod_jax.observe.loggers import read_jsonl
 from cocod_jax.timeline import SSGD
 from docs.generate import RESULTS, ROOT
 from experiments import compare

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import cocod_jax as cj
-from cocod_jax.report import report
+from cocod_jax.observe.report import report
 
 A100 = SimpleNamespace(
     platform="gpu", device_kind="NVIDIA A100", compute_capability="8.0"
@@ -85,7 +85,9 @@ def test_flags_are_shown_without_paths(flags, shown, monkeypatch):
 
 @pytest.mark.parametrize("installed", [True, False])
 def test_it_says_how_to_install_the_compiler(installed, monkeypatch):
-    monkeypatch.setattr("cocod_jax.report.compiler_available", lambda: installed)
+    monkeypatch.setattr(
+        "cocod_jax.observe.report.compiler_available", lambda: installed
+    )
     said = facts()["compiler for certificates"]
     assert said.startswith("installed") is installed
     assert ("python -m cocod_jax.certify --install" in said) is not installed

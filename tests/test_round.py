@@ -273,7 +273,7 @@ def test_identical_workers_stay_one_worker(delay):
     state, losses = train(run, round_, same, np.float32)
     for worker in range(1, N):
         np.testing.assert_array_equal(losses[worker], losses[0])
-    cj.check_equal_start(state)
+    cj.workers.check_equal_start(state)
 
 
 def test_weights_in_force_at_the_snapshot_count():
@@ -295,7 +295,7 @@ def test_weights_in_force_at_the_snapshot_count():
             state, _ = run(state, problems.round_batches(batches, 0, period=2))
             chex.assert_trees_all_close(cj.consensus(state), before, rtol=1e-12)
         # The second round found the workers equal to the first mean.
-        cj.check_equal_start(
+        cj.workers.check_equal_start(
             state._replace(params=jax.tree.map(lambda x: x.round(12), state.params))
         )
 

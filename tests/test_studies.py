@@ -9,7 +9,7 @@ import jax
 import pytest
 import tyro
 
-from cocod_jax.loggers import read_jsonl
+from cocod_jax.observe.loggers import read_jsonl
 from experiments import compare, logbook, models, train
 from experiments.config import TrainConfig
 from experiments.paper import __main__ as paper

@@ -18,7 +18,7 @@ import pytest
 import tyro
 
 import cocod_jax as cj
-from cocod_jax.loggers import read_jsonl, to_jsonl
+from cocod_jax.observe.loggers import read_jsonl, to_jsonl
 from cocod_jax.style import ALGORITHMS
 from experiments import figures, logbook, train
 from experiments.algorithms import AXIS, local_optimizer, make_rounds

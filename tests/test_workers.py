@@ -146,13 +146,13 @@ def test_statistics_are_averaged_and_counters_take_the_maximum():
 def test_unequal_starts_are_found():
     statistics = {"mean": jnp.zeros(3), "n": jnp.array(0)}
     state = make_state(3, model_state=statistics)
-    cj.check_equal_start(state)
+    cj.workers.check_equal_start(state)
     other = state.params["deep"][1]["c"].at[2, 1].add(1e-6)
     params = {**state.params, "deep": [state.params["deep"][0], {"c": other}]}
     with pytest.raises(ValueError, match=r"params\['deep'\]\[1\]\['c'\] of worker 2"):
-        cj.check_equal_start(state._replace(params=params))
+        cj.workers.check_equal_start(state._replace(params=params))
     with pytest.raises(ValueError, match=r"model_state\['n'\] of worker 1"):
-        cj.check_equal_start(
+        cj.workers.check_equal_start(
             state._replace(model_state={**state.model_state, "n": jnp.arange(3)})
         )
 
@@ -161,13 +161,13 @@ def test_equal_infinities_and_nans_are_equal():
     state = make_state(2)
     strange = jnp.array([[np.nan, np.inf], [np.nan, np.inf]])
     for dtype in (jnp.float32, jnp.bfloat16):
-        cj.check_equal_start(state._replace(params=strange.astype(dtype)))
+        cj.workers.check_equal_start(state._replace(params=strange.astype(dtype)))
 
 
 def test_keys_in_the_model_state_belong_to_their_worker():
     """NNX keeps those of dropout there."""
     state = make_state(2, model_state={"rng": jax.random.key(0)})
-    cj.check_equal_start(state)
+    cj.workers.check_equal_start(state)
     rng = cj.consensus_model_state(state)["rng"]
     np.testing.assert_array_equal(
         jax.random.key_data(rng), jax.random.key_data(state.model_state["rng"][0])
@@ -188,7 +188,7 @@ def test_a_state_that_was_not_replicated_is_refused():
         lambda: cj.consensus(state),
         lambda: cj.consensus_model_state(state),
         lambda: cj.reweight(state, (1, 1)),
-        lambda: cj.check_equal_start(state),
+        lambda: cj.workers.check_equal_start(state),
     )
     for call in calls:
         with pytest.raises(ValueError, match=r"no axis of workers; .*cj\.replicate"):

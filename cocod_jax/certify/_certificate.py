@@ -2,7 +2,8 @@
 
 from typing import Any, NamedTuple
 
-from cocod_jax.certify._dataflow import CollectiveFlow, human_bytes
+from cocod_jax._text import human_bytes
+from cocod_jax.certify._dataflow import CollectiveFlow
 from cocod_jax.certify._picture import draw, picture
 from cocod_jax.certify._schedule import Schedule
 

@@ -20,8 +20,8 @@ from cocod_jax.certify._program import (
     trace,
 )
 from cocod_jax.certify._schedule import read_schedule
-from cocod_jax.execution import distribute
-from cocod_jax.round import Round, RoundState
+from cocod_jax.execution._distribute import distribute
+from cocod_jax.rounds._round import Round, RoundState
 
 
 def dataflow(

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
+from cocod_jax._text import human_bytes
+
 COLLECTIVES = frozenset(
     {
         "all_gather",
@@ -246,17 +248,3 @@ def _has_local_loop(jaxpr: Jaxpr) -> bool:
         e.primitive.name in _LOOPS and not any(map(_communicates, _subjaxprs(e)))
         for e in _equations(jaxpr)
     )
-
-
-def human_bytes(n: float) -> str:
-    """Bytes for people.
-
-    Examples:
-      >>> human_bytes(44_700_000), human_bytes(999_600)
-      ('44.7 MB', '1 MB')
-    """
-    for unit in ("B", "kB", "MB"):
-        if abs(n) < 999.5:  # what is above would be written as 1e+03
-            return f"{n:.3g} {unit}"
-        n /= 1000
-    return f"{n:.3g} GB" if abs(n) < 999.5 else f"{n:,.0f} GB"

@@ -7,7 +7,7 @@ the schedule. Widths are no durations: the schedule does not know those.
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from cocod_jax.certify._dataflow import human_bytes
+from cocod_jax._text import human_bytes
 from cocod_jax.certify._schedule import Collective, Event, Schedule
 from cocod_jax.style import GREEN, ORANGE, SKY_BLUE, pyplot
 

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import jax
 import optax
 
 from cocod_jax._checks import check_takes
+from cocod_jax._trees import check_same_tree
 from cocod_jax._typing import Params, Weight
-from cocod_jax.exchange import normalised
+from cocod_jax.exchanges._base import normalised
 
 
 class SendFn(Protocol):
@@ -138,21 +138,3 @@ class MergeRule(optax.GradientTransformationExtraArgs):
     def __getnewargs__(self) -> tuple[Any, ...]:
         """Copies are made of the two halves; the tuple only holds what optax reads."""
         return (self.init, self.send, self.merge, self.weights)
-
-
-def check_same_tree(tree: Any, like: Any, name: str, like_name: str) -> None:
-    """Raises ValueError unless both trees have the same structure and shapes."""
-    structure, expected = jax.tree.structure(tree), jax.tree.structure(like)
-    if structure != expected:
-        raise ValueError(
-            f"{name} and {like_name} must have the same tree structure; got "
-            f"{structure} and {expected}."
-        )
-    leaves = jax.tree.leaves_with_path(tree)
-    for (path, leaf), other in zip(leaves, jax.tree.leaves(like), strict=True):
-        if jax.numpy.shape(leaf) != jax.numpy.shape(other):
-            raise ValueError(
-                f"{name} and {like_name} must have the same shapes; at "
-                f"{jax.tree_util.keystr(path) or 'the root'} they are "
-                f"{jax.numpy.shape(leaf)} and {jax.numpy.shape(other)}."
-            )

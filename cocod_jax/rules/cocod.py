@@ -6,7 +6,7 @@ import jax
 import optax
 
 from cocod_jax._typing import AxisName, Params, Weight
-from cocod_jax.exchange import Exchange, as_exchange
+from cocod_jax.exchanges._base import Exchange, as_exchange
 from cocod_jax.rules._base import MergeRule
 
 

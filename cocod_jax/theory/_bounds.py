@@ -5,8 +5,12 @@ import math
 
 import numpy as np
 
-from cocod_jax._checks import check_counts, check_non_negative, check_positive
-from cocod_jax.round import check_period
+from cocod_jax._checks import (
+    check_counts,
+    check_non_negative,
+    check_period,
+    check_positive,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

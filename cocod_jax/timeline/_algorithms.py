@@ -3,8 +3,7 @@
 import dataclasses
 from typing import Any, NamedTuple, Protocol
 
-from cocod_jax._checks import check_counts
-from cocod_jax.round import check_period
+from cocod_jax._checks import check_counts, check_period
 
 
 class Transfer(NamedTuple):

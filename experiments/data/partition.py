@@ -38,7 +38,7 @@ def partition(
         raise ValueError(f"workers={workers!r} must be an integer of at least 1.")
     rng = np.random.default_rng([0, seed])  # 1 and 2 are the pipeline's
     if scheme == "iid":
-        sizes = cj.batch_shares(shares or [1] * workers, len(labels))
+        sizes = cj.workers.batch_shares(shares or [1] * workers, len(labels))
         return np.split(rng.permutation(len(labels)), np.cumsum(sizes)[:-1])
     if shares is not None:
         raise ValueError(f"partition={scheme!r} has its own sizes: shares need 'iid'.")

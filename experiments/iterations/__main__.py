@@ -15,7 +15,7 @@ import time
 
 import tyro
 
-from cocod_jax.loggers import to_jsonl
+from cocod_jax.observe.loggers import to_jsonl
 from experiments import logbook
 from experiments.iterations import figures
 from experiments.iterations.config import IterationsConfig

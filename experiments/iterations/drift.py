@@ -3,7 +3,7 @@
 import functools
 
 from cocod_jax import theory
-from cocod_jax.loggers import Logbook
+from cocod_jax.observe.loggers import Logbook
 from experiments.iterations.config import IterationsConfig
 from experiments.iterations.quadratic import descend, make_trainers, problem_of
 from experiments.iterations.speedup import finite

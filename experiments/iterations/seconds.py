@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 import cocod_jax as cj
 from cocod_jax import timeline
-from cocod_jax.loggers import Logbook
+from cocod_jax.observe.loggers import Logbook
 from experiments.iterations.config import ROW, IterationsConfig
 from experiments.iterations.speedup import finite
 from experiments.iterations.trainer import (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cocod_jax import theory
-from cocod_jax.loggers import Logbook
+from cocod_jax.observe.loggers import Logbook
 from experiments.iterations.config import IterationsConfig
 from experiments.iterations.quadratic import descend, make_trainers, problem_of
 from experiments.iterations.trainer import factories

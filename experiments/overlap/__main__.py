@@ -16,7 +16,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from cocod_jax.loggers import Logbook, to_jsonl
+from cocod_jax.observe.loggers import Logbook, to_jsonl
 from experiments.logbook import circumstances
 from experiments.overlap import figures
 from experiments.overlap.jax_worker import Algorithm

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cocod_jax as cj
-from cocod_jax.loggers import read_jsonl
+from cocod_jax.observe.loggers import read_jsonl
 from cocod_jax.timeline import (
     SSGD,
     Algorithm,

@@ -66,7 +66,7 @@ class Worker:
 
     def __init__(self, config: WorkerConfig):
         self.config = config
-        self.devices, self.exchange_devices = cj.device_pairs()
+        self.devices, self.exchange_devices = cj.execution.device_pairs()
         self.model = models.build(
             "resnet18", num_classes=10, channels=3, width=config.width
         )

@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 import tyro
 
 from cocod_jax import style
-from cocod_jax.loggers import to_jsonl
+from cocod_jax.observe.loggers import to_jsonl
 from experiments import logbook, models
 from experiments.figures import records_of
 from experiments.overlap.network import Network

@@ -15,7 +15,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from cocod_jax.loggers import to_jsonl
+from cocod_jax.observe.loggers import to_jsonl
 from experiments import logbook
 from experiments.overlap import figures
 from experiments.overlap.network import Network

@@ -92,8 +92,8 @@ def capabilities(worker: Worker) -> tuple[float, ...]:
     compute = lambda: step(state, worker.batch)
     jax.block_until_ready(compute())  # compiled before the others begin
     multihost_utils.sync_global_devices("capabilities")
-    own = cj.measure_capability(compute, seconds=3.0)
-    return cj.gather_capabilities(own)
+    own = cj.workers.measure_capability(compute, seconds=3.0)
+    return cj.workers.gather_capabilities(own)
 
 
 def slowed(worker: Worker, config: UnequalWorkerConfig) -> None:
@@ -101,8 +101,8 @@ def slowed(worker: Worker, config: UnequalWorkerConfig) -> None:
     workers, total = config.workers, config.micro_batches
     measured = capabilities(worker)
     shares = {
-        "equal": cj.batch_shares([1] * workers, total),
-        "proportional": cj.batch_shares(measured, total),
+        "equal": cj.workers.batch_shares([1] * workers, total),
+        "proportional": cj.workers.batch_shares(measured, total),
     }
     runs = {name: shared(worker, each) for name, each in shares.items()}
     for run in runs.values():

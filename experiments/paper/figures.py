@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from cocod_jax import style
-from cocod_jax.plots import curve
+from cocod_jax.observe.plots import curve
 from cocod_jax.style import ALGORITHMS
 from cocod_jax.timeline import SSGD, Algorithm, gantt
 from experiments.figures import by_algorithm

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cocod_jax._checks import check_period
 from cocod_jax._typing import Params
-from cocod_jax.gradients import check_own_gradients
-from cocod_jax.round import check_period, check_transforms, own_copy
+from cocod_jax.per_step._gradients import check_own_gradients
+from cocod_jax.rounds._round import check_transforms, own_copy
 from cocod_jax.rules import MergeRule
 
 

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import jax
 
 from cocod_jax._checks import check_counts
+from cocod_jax._text import human_bytes
 from cocod_jax.certify import dataflow
-from cocod_jax.certify._dataflow import human_bytes
 from cocod_jax.certify._program import for_workers
-from cocod_jax.round import Round, RoundState, check_round, check_workers
+from cocod_jax.rounds._round import Round, RoundState, check_round, check_workers
 
 
 class Summary(NamedTuple):

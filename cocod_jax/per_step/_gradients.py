@@ -9,7 +9,7 @@ import optax
 
 from cocod_jax._checks import check_whole
 from cocod_jax._typing import AxisName, Params
-from cocod_jax.exchange import Exchange, as_exchange
+from cocod_jax.exchanges._base import Exchange, as_exchange
 
 
 def mean_gradients(

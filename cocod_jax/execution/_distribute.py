@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from cocod_jax._checks import shown
+from cocod_jax._text import shown
 from cocod_jax._typing import Batches
-from cocod_jax.round import (
+from cocod_jax.rounds._round import (
     Round,
     RoundMetrics,
     RoundState,
@@ -23,7 +23,7 @@ from cocod_jax.round import (
     check_round,
     check_workers,
 )
-from cocod_jax.workers import place
+from cocod_jax.workers._place import place
 
 SCHEDULER = "xla_gpu_enable_latency_hiding_scheduler"
 
@@ -71,7 +71,7 @@ def distribute(
     A CPU device runs one program at a time, the exchange before the steps. With
     ``exchange_devices`` the split execution runs it on other devices, beside the
     steps: give every process twice as many devices as it has workers, and take
-    :func:`cocod_jax.device_pairs`.
+    :func:`cocod_jax.execution.device_pairs`.
 
     Args:
       round_: what :func:`cocod_jax.make_round` returned.
@@ -189,7 +189,7 @@ def device_pairs() -> tuple[list[jax.Device], list[jax.Device]]:
       ValueError: when a process has an odd number of devices.
 
     Examples:
-      >>> devices, exchange_devices = cj.device_pairs()
+      >>> devices, exchange_devices = cj.execution.device_pairs()
       >>> len(devices), len(exchange_devices)
       (4, 4)
     """

@@ -1,10 +1,10 @@
 """Figures of runs, drawn from their logs.
 
-The logs are those of :func:`cocod_jax.loggers.to_jsonl`. Records of the kind "round"
-are drawn against their "step"; those of the kind "epoch", which a run may write as
-well, against their "epoch". A record of the kind "run" may hold the run's "config",
-by which runs are told apart. :func:`timelines` says what one of the kind "timeline"
-holds.
+The logs are those of :func:`cocod_jax.observe.loggers.to_jsonl`. Records of the
+kind "round" are drawn against their "step"; those of the kind "epoch", which a run
+may write as well, against their "epoch". A record of the kind "run" may hold the
+run's "config", by which runs are told apart. :func:`timelines` says what one of the
+kind "timeline" holds.
 
 All figures of the library share one style: :func:`cocod_jax.timeline.gantt` and the
 certificate's ``plot`` have it as well. None shows itself or changes the backend: a
@@ -19,16 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from cocod_jax.loggers import Records, read_jsonl
-from cocod_jax.style import (
-    ALGORITHMS,
-    COMPUTE,
-    EXCHANGE,
-    OTHERS,
-    bars,
-    pyplot,
-    tidy,
-)
+from cocod_jax.observe.loggers import Records, read_jsonl
+from cocod_jax.style import ALGORITHMS, COMPUTE, EXCHANGE, OTHERS, bars, pyplot, tidy
 
 # For each kind of record: the count to draw it against, and how its axis is called.
 _COUNTS = {"epoch": ("epoch", "epochs"), "round": ("step", "local steps")}
@@ -121,7 +113,7 @@ def curve(
 
     Args:
       ax: matplotlib axes to draw on.
-      runs: what :func:`cocod_jax.loggers.read_jsonl` read, at least one.
+      runs: what :func:`cocod_jax.observe.loggers.read_jsonl` read, at least one.
       value: what to draw, by its name in the records of epochs or rounds.
       label: of the curve, for a legend.
       colour: of the curve and the band.

@@ -11,7 +11,7 @@ import jax
 
 import cocod_jax
 from cocod_jax.certify import compiler_available
-from cocod_jax.execution import SCHEDULER, needs_scheduler
+from cocod_jax.execution._distribute import SCHEDULER, needs_scheduler
 
 _DEPENDENCIES = (
     "jax",
@@ -33,7 +33,7 @@ def report() -> str:
       Lines to paste into a bug report, each ``name: value``.
 
     Examples:
-      >>> from cocod_jax.report import report
+      >>> from cocod_jax.observe.report import report
       >>> print(report())
       python: 3...
       devices: ...

@@ -11,8 +11,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cocod_jax._checks import check_counts
 from cocod_jax._typing import ModelState, Params
-from cocod_jax.exchange import normalised
-from cocod_jax.round import RoundState, check_workers
+from cocod_jax.exchanges._base import normalised
+from cocod_jax.rounds._round import RoundState, check_workers
 
 
 def replicate(
@@ -341,8 +341,8 @@ def check_equal_start(state: RoundState) -> None:
       ...     lambda w, batch: w, optax.sgd(0.1), cj.cocod("workers"), period=1
       ... )
       >>> state = cj.replicate(round_.init(jnp.array(1.0)), 2)
-      >>> cj.check_equal_start(state)
-      >>> cj.check_equal_start(state._replace(params=jnp.array([1.0, 1.5])))
+      >>> cj.workers.check_equal_start(state)
+      >>> cj.workers.check_equal_start(state._replace(params=jnp.array([1.0, 1.5])))
       Traceback (most recent call last):
       ...
       ValueError: the workers do not start equal: params of worker 1 differs ...

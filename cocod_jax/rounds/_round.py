@@ -10,15 +10,16 @@ import numpy as np
 import optax
 from jax import lax
 
-from cocod_jax._checks import check_counts, check_takes, check_whole, shown
+from cocod_jax._checks import check_period, check_takes
+from cocod_jax._text import shown
+from cocod_jax._trees import check_same_tree
 from cocod_jax._typing import Batch, Batches, LossFn, ModelState, Params
-from cocod_jax.micro_batches import (
+from cocod_jax.rounds._micro_batches import (
     MicroBatches,
     check_micro_batches,
     over_micro_batches,
 )
 from cocod_jax.rules import MergeRule
-from cocod_jax.rules._base import check_same_tree
 
 
 class RoundState(NamedTuple):
@@ -361,21 +362,6 @@ def check_transforms(inner: optax.GradientTransformation, rule: MergeRule) -> No
             f"inner={shown(inner)} must be an optax transform of gradients, such as "
             "optax.sgd(0.1)."
         )
-
-
-def check_period(period: int, delay: int | None) -> tuple[int, int]:
-    """The period and the delay, the delay's default filled in.
-
-    Raises:
-      ValueError: when one is not an integer, or not in its range.
-    """
-    check_counts(period=period)
-    if delay is None:
-        return int(period), int(period)
-    check_whole(delay=delay)
-    if delay > period:
-        raise ValueError(f"delay={delay} must be in 0..period={period}.")
-    return int(period), int(delay)
 
 
 def check_workers(state: RoundState) -> int:

@@ -9,8 +9,8 @@ import numpy as np
 import optax
 from jax import lax
 
-from cocod_jax._convolutions import fast_in_loops
 from cocod_jax._typing import Batch, ModelState, Params
+from cocod_jax.rounds._convolutions import fast_in_loops
 
 GradientFn: TypeAlias = Callable[
     [Params, ModelState, Batch, jax.Array],
@@ -30,8 +30,9 @@ class MicroBatches(NamedTuple):
 
     .. math:: g_i = \frac{1}{m_i} \sum_{j=1}^{m_i} \nabla f(x_i; \text{data}_{ij})
 
-    With counts in proportion to the workers' speeds (:func:`cocod_jax.batch_shares`)
-    all of them finish a step together. The counts are then the workers' weights too:
+    With counts in proportion to the workers' speeds
+    (:func:`cocod_jax.workers.batch_shares`) all of them finish a step together. The
+    counts are then the workers' weights too:
     ``cj.cocod(axis, weights=counts)``, p_i = M_i / M. With equal weights a sample of
     a slow worker would count more than one of a fast worker, and training would end
     at the optimum of another problem.

@@ -34,7 +34,7 @@ def measure_capability(step: Callable[[], Any], *, seconds: float = 1.0) -> floa
 
     Examples:
       >>> gradient = jax.jit(jax.grad(lambda w: (w**2).sum()))
-      >>> capability = cj.measure_capability(
+      >>> capability = cj.workers.measure_capability(
       ...     lambda: gradient(jnp.ones(100)), seconds=0.01
       ... )
       >>> capability > 1
@@ -65,7 +65,7 @@ def gather_capabilities(own: float | Sequence[float]) -> tuple[float, ...]:
       One number for each worker, in the order of the processes.
 
     Examples:
-      >>> cj.gather_capabilities([2.0, 1.0])  # one process with two workers
+      >>> cj.workers.gather_capabilities([2.0, 1.0])  # one process with two workers
       (2.0, 1.0)
     """
     gathered = multihost_utils.process_allgather(np.atleast_1d(own), tiled=True)
@@ -110,10 +110,10 @@ def batch_shares(
         not enough for all workers.
 
     Examples:
-      >>> batches = cj.batch_shares((2.0, 1.0, 1.1), total=64)
+      >>> batches = cj.workers.batch_shares((2.0, 1.0, 1.1), total=64)
       >>> batches
       (31, 16, 17)
-      >>> cj.batch_shares(batches, total=50_000)  # shards of the examples
+      >>> cj.workers.batch_shares(batches, total=50_000)  # shards of the examples
       (24219, 12500, 13281)
       >>> rule = cj.cocod("workers", weights=batches)
 

@@ -1,0 +1,4 @@
+"""Exchanges: how workers average, and what travels. One exchange, one file."""
+
+from cocod_jax.exchanges._base import Exchange as Exchange
+from cocod_jax.exchanges._base import mean as mean

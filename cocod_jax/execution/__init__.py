@@ -1,0 +1,4 @@
+"""What runs a round: devices, one program or several, compiler flags."""
+
+from cocod_jax.execution._distribute import device_pairs as device_pairs
+from cocod_jax.execution._distribute import distribute as distribute
