@@ -1,5 +1,6 @@
 """The certificate: whether communication is hidden, why not, and what helps."""
 
+from collections import Counter
 from typing import Any, NamedTuple
 
 from cocod_jax._text import human_bytes
@@ -88,6 +89,12 @@ REASONS = {
             "least that.",
         ),
         Reason(
+            "inner-collectives",
+            "The devices of a worker communicate in the local steps, and the compiler "
+            "keeps only one collective in flight.",
+            "Give each worker one device, where the model fits on it.",
+        ),
+        Reason(
             "compiler",
             "Nothing in the program forbids the overlap, but the compiler did not "
             "schedule it.",
@@ -106,19 +113,22 @@ class Certificate(NamedTuple):
 
     Attributes:
       target: the GPU it was compiled for.
-      devices: the number of workers.
-      hosts: the number of hosts that the workers are spread over, evenly.
+      devices: the number of devices.
+      workers: the number of workers, which have one device each or several.
+      hosts: the number of hosts that the devices are spread over, evenly.
       flows: what the program allows, from the jaxpr.
       schedule: what the compiler made of it.
       reasons: why something is exposed, most important first; empty when all is
         hidden.
-      temp_bytes: memory of one worker beside its inputs and outputs.
-      overlap_bytes: the part of ``temp_bytes`` that the overlap costs: the difference
-        to the same round with delay 0. None where there is no such round.
+      temp_bytes: memory of one device beside its inputs and outputs.
+      overlap_bytes: what one device holds during the local steps for the overlap: the
+        buffers in flight, and a snapshot where the state is donated. None where no
+        exchange is in flight during a loop of local steps.
     """
 
     target: str
     devices: int
+    workers: int
     hosts: int
     flows: tuple[CollectiveFlow, ...]
     schedule: Schedule
@@ -128,7 +138,7 @@ class Certificate(NamedTuple):
 
     @property
     def hidden(self) -> bool:
-        """Whether every collective is in flight during all steps that may hide it."""
+        """Whether every exchange is in flight during all steps that may hide it."""
         return not self.reasons
 
     @property
@@ -152,10 +162,15 @@ class Certificate(NamedTuple):
 
     def __str__(self) -> str:
         gpus = f"{self.devices} x {self.target}, hosts: {self.hosts}"
+        if self.workers != self.devices:
+            gpus += f", workers: {self.workers}"
         memory = f"memory beside inputs and outputs: {human_bytes(self.temp_bytes)}"
         if self.overlap_bytes is not None:
-            memory += f", {human_bytes(self.overlap_bytes)} of it for the overlap"
+            memory += f", {human_bytes(self.overlap_bytes)} held for the overlap"
         lines = [f"{self.verdict}  ({gpus})", picture(self.schedule), memory]
+        if inside := Counter(c.kind for c in self.schedule.inside_workers):
+            kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(inside.items()))
+            lines.append(f"inside a worker, not to be hidden: {kinds}")
         if not self.hidden:
             lines += dict.fromkeys(f"the program has {flow}" for flow in self.flows)
             lines += [f"{r.id}: {r.why}\n  -> {r.cure}" for r in self.reasons]
@@ -195,6 +210,7 @@ def diagnose(
     """
     if not schedule.collectives:
         return (REASONS["nothing-sent"],)
+    flows = tuple(f for f in flows if not f.inside_worker)
     if all(c.hidden for c in schedule.collectives):
         return (REASONS["partly"],) if _in_part(flows, schedule) else ()
     once = [f for f in flows if not f.in_conditional and not f.in_loop]
@@ -215,10 +231,16 @@ def diagnose(
     }
     found = [name for name, holds in causes.items() if holds]
     if not found:
-        several = len(schedule.collectives) > 1
-        scheduled = "many-buffers" if several else "compiler"
-        found = [scheduled if scheduler else "scheduler-off"]
+        found = [_by_the_compiler(schedule) if scheduler else "scheduler-off"]
     return tuple(REASONS[name] for name in found)
+
+
+def _by_the_compiler(schedule: Schedule) -> str:
+    """What keeps the compiler, its scheduler on, from an overlap that is allowed."""
+    if len(schedule.collectives) > 1:
+        return "many-buffers"
+    busy = any(c.place == "loop" for c in schedule.inside_workers)
+    return "inner-collectives" if busy else "compiler"
 
 
 def _in_part(flows: tuple[CollectiveFlow, ...], schedule: Schedule) -> bool:

@@ -1,31 +1,31 @@
 """The two questions that can be asked about a program: its flow, its schedule."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax import lax
 
 from cocod_jax._checks import check_counts
-from cocod_jax._typing import Batches
 from cocod_jax.certify._certificate import Certificate, diagnose
 from cocod_jax.certify._dataflow import CollectiveFlow, flows_of
-from cocod_jax.certify._nvidia import TARGETS, compile_program
+from cocod_jax.certify._memory import overlap_bytes
+from cocod_jax.certify._nvidia import PLATFORM, TARGETS, compile_program
 from cocod_jax.certify._program import (
     Program,
     for_workers,
     jaxpr_of,
+    mesh_of_workers,
+    one_axis,
     over_workers,
     trace,
 )
 from cocod_jax.certify._schedule import read_schedule
 from cocod_jax.execution._distribute import distribute
-from cocod_jax.rounds._round import Round, RoundState
+from cocod_jax.rounds._round import Round
 
 
 def dataflow(
-    fn: Round | Callable[..., Any], *args: Any, axis_name: str = "workers"
+    fn: Round | Callable[..., Any], *args: Any, axis_name: str | None = None
 ) -> tuple[CollectiveFlow, ...]:
     """Every collective of a program, and the local steps it is independent of.
 
@@ -56,19 +56,20 @@ def dataflow(
       ...     print(collective)
       psum float32 12 B: local steps 0 before, 8 beside, 0 after
     """
+    axis_name = _axis_of_workers(axis_name)
     run, shapes = _all_workers(fn, args, axis_name, None)
-    return flows_of(jaxpr_of(run, *shapes).jaxpr, one_round=isinstance(fn, Round))
+    jaxpr = jaxpr_of(run, *shapes).jaxpr
+    return flows_of(jaxpr, axis_name, one_round=isinstance(fn, Round))
 
 
 def certify(
     fn: Round | Callable[..., Any],
     *args: Any,
-    axis_name: str = "workers",
+    axis_name: str | None = None,
     target: str | None = None,
     devices: int | None = None,
     hosts: int = 1,
     latency_hiding: bool | None = None,
-    baseline: Round | Callable[..., Any] | None = None,
 ) -> Certificate:
     """Compiles a program for GPUs and says whether its communication is hidden.
 
@@ -86,17 +87,18 @@ def certify(
           ``jax.shard_map``. It runs on the number of devices that it was made for.
       *args: what all workers together take: arrays or
         :class:`jax.ShapeDtypeStruct`, with a leading axis of workers for a Round
-        or the function of one worker.
-      axis_name: that the function of one worker averages over.
+        or the function of one worker. Arrays that are spread over a mesh with axes
+        beside the workers' keep their sharding: a worker then has several devices.
+      axis_name: the axis of workers; None is ``"workers"``. Collectives over other
+        axes alone stay inside a worker, between its devices, and need not be hidden. In
+        a jitted program without that axis every collective is an exchange.
       target: ``h100``, ``h200``, ``a100`` or ``v100``. None takes this machine's
         GPUs, or ``h100`` where there are none.
-      devices: the number of workers; None takes it from ``args``. Another number
-        changes the leading axis.
+      devices: the number of devices; None takes it from ``args``. Where workers have
+        one device each, another number changes the leading axis.
       hosts: the number of hosts that the target's devices are spread over, evenly.
       latency_hiding: turns the compiler's latency-hiding scheduler on or off; None
         leaves it as it is, on for Hopper and later, off for older GPUs.
-      baseline: the same program without the overlap, for the memory that the
-        overlap costs. A Round brings its own: the round with delay 0.
 
     Returns:
       A :class:`Certificate`; print it, plot it, or ``check()`` it in a test.
@@ -131,31 +133,31 @@ def certify(
             f"hosts={hosts} needs a target, such as target='h100': without one the "
             "program is compiled for the GPUs of this machine."
         )
-    if isinstance(fn, Round) and baseline is None and fn.delay > 0:
-        baseline = _without_overlap(fn)
-    compiled_for = functools.partial(
-        compile_program, target=target, hosts=hosts, latency_hiding=latency_hiding
+    axis_name = _axis_of_workers(axis_name)
+    program = trace(*_all_workers(fn, args, axis_name, devices), PLATFORM)
+    _check_devices(program, devices, hosts)
+    compiled = compile_program(
+        program, target=target, hosts=hosts, latency_hiding=latency_hiding
     )
-    program = trace(*_all_workers(fn, args, axis_name, devices))
-    workers = _check_devices(program, devices, hosts)
-    compiled = compiled_for(program)
-    overlap_bytes = None
-    if baseline is not None:
-        plain = compiled_for(trace(*_all_workers(baseline, args, axis_name, devices)))
-        overlap_bytes = compiled.temp_bytes - plain.temp_bytes
-    flows = flows_of(program.jaxpr, one_round=isinstance(fn, Round))
+    flows = flows_of(program.jaxpr, axis_name, one_round=isinstance(fn, Round))
     steps = max((f.before + f.beside + f.after for f in flows), default=0)
-    schedule = read_schedule(compiled.hlo, steps)
+    worker_of_device = program.worker_of_device(axis_name)
+    schedule = read_schedule(compiled.hlo, steps, worker_of_device)
     return Certificate(
         target=target or jax.devices()[0].device_kind,
-        devices=workers,
+        devices=program.exported.nr_devices,
+        workers=len(set(worker_of_device)),
         hosts=hosts,
         flows=flows,
         schedule=schedule,
         reasons=diagnose(flows, schedule, scheduler=compiled.scheduler),
         temp_bytes=compiled.temp_bytes,
-        overlap_bytes=overlap_bytes,
+        overlap_bytes=overlap_bytes(compiled.hlo, worker_of_device),
     )
+
+
+def _axis_of_workers(axis_name: str | None) -> str:
+    return "workers" if axis_name is None else axis_name
 
 
 def _all_workers(
@@ -176,6 +178,9 @@ def _all_workers(
         )
     else:
         one_worker, donate = fn, False
+    mesh = mesh_of_workers(args, axis_name)
+    if mesh is not None:
+        return over_workers(one_worker, axis_name, mesh, donate=donate), args
     args = jax.eval_shape(lambda *args: args, *args)
     if devices is None:
         sizes = {x.shape[:1] for x in jax.tree.leaves(args)}
@@ -185,32 +190,19 @@ def _all_workers(
                 f"worker; the leading axes of args are {sorted(sizes)}."
             )
         ((devices,),) = sizes
-    run = over_workers(one_worker, axis_name, devices, donate=donate)
+    mesh = one_axis(devices, axis_name)
+    run = over_workers(one_worker, axis_name, mesh, donate=donate)
     return run, for_workers(args, devices)
 
 
-def _check_devices(program: Program, devices: int | None, hosts: int) -> int:
-    """The number of devices of a program.
+def _check_devices(program: Program, devices: int | None, hosts: int) -> None:
+    """Compares the devices that a program is for with those that were asked for.
 
     Raises:
-      ValueError: when it is not the one that was asked for, or the hosts cannot
-        share it evenly.
+      ValueError: when there are more or fewer, or the hosts cannot share them evenly.
     """
-    workers = program.exported.nr_devices
-    if devices is not None and devices != workers:
-        raise ValueError(f"devices={devices}, but fn was made for {workers} devices.")
-    if workers % hosts:
-        raise ValueError(f"hosts={hosts} cannot share {workers} devices evenly.")
-    return workers
-
-
-def _without_overlap(round_: Round) -> Round:
-    """The same round, merged before its local steps."""
-
-    def run(state: RoundState, batches: Batches) -> tuple[RoundState, Any]:
-        snapshot = state.params
-        state, merged = round_.merge(state, snapshot, round_.send(state))
-        state, metrics = lax.scan(round_.step, state, batches)
-        return state, (metrics, merged)
-
-    return round_._replace(run=run, delay=0)
+    wanted = program.exported.nr_devices
+    if devices is not None and devices != wanted:
+        raise ValueError(f"devices={devices}, but fn was made for {wanted} devices.")
+    if wanted % hosts:
+        raise ValueError(f"hosts={hosts} cannot share {wanted} devices evenly.")

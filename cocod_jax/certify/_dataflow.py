@@ -38,8 +38,9 @@ _MATMULS = frozenset({"dot_general", "conv_general_dilated"})
 class CollectiveFlow(NamedTuple):
     """One collective of a program, and where it stands to the local steps.
 
-    The local steps are the loops that hold no collective. Steps whose number is
-    not known before the program runs (a ``while``) count once.
+    The local steps are the loops that hold no exchange: no collective over the axis of
+    workers. They may hold others, between the devices of one worker. Steps whose number
+    is not known before the program runs (a ``while``) count once.
 
     Attributes:
       name: the jaxpr's primitive, such as ``psum``.
@@ -50,6 +51,8 @@ class CollectiveFlow(NamedTuple):
       after: local steps that wait for it.
       in_conditional: whether it sits in a branch of a ``cond``.
       in_loop: whether it sits in the loop of the local steps itself.
+      inside_worker: whether it stays between the devices of one worker. Only the
+        others are exchanges, and ought to be hidden.
     """
 
     name: str
@@ -60,26 +63,33 @@ class CollectiveFlow(NamedTuple):
     after: int
     in_conditional: bool
     in_loop: bool
+    inside_worker: bool = False
 
     def __str__(self) -> str:
         place = ", in a conditional" * self.in_conditional
         place += ", in the local loop" * self.in_loop
+        place += ", inside a worker" * self.inside_worker
         return (
             f"{self.name} {self.dtype} {human_bytes(self.bytes)}: local steps "
             f"{self.before} before, {self.beside} beside, {self.after} after{place}"
         )
 
 
-def flows_of(jaxpr: Jaxpr, *, one_round: bool = False) -> tuple[CollectiveFlow, ...]:
+def flows_of(
+    jaxpr: Jaxpr, axis_name: str, *, one_round: bool = False
+) -> tuple[CollectiveFlow, ...]:
     """Every collective of a program, in program order.
 
     Args:
       jaxpr: the program.
+      axis_name: the axis of workers. In a program that has no such axis, every
+        collective is an exchange.
       one_round: whether it is known to be one round. Of another program a loop that
         holds both a collective and a loop without one may be a loop over rounds, and
         is taken for that; the loop inside may as well be one over micro-batches.
     """
-    walk = _Walk(one_round)
+    axes = set().union(*map(_axes, _equations(jaxpr)))
+    walk = _Walk(axis_name if axis_name in axes else None, one_round)
     walk.enter(jaxpr)
     return tuple(walk.collectives)
 
@@ -96,7 +106,8 @@ class _Found(NamedTuple):
 class _Walk:
     """Follows values through nested jaxprs; a label is an index into ``found``."""
 
-    def __init__(self, one_round: bool) -> None:
+    def __init__(self, axis_name: str | None, one_round: bool) -> None:
+        self.axis_name = axis_name  # None: every axis is one of workers
         self.one_round = one_round
         self.collectives: list[CollectiveFlow] = []
         self.found: list[_Found] = []
@@ -105,7 +116,7 @@ class _Walk:
         """Walks a program: the whole one, or one round of a loop over rounds."""
         outer, self.found = self.found, []
         self.follow(jaxpr, [frozenset()] * len(jaxpr.invars), in_conditional=False)
-        self.collectives += _positions(self.found)
+        self.collectives += self.positions()
         self.found = outer
 
     def follow(
@@ -128,14 +139,15 @@ class _Walk:
         if name in COLLECTIVES:
             needs |= self.find(eqn, needs, in_conditional)
         elif name in _LOOPS:
-            if not any(map(_communicates, inner)):
+            is_local = not self.exchanges(eqn)
+            if is_local:
                 needs |= self.find(eqn, needs, in_conditional, is_loop=True)
-            elif not self.one_round and any(map(_has_local_loop, inner)):
-                for body in inner:
+            over_rounds = any(map(self.has_local_loop, inner)) and not self.one_round
+            for body in inner:
+                if over_rounds and not is_local:
                     self.enter(body)
-            else:
-                for body in inner:
-                    self.collectives += _inside_loop(body, in_conditional)
+                else:
+                    self.collectives += self.inside_loop(body, in_conditional)
         elif len(inner) == 1 and len(inner[0].invars) == len(inputs):
             # A call (jit, shard_map, remat, custom_jvp): as if it were inlined.
             return self.follow(inner[0], inputs, in_conditional=in_conditional)
@@ -158,60 +170,89 @@ class _Walk:
         self.found.append(_Found(eqn, needs, in_conditional, is_loop))
         return frozenset({len(self.found) - 1})
 
+    def exchanges(self, eqn: JaxprEqn) -> bool:
+        """Whether it is a collective between workers, or holds one."""
+        if _is_collective(eqn):
+            return self.axis_name is None or self.axis_name in _axes(eqn)
+        return any(self.exchanges(e) for inner in _subjaxprs(eqn) for e in inner.eqns)
+
+    def has_local_loop(self, jaxpr: Jaxpr) -> bool:
+        return any(
+            e.primitive.name in _LOOPS and not self.exchanges(e)
+            for e in _equations(jaxpr)
+        )
+
+    def positions(self) -> Iterator[CollectiveFlow]:
+        """Places every collective among the loops of its own program."""
+        loops = {i: f for i, f in enumerate(self.found) if f.is_loop}
+        # Loops without a matrix product (a search, a sampler) are not local steps,
+        # unless the model is so small that it has none.
+        heavy = {i: f for i, f in loops.items() if _any_primitive(f.eqn, _MATMULS)}
+        lengths = {
+            i: f.eqn.params.get("length", 1) for i, f in (heavy or loops).items()
+        }
+        for label, item in enumerate(self.found):
+            if item.is_loop:
+                continue
+            before = sum(n for i, n in lengths.items() if i in item.needs)
+            after = sum(n for i, n in lengths.items() if label in self.found[i].needs)
+            yield self.flow(
+                item.eqn,
+                before=before,
+                beside=sum(lengths.values()) - before - after,
+                after=after,
+                in_conditional=item.in_conditional,
+            )
+
+    def inside_loop(
+        self, body: Jaxpr, in_conditional: bool
+    ) -> Iterator[CollectiveFlow]:
+        """The collectives of a loop that is itself the loop of the local steps."""
+        for eqn in body.eqns:
+            if _is_collective(eqn):
+                yield self.flow(eqn, in_conditional=in_conditional, in_loop=True)
+            for inner in _subjaxprs(eqn):
+                conditional = in_conditional or eqn.primitive.name == "cond"
+                yield from self.inside_loop(inner, conditional)
+
+    def flow(
+        self,
+        eqn: JaxprEqn,
+        before: int = 0,
+        beside: int = 0,
+        after: int = 0,
+        in_conditional: bool = False,
+        in_loop: bool = False,
+    ) -> CollectiveFlow:
+        avals: list[Any] = [v.aval for v in eqn.invars]
+        return CollectiveFlow(
+            name=eqn.primitive.name,
+            dtype=",".join(dict.fromkeys(str(a.dtype) for a in avals)),
+            bytes=sum(a.size * a.dtype.itemsize for a in avals),
+            before=before,
+            beside=beside,
+            after=after,
+            in_conditional=in_conditional,
+            in_loop=in_loop,
+            inside_worker=not self.exchanges(eqn),
+        )
+
 
 _NONE: frozenset[int] = frozenset()
 
 
-def _positions(found: list[_Found]) -> Iterator[CollectiveFlow]:
-    """Places every collective among the loops of its own program."""
-    loops = {i: f for i, f in enumerate(found) if f.is_loop}
-    # Loops without a matrix product (a search, a sampler) are not local steps,
-    # unless the model is so small that it has none.
-    heavy = {i: f for i, f in loops.items() if _any_primitive(f.eqn, _MATMULS)}
-    lengths = {i: f.eqn.params.get("length", 1) for i, f in (heavy or loops).items()}
-    for label, item in enumerate(found):
-        if item.is_loop:
-            continue
-        before = sum(n for i, n in lengths.items() if i in item.needs)
-        after = sum(n for i, n in lengths.items() if label in found[i].needs)
-        yield _flow(
-            item.eqn,
-            before=before,
-            beside=sum(lengths.values()) - before - after,
-            after=after,
-            in_conditional=item.in_conditional,
-        )
+def _is_collective(eqn: JaxprEqn) -> bool:
+    return eqn.primitive.name in COLLECTIVES
 
 
-def _inside_loop(body: Jaxpr, in_conditional: bool) -> Iterator[CollectiveFlow]:
-    """The collectives of a loop that is itself the loop of the local steps."""
-    for eqn in body.eqns:
-        name = eqn.primitive.name
-        if name in COLLECTIVES:
-            yield _flow(eqn, in_conditional=in_conditional, in_loop=True)
-        for inner in _subjaxprs(eqn):
-            yield from _inside_loop(inner, in_conditional or name == "cond")
-
-
-def _flow(
-    eqn: JaxprEqn,
-    before: int = 0,
-    beside: int = 0,
-    after: int = 0,
-    in_conditional: bool = False,
-    in_loop: bool = False,
-) -> CollectiveFlow:
-    avals: list[Any] = [v.aval for v in eqn.invars]
-    return CollectiveFlow(
-        name=eqn.primitive.name,
-        dtype=",".join(dict.fromkeys(str(a.dtype) for a in avals)),
-        bytes=sum(a.size * a.dtype.itemsize for a in avals),
-        before=before,
-        beside=beside,
-        after=after,
-        in_conditional=in_conditional,
-        in_loop=in_loop,
-    )
+def _axes(eqn: JaxprEqn) -> set[Any]:
+    """The axes that a collective is over, and those that a ``shard_map`` brings."""
+    if eqn.primitive.name == "shard_map":
+        return set(eqn.params["mesh"].axis_names)
+    if not _is_collective(eqn):
+        return set()
+    axes = eqn.params.get("axes", eqn.params.get("axis_name", ()))
+    return set(axes) if isinstance(axes, tuple | list) else {axes}
 
 
 def _subjaxprs(eqn: JaxprEqn) -> list[Jaxpr]:
@@ -236,15 +277,4 @@ def _any_primitive(eqn: JaxprEqn, names: frozenset[str]) -> bool:
         e.primitive.name in names
         for inner in _subjaxprs(eqn)
         for e in _equations(inner)
-    )
-
-
-def _communicates(jaxpr: Jaxpr) -> bool:
-    return any(e.primitive.name in COLLECTIVES for e in _equations(jaxpr))
-
-
-def _has_local_loop(jaxpr: Jaxpr) -> bool:
-    return any(
-        e.primitive.name in _LOOPS and not any(map(_communicates, _subjaxprs(e)))
-        for e in _equations(jaxpr)
     )

@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from cocod_jax.certify._plugin import load_compiler, plugin_directory
 from cocod_jax.certify._program import Program, spread
 from cocod_jax.execution._distribute import SCHEDULER, xla_flag
+
+PLATFORM = "cuda"  # what JAX calls them where it exports a program
 
 TARGETS = {"h100": 9.0, "h200": 9.0, "a100": 8.0, "v100": 7.0}
 """The GPUs that are described in ``targets/``, with their compute capability."""
@@ -47,15 +49,14 @@ def compile_program(
             "machine has AMD's; give a target, such as target='h100'."
         )
     exported, wanted = program.exported, program.exported.nr_devices
-    devices = jax.devices()[:wanted] if target is None else _gpus(target, wanted, hosts)
+    devices = jax.devices()[:wanted] if target is None else gpus(target, wanted, hosts)
     if len(devices) < wanted:
         raise ValueError(
             f"the program is for {wanted} workers, and this machine has {len(devices)} "
             "devices; give a target, such as target='h100', to compile for more."
         )
-    mesh = Mesh(
-        np.array(devices).reshape(program.mesh.axis_sizes), program.mesh.axis_names
-    )
+    on = lambda mesh: Mesh(np.array(devices).reshape(mesh.axis_sizes), mesh.axis_names)
+    shardings = [NamedSharding(on(s.mesh), s.spec) for s in program.shardings]
     options: dict[str, bool | str] = {"xla_gpu_kernel_cache_file": _kernels()}
     assembler = plugin_directory() / "nvidia" / "cuda_nvcc"
     if assembler.is_dir():  # rather than one on the PATH: it knows all targets
@@ -65,7 +66,7 @@ def compile_program(
     if latency_hiding is False:
         options[_COST_MODEL] = False
     run = jax.jit(exported.call, donate_argnums=program.donated)
-    inputs = spread(exported.in_avals, mesh, program.specs)
+    inputs = spread(exported.in_avals, shardings)
     with warnings.catch_warnings():
         # JAX writes to its cache what it cannot read again without the GPU.
         unread = "Error reading persistent compilation cache"
@@ -96,7 +97,7 @@ def _folder() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix="cocod_jax_")
 
 
-def _gpus(target: str, devices: int, hosts: int) -> list[jax.Device]:
+def gpus(target: str, devices: int, hosts: int) -> list[jax.Device]:
     """GPUs to compile for, spread evenly over hosts; none needs to exist.
 
     Raises:
@@ -107,7 +108,7 @@ def _gpus(target: str, devices: int, hosts: int) -> list[jax.Device]:
 
     description = resources.files("cocod_jax.certify") / "targets" / f"{target}.txtpb"
     topology = lambda: topologies.get_topology_desc(
-        platform="cuda",
+        platform=PLATFORM,
         topology=f"1x{hosts}x{devices // hosts}",
         target_config=description.read_text(),
     )

@@ -1,35 +1,16 @@
 """What the compiler scheduled between the start and the end of each collective.
 
-The text of a compiled module lists every instruction in the order in which the
-GPU's stream gets it. An asynchronous collective is two of them, ``-start`` and
-``-done``; what stands between runs beside it.
+An asynchronous collective is two instructions, ``-start`` and ``-done``; what stands
+between them runs beside it.
 """
 
-import math
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import NamedTuple
 
-_KINDS = (
-    *("all-reduce", "all-gather", "all-to-all", "ragged-all-to-all"),
-    *("reduce-scatter", "collective-permute", "collective-broadcast"),
-)
-_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
-_INSTRUCTION = re.compile(
-    r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$"
-)
-_CALLED = re.compile(
-    r"(?:calls|body|to_apply|true_computation|false_computation)=%?([\w.\-]+)"
-)
-_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_OP_NAME = re.compile(r'op_name="([^"]*)"')
-_SHAPE = re.compile(r"\b(pred|bf16|f8\w*|[fsuc]\d+)\[([\d,]*)\]")
-_MATMUL_CALL = re.compile(r'custom_call_target="[^"]*(gemm|matmul|conv)', re.IGNORECASE)
+from cocod_jax.certify._hlo import Instruction, Module, bytes_of, dtypes_of
 
-# Where the instructions of a called computation run. Those of a fusion or a
-# reduction are part of one kernel and run nowhere by themselves.
-_PLACES = {"while": "loop", "conditional": "conditional", "call": "round"}
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
 class Collective(NamedTuple):
@@ -73,105 +54,51 @@ class Event(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """The collectives of a compiled program, and the local steps around them.
+    """The exchanges of a compiled program, and the local steps around them.
 
     Attributes:
-      collectives: in the order of their starts.
-      timelines: the events of each computation that holds a collective. A round
-        has one; conditionals and loops with collectives have one each.
+      collectives: those between workers, in the order of their starts.
+      timelines: the events of each computation that holds an exchange. A round
+        has one; conditionals and loops with exchanges have one each.
       steps: local steps in the round.
+      inside_workers: the collectives between the devices of one worker. Nothing needs
+        to hide them, and their ``steps`` are not counted.
     """
 
     collectives: tuple[Collective, ...]
     timelines: tuple[tuple[Event, ...], ...]
     steps: float
+    inside_workers: tuple[Collective, ...] = ()
 
 
-class _Instruction(NamedTuple):
-    name: str
-    shape: str
-    opcode: str
-    rest: str
-
-    @property
-    def called(self) -> list[str]:
-        names = _CALLED.findall(self.rest)
-        for branches in _BRANCHES.findall(self.rest):
-            names += [name.strip(" %") for name in branches.split(",")]
-        return names
-
-    @property
-    def kind(self) -> str | None:
-        base = re.sub(r"-(start|done)$", "", self.opcode)
-        return base if base in _KINDS else None
-
-    @property
-    def loop_depth(self) -> int:
-        """How many loops it was written in, even where they were inlined."""
-        op_name = _OP_NAME.search(self.rest)
-        return op_name.group(1).count("while/body") if op_name else 0
-
-
-class _Module:
-    """Computations by name, and what they hold, however deep."""
-
-    def __init__(self, hlo: str) -> None:
-        self.computations: dict[str, list[_Instruction]] = {}
-        self.places: dict[str, str] = {}
-        current: list[_Instruction] = []
-        for line in hlo.splitlines():
-            if header := _COMPUTATION.match(line):
-                current = self.computations.setdefault(header.group(2), [])
-                if header.group(1):
-                    self.places[header.group(2)] = "round"
-            elif parts := _INSTRUCTION.match(line):
-                current.append(_Instruction(*parts.groups()))
-        for body in self.computations.values():
-            for instruction in body:
-                if place := _PLACES.get(instruction.opcode):
-                    self.places.update(dict.fromkeys(instruction.called, place))
-
-    def inside(self, instruction: _Instruction) -> Iterator[_Instruction]:
-        for name in instruction.called:
-            for inner in self.computations[name]:
-                yield inner
-                yield from self.inside(inner)
-
-    def communicates(self, instruction: _Instruction) -> bool:
-        return any(i.kind for i in self.inside(instruction))
-
-    def heaviest(self, instructions: list[_Instruction]) -> list[_Instruction]:
-        """Those that hold a matrix product, or all where none does."""
-        return [i for i in instructions if self.multiplies(i)] or instructions
-
-    def multiplies(self, instruction: _Instruction) -> bool:
-        return any(
-            i.opcode in ("dot", "convolution") or _MATMUL_CALL.search(i.rest)
-            for i in (instruction, *self.inside(instruction))
-        )
-
-
-def read_schedule(hlo: str, steps: int) -> Schedule:
+def read_schedule(hlo: str, steps: int, worker_of_device: Sequence[int]) -> Schedule:
     """Reads the schedule from the text of a compiled module.
 
     Args:
       hlo: the text, with ``is_scheduled=true``.
       steps: local steps in the round, from the data flow. A loop of one step is
         inlined by the compiler; this number says how many steps those are.
+      worker_of_device: for each device, in the program's order.
     """
-    module = _Module(hlo)
+    module = Module(hlo, worker_of_device)
     collectives: list[Collective] = []
-    timelines = []
+    timelines, inside = [], []
     for name, place in module.places.items():
         body = module.computations[name]
-        if any(_starts(module, i) for i in body):
+        found = [(i, sent) for i in body if (sent := module.started_by(i))]
+        if any(module.exchanges(sent) for _, sent in found):
             timelines.append(_timeline(module, body, place, steps, collectives))
-    return Schedule(tuple(collectives), tuple(timelines), steps)
+        inside += [
+            _collective(start, sent, body, place)
+            for start, sent in found
+            if not module.exchanges(sent)
+        ]
+    return Schedule(tuple(collectives), tuple(timelines), steps, tuple(inside))
 
 
 def _timeline(
-    module: _Module,
-    body: list[_Instruction],
+    module: Module,
+    body: list[Instruction],
     place: str,
     steps: int,
     collectives: list[Collective],
@@ -188,59 +115,45 @@ def _timeline(
             if events and events[-1].what == "steps":
                 weight += events.pop().steps
             events.append(Event("steps", None, weight))
-        elif kind := _starts(module, instruction):
+        elif (sent := module.started_by(instruction)) and module.exchanges(sent):
             in_flight[instruction.name] = len(collectives)
             events.append(Event("start", len(collectives), 0))
-            split = instruction.opcode.endswith("-start")
-            is_async = split and '"is_sync":true' not in instruction.rest
-            collectives.append(Collective(kind, "", 0, is_async, 0, place))
+            collectives.append(_collective(instruction, sent, body, place))
         if ended := _ends(instruction, in_flight):
-            index = in_flight.pop(ended)
-            dtype, size = _dtype_and_bytes(instruction.shape)
-            collectives[index] = collectives[index]._replace(dtype=dtype, bytes=size)
-            events.append(Event("done", index, 0))
+            events.append(Event("done", in_flight.pop(ended), 0))
     return tuple(events)
 
 
-def _starts(module: _Module, instruction: _Instruction) -> str | None:
-    """The kind of collective that an instruction starts, if it does."""
-    if instruction.opcode == "async-start":
-        return next((i.kind for i in module.inside(instruction) if i.kind), None)
-    return None if instruction.opcode.endswith("-done") else instruction.kind
+def _collective(
+    start: Instruction, sent: Instruction, body: list[Instruction], place: str
+) -> Collective:
+    """What an instruction starts; the shape is that of the instruction that ends it."""
+    end = next((i for i in body if _ends(i, {start.name: 0})), start)
+    dtype, size = dtypes_of(end.shape), bytes_of(end.shape)
+    return Collective(sent.kind or "", dtype, size, start.is_async, 0, place)
 
 
-def _ends(instruction: _Instruction, in_flight: dict[str, int]) -> str | None:
+def _ends(instruction: Instruction, in_flight: dict[str, int]) -> str | None:
     """The name of the instruction that started what this one ends."""
     if instruction.opcode.endswith("-done"):
-        names = re.findall(r"[\w.\-]+", instruction.rest.partition(")")[0])
+        names = instruction.operands
         return next((name for name in names if name in in_flight), None)
     started = not instruction.opcode.endswith("-start")
     return instruction.name if started and instruction.name in in_flight else None
 
 
-def _dtype_and_bytes(shape: str) -> tuple[str, int]:
-    parts = _SHAPE.findall(shape)
-    size = lambda dims: math.prod(int(n) for n in dims.split(",") if n)
-    dtypes = ",".join(dict.fromkeys(dtype for dtype, _ in parts))
-    return dtypes, sum(_itemsize(dtype) * size(dims) for dtype, dims in parts)
-
-
-def _itemsize(dtype: str) -> int:
-    digits = re.search(r"\d+", dtype)
-    return max(int(digits.group()) // 8, 1) if digits else 1
-
-
 def _step_weights(
-    module: _Module, body: list[_Instruction], steps: int
+    module: Module, body: list[Instruction], steps: int
 ) -> dict[str, float]:
     """How many local steps each instruction of a computation stands for."""
-    loops = [i for i in body if i.opcode == "while" and not module.communicates(i)]
+    loops = [i for i in body if i.opcode == "while" and not module.exchanges(i)]
     loops = module.heaviest(loops)
     trips = {i.name: _TRIPS.search(i.rest) for i in loops}
     weights = {name: float(n.group(1)) if n else 1.0 for name, n in trips.items()}
     # A loop of one step leaves its kernels here; each is a part of that step. The
     # small ones are left out: the compiler fuses them with their neighbours.
-    depth = min((i.loop_depth for i in body if _starts(module, i)), default=0)
+    sent = (i for i in body if module.started_by(i) and module.exchanges(i))
+    depth = min((i.loop_depth for i in sent), default=0)
     kernels = [
         i
         for i in body

@@ -1,0 +1,185 @@
+"""The text of a compiled module: its instructions, and the devices they join.
+
+The text lists every instruction in the order in which the GPU's stream gets it.
+jaxlib 0.10 and 0.12 spell collectives differently: the later one writes a synchronous
+one as a single instruction, and names devices by the axes of a mesh.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+_KINDS = (
+    *("all-reduce", "all-gather", "all-to-all", "ragged-all-to-all"),
+    *("reduce-scatter", "collective-permute", "collective-broadcast"),
+)
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(
+    r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$"
+)
+_CALLED = re.compile(
+    r"(?:calls|body|to_apply|true_computation|false_computation)=%?([\w.\-]+)"
+)
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_OP_NAME = re.compile(r'op_name="([^"]*)"')
+_GROUP_LISTS = re.compile(
+    r"(?:replica_groups|source_target_pairs)=\{((?:\{[\d,]+\},?)+)\}"
+)
+_GROUP_RANGE = re.compile(
+    r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?"
+)
+_SHAPE = re.compile(r"\b(pred|bf16|f8\w*|[fsuc]\d+)\[([\d,]*)\]")
+# A part of an axis ('fsdp':(1)2) or devices in another order are not looked into: such
+# a collective counts as one over all devices.
+_GROUP_MESH = re.compile(
+    r"replica_groups=mesh\[((?:'[^']*'=\d+,? ?)+)\] ?\{((?:'[^']*',? ?)+)\}"
+)
+_MATMUL_CALL = re.compile(r'custom_call_target="[^"]*(gemm|matmul|conv)', re.IGNORECASE)
+
+# Where the instructions of a called computation run. Those of a fusion or a
+# reduction are part of one kernel and run nowhere by themselves.
+_PLACES = {"while": "loop", "conditional": "conditional", "call": "round"}
+
+
+class Instruction(NamedTuple):
+    name: str
+    shape: str
+    opcode: str
+    rest: str
+
+    @property
+    def called(self) -> list[str]:
+        names = _CALLED.findall(self.rest)
+        for branches in _BRANCHES.findall(self.rest):
+            names += [name.strip(" %") for name in branches.split(",")]
+        return names
+
+    @property
+    def kind(self) -> str | None:
+        base = re.sub(r"-(start|done)$", "", self.opcode)
+        return base if base in _KINDS else None
+
+    @property
+    def operands(self) -> list[str]:
+        return re.findall(r"%?([A-Za-z_][\w.\-]*)", self.rest.partition(")")[0])
+
+    @property
+    def number(self) -> int:
+        """Of a parameter."""
+        return int(self.rest.partition(")")[0])
+
+    @property
+    def is_async(self) -> bool:
+        return self.opcode.endswith("-start") and '"is_sync":true' not in self.rest
+
+    @property
+    def loop_depth(self) -> int:
+        """How many loops it was written in, even where they were inlined."""
+        op_name = _OP_NAME.search(self.rest)
+        return op_name.group(1).count("while/body") if op_name else 0
+
+
+class Module:
+    """Computations by name, and what they hold, however deep."""
+
+    def __init__(self, hlo: str, worker_of_device: Sequence[int]) -> None:
+        self.worker_of_device = worker_of_device
+        self.computations: dict[str, list[Instruction]] = {}
+        self.places: dict[str, str] = {}
+        current: list[Instruction] = []
+        for line in hlo.splitlines():
+            if header := _COMPUTATION.match(line):
+                current = self.computations.setdefault(header.group(2), [])
+                if header.group(1):
+                    self.places[header.group(2)] = "round"
+            elif parts := _INSTRUCTION.match(line):
+                current.append(Instruction(*parts.groups()))
+        for body in self.computations.values():
+            for instruction in body:
+                if place := _PLACES.get(instruction.opcode):
+                    self.places.update(dict.fromkeys(instruction.called, place))
+
+    def inside(self, instruction: Instruction) -> Iterator[Instruction]:
+        for name in instruction.called:
+            for inner in self.computations[name]:
+                yield inner
+                yield from self.inside(inner)
+
+    def exchanges(self, instruction: Instruction) -> bool:
+        """Whether it is a collective between workers, or holds one."""
+        return any(
+            i.kind and not i.opcode.endswith("-done") and not self.stays_inside(i)
+            for i in (instruction, *self.inside(instruction))
+        )
+
+    def stays_inside(self, collective: Instruction) -> bool:
+        """Whether only devices of the same worker take part, in each of its groups."""
+        groups = replica_groups(collective.rest)
+        workers = [{self.worker_of_device[i] for i in group} for group in groups]
+        return bool(groups) and all(len(each) == 1 for each in workers)
+
+    def started_by(self, instruction: Instruction) -> Instruction | None:
+        """The collective that an instruction starts, if it does."""
+        if instruction.opcode == "async-start":
+            return next((i for i in self.inside(instruction) if i.kind), None)
+        is_start = instruction.kind and not instruction.opcode.endswith("-done")
+        return instruction if is_start else None
+
+    def heaviest(self, instructions: list[Instruction]) -> list[Instruction]:
+        """Those that hold a matrix product, or all where none does."""
+        return [i for i in instructions if self.multiplies(i)] or instructions
+
+    def multiplies(self, instruction: Instruction) -> bool:
+        return any(
+            i.opcode in ("dot", "convolution") or _MATMUL_CALL.search(i.rest)
+            for i in (instruction, *self.inside(instruction))
+        )
+
+
+def replica_groups(text: str) -> list[list[int]]:
+    """The devices that a collective joins; empty when it joins all of them.
+
+    Args:
+      text: the attributes of the instruction. Groups are written as a list, as the
+        shape and transposition of a range, or by the axes of a mesh. A permutation has
+        pairs of source and target instead.
+    """
+    if lists := _GROUP_LISTS.search(text):
+        numbers = re.findall(r"\{([\d,]+)\}", lists.group(1))
+        return [[int(n) for n in group.split(",")] for group in numbers]
+    if iota := _GROUP_RANGE.search(text):
+        shape, sizes, order = (
+            [int(n) for n in part.split(",")] if part else None
+            for part in iota.groups()
+        )
+        devices = np.arange(math.prod(sizes or ())).reshape(sizes or ())
+        return devices.transpose(order).reshape(shape or (1, -1)).tolist()
+    if mesh := _GROUP_MESH.search(text):
+        axes = re.findall(r"'([^']*)'=(\d+)", mesh.group(1))
+        names = [name for name, _ in axes]
+        joined = [names.index(name) for name in re.findall(r"'([^']*)'", mesh.group(2))]
+        devices = np.arange(math.prod(int(n) for _, n in axes))
+        devices = devices.reshape([int(n) for _, n in axes])
+        last = range(-len(joined), 0)
+        members = math.prod(devices.shape[axis] for axis in joined)
+        return np.moveaxis(devices, joined, last).reshape(-1, members).tolist()
+    return []
+
+
+def dtypes_of(shape: str) -> str:
+    """The dtypes in a shape, joined by commas."""
+    return ",".join(dict.fromkeys(dtype for dtype, _ in _SHAPE.findall(shape)))
+
+
+def bytes_of(shape: str) -> int:
+    """The bytes of a shape, which may be a tuple."""
+    size = lambda dims: math.prod(int(n) for n in dims.split(",") if n)
+    return sum(_itemsize(dtype) * size(dims) for dtype, dims in _SHAPE.findall(shape))
+
+
+def _itemsize(dtype: str) -> int:
+    digits = re.search(r"\d+", dtype)
+    return max(int(digits.group()) // 8, 1) if digits else 1
