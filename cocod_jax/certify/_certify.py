@@ -5,10 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax import lax
 
 from cocod_jax._checks import check_counts
-from cocod_jax._typing import Batches
 from cocod_jax.certify._certificate import Certificate, diagnose
 from cocod_jax.certify._compile import TARGETS, compile_program
 from cocod_jax.certify._dataflow import CollectiveFlow, flows_of
@@ -21,7 +19,7 @@ from cocod_jax.certify._program import (
 )
 from cocod_jax.certify._schedule import read_schedule
 from cocod_jax.execution._distribute import distribute
-from cocod_jax.rounds._round import Round, RoundState
+from cocod_jax.rounds._round import Round
 
 
 def dataflow(
@@ -132,7 +130,7 @@ def certify(
             "program is compiled for the GPUs of this machine."
         )
     if isinstance(fn, Round) and baseline is None and fn.delay > 0:
-        baseline = _without_overlap(fn)
+        baseline = fn._replace(delay=0)
     compiled_for = functools.partial(
         compile_program, target=target, hosts=hosts, latency_hiding=latency_hiding
     )
@@ -202,15 +200,3 @@ def _check_devices(program: Program, devices: int | None, hosts: int) -> int:
     if workers % hosts:
         raise ValueError(f"hosts={hosts} cannot share {workers} devices evenly.")
     return workers
-
-
-def _without_overlap(round_: Round) -> Round:
-    """The same round, merged before its local steps."""
-
-    def run(state: RoundState, batches: Batches) -> tuple[RoundState, Any]:
-        snapshot = state.params
-        state, merged = round_.merge(state, snapshot, round_.send(state))
-        state, metrics = lax.scan(round_.step, state, batches)
-        return state, (metrics, merged)
-
-    return round_._replace(run=run, delay=0)

@@ -24,7 +24,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cocod_jax.certify._program import Program, spread
-from cocod_jax.execution._distribute import SCHEDULER, xla_flag
+from cocod_jax.execution._flags import SCHEDULER, xla_flag
 
 TARGETS = {"h100": 9.0, "h200": 9.0, "a100": 8.0, "v100": 7.0}
 """The GPUs that are described in ``targets/``, with their compute capability."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cocod_jax.exchanges._base import normalised
-from cocod_jax.rounds._round import RoundMetrics, on_host
+from cocod_jax.rounds._types import RoundMetrics, on_host
 
 # Chosen on small networks: see the tests.
 _IN_A_ROW = 3  # rounds

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
-from cocod_jax.rounds._round import RoundMetrics, on_host
+from cocod_jax.rounds._types import RoundMetrics, on_host
 
 Logger: TypeAlias = Callable[[int, Mapping[str, float]], None]
 Records: TypeAlias = dict[str, list[dict[str, Any]]]

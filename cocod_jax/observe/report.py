@@ -11,7 +11,7 @@ import jax
 
 import cocod_jax
 from cocod_jax.certify import compiler_available
-from cocod_jax.execution._distribute import SCHEDULER, needs_scheduler
+from cocod_jax.execution._flags import SCHEDULER, needs_scheduler
 
 _DEPENDENCIES = (
     "jax",
