@@ -32,6 +32,9 @@ def made(name):
     merge = lambda i, m, x, s: reference.merged(m, x, s)
     loop: dict[str, Any] = {"average": reference.weighted_mean, "merge": merge}
     match name:
+        case "overwriting":
+            rule = contract.overwriting(mean)
+            loop["merge"] = lambda i, m, x, s: m
         case "int8":
             rule = cj.cocod(contract.int8_with_feedback("workers"))
             loop["average"] = reference.Int8WithFeedback(N)
@@ -48,9 +51,8 @@ def made(name):
             rule = contract.vrl_sgd(mean, RATE, PERIOD)
             drifts = reference.Drifts(x0, N, RATE, PERIOD)
             loop |= {"merge": drifts.merge, "correct": drifts.correct}
-        case "overwriting":
-            rule = contract.overwriting(mean)
-            loop["merge"] = lambda i, m, x, s: m
+        case _:
+            raise ValueError(name)
     return rule, loop
 
 
