@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -118,6 +119,24 @@ def normalised(weights: Sequence[float]) -> tuple[float, ...]:
         )
     total = math.fsum(values)
     return tuple(w / total for w in values)
+
+
+def worker_shares(weights: Sequence[float] | None, workers: int) -> np.ndarray:
+    """[workers], what each counts, with sum 1; None counts all the same.
+
+    Raises:
+      TypeError, ValueError: as :func:`normalised`; ValueError when there is not one
+        weight for each worker.
+    """
+    if weights is None:
+        return np.full(workers, 1 / workers)
+    shares = np.array(normalised(weights))
+    if len(shares) != workers:
+        raise ValueError(
+            f"weights has {len(shares)} entries, but the metrics are those of "
+            f"{workers} workers; give one weight for each worker."
+        )
+    return shares
 
 
 def check_axis_name(axis_name: Any) -> None:
