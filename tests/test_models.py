@@ -41,12 +41,12 @@ def images(batch=2):
     [("resnet18", 11_173_962), ("vgg16", 14_728_266), ("cnn", 94_538)],
 )
 def test_the_default_width_is_that_of_the_literature(name, parameters):
-    assert models.parameter_count(build(name, None)) == parameters
+    assert models.parameter_count(build(name, None).init) == parameters
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_width_scales_every_stage(name):
-    wide, narrow = (models.parameter_count(build(name, w)) for w in (32, 16))
+    wide, narrow = (models.parameter_count(build(name, w).init) for w in (32, 16))
     # All but the ends of a network grows with the square of its width.
     assert 3.5 < wide / narrow < 4
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.overlap.network import Network, parse_rate
-from experiments.overlap.processes import run_workers
+from experiments.cluster.network import Network, parse_rate
+from experiments.cluster.processes import run_workers
+from experiments.signals import Stopped, exit_status
 
 
 def python(code: str) -> list[str]:
@@ -63,9 +64,9 @@ def test_without_root_it_says_so(monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_a_signal_unwinds_the_context(number):
     previous = signal.getsignal(number)
-    with pytest.raises(SystemExit) as leaving, Network(2, None):
+    with pytest.raises(Stopped) as leaving, Network(2, None):
         signal.raise_signal(number)
-    assert leaving.value.code == 128 + number
+    assert exit_status(leaving.value) == 128 + number
     assert signal.getsignal(number) is previous
 
 
@@ -148,8 +149,8 @@ def test_a_second_interrupt_leaves_no_worker(monkeypatch, request):
 def test_workers_do_not_outlive_a_killed_run(tmp_path):
     note = tmp_path / "pid"
     code = (
-        "import sys; from experiments.overlap.network import Network\n"
-        "from experiments.overlap.processes import run_workers\n"
+        "import sys; from experiments.cluster.network import Network\n"
+        "from experiments.cluster.processes import run_workers\n"
         "with Network(1, None) as network:\n"
         "    run_workers(network, lambda _: [sys.executable, '-c', sys.argv[1]])"
     )
@@ -254,7 +255,7 @@ def test_a_failure_half_way_leaves_nothing(monkeypatch):
 
 HOLD = """
 import signal, subprocess, time
-from experiments.overlap.network import Network
+from experiments.cluster.network import Network
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 with Network(2, "200mbit") as network:
     worker = subprocess.Popen(network.command(0, ["sleep", "600"]))

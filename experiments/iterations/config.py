@@ -1,4 +1,9 @@
-"""The configuration of the study."""
+"""The configuration of the study of iterations, drift and seconds.
+
+``python -m experiments.iterations`` takes 2 minutes on 2 CPU cores. Expected: slopes of
+steps against workers near -1, drifts as ``theory.expected_deviation`` has them, and a
+loss that CoCoD-SGD reaches first where links are slow.
+"""
 
 import dataclasses
 import itertools

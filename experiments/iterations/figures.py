@@ -17,7 +17,6 @@ from cocod_jax.style import (
     BLACK,
     BLUE,
     GREY,
-    JUST_IN_TIME,
     PURPLE,
     SKY_BLUE,
     tidy,
@@ -26,12 +25,12 @@ from experiments.figures import records_of
 
 Records: TypeAlias = list[dict[str, Any]]
 
-# Curves may lie on each other: a marker inside of the next larger one shows both.
+# Curves may lie on each other: a marker inside the next larger one shows both.
 MARKERS = {"ssgd": ("o", 9), "local_sgd": ("s", 6), "cocod": ("D", 3.5)}
-PERIODS = (SKY_BLUE, PURPLE, BLUE, BLACK)  # one for each
+PERIODS = (SKY_BLUE, PURPLE, BLUE, BLACK)  # one colour each
 LINES = {
-    **{name: (label, colour, "-") for name, (label, colour) in ALGORITHMS.items()},
-    "just_in_time": (*JUST_IN_TIME, "--"),
+    **{name: (*look, "-") for name, look in ALGORITHMS.items()},
+    "just_in_time": (*ALGORITHMS["just_in_time"], "--"),
     "ssgd_backward": ("S-SGD, sends during the backward pass", BLACK, ":"),
 }
 TEXT = "#555555"

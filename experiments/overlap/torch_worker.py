@@ -170,7 +170,10 @@ def main() -> None:
     for name, step in algorithms.items():
         seconds(step, in_a_round[name])
     times: dict[str, list[float]] = {name: [] for name in algorithms}
-    for _ in range(args.repeats):
+    for repeat in range(args.repeats):
+        words = f"PyTorch: repeat {repeat + 1} of {args.repeats}"
+        told = {"words": words, "done": repeat, "total": args.repeats}
+        print(json.dumps({"progress": told}), flush=True)
         for name, step in algorithms.items():
             times[name].append(seconds(step, in_a_round[name]))
     for name, values in times.items():
