@@ -47,6 +47,28 @@ def test_without_a_rate_workers_run_as_they_are_on_the_loopback():
         assert network.address(1) == "127.0.0.1"
 
 
+def test_the_progress_of_the_first_worker_is_shown_while_it_runs(tmp_path):
+    code = (
+        "import json, pathlib, sys, time; seen = pathlib.Path(sys.argv[1])\n"
+        "for done in range(3):\n"
+        "    told = {'words': sys.argv[2], 'done': done}\n"
+        "    print(json.dumps({'progress': told}), flush=True)\n"
+        "    while not (seen / str(done)).exists(): time.sleep(0.01)\n"
+        "print(json.dumps({'result': sys.argv[2]}))"
+    )
+    shown = []
+
+    def show(words, done):
+        shown.append((words, done))
+        (tmp_path / str(done)).touch()  # the workers wait for it
+
+    with Network(2, None) as network:
+        worker = lambda i: [*python(code), str(tmp_path), f"worker {i}"]
+        records = run_workers(network, worker, timeout=60, show=show)
+    assert shown == [("worker 0", done) for done in range(3)]
+    assert records == [{"result": f"worker {i}", "worker": i} for i in range(2)]
+
+
 @pytest.mark.parametrize("missing", ["ip", "tc"])
 def test_a_missing_tool_is_named_with_its_package(monkeypatch, missing):
     monkeypatch.setattr(shutil, "which", lambda tool: tool != missing or None)

@@ -24,9 +24,10 @@ import tyro
 import cocod_jax as cj
 from cocod_jax.observe.loggers import read_jsonl, to_jsonl
 from cocod_jax.style import ALGORITHMS
-from experiments import command, data, figures, logbook, train
+from experiments import command, data, figures, logbook, tasks, train
 from experiments.algorithms import AXIS, RECIPES, local_optimizer, make_rounds
 from experiments.config import Algorithm, Measured, TrainConfig
+from experiments.tasks import Data, Task
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--model=cnn", "--width=4", "--data=digits", "--batch-size=16", "--workers=2"]
@@ -193,6 +194,47 @@ def test_ctrl_c_leaves_a_log_and_says_where(tmp_path):
     assert read_jsonl(log)["end"] == [{"status": "interrupted"}]
     assert kinds(log)[-1] == "end"
     assert log.with_suffix(".png").exists()
+
+
+def numbers(config):
+    """A task without images: to predict a number."""
+
+    def loss_fn(params, model_state, batch, key):
+        return jnp.mean((params - batch) ** 2), model_state
+
+    def rounds(*, first_step, period, count):
+        return iter(np.ones([count, 2, period, 3], np.float32))
+
+    return Task(
+        init=lambda key: (jnp.zeros([]), {}),
+        loss_fn=loss_fn,
+        load=lambda workers: Data(
+            steps_per_epoch=8,
+            per_step=6,
+            rounds=rounds,
+            evaluate=lambda params, model_state: {
+                "test_loss": float((1 - params) ** 2)
+            },
+        ),
+        batch_shapes=lambda workers, period: None,
+        unit="numbers",
+        result=lambda record: ("test loss", f"{record['test_loss']:.3f}"),
+    )
+
+
+def test_another_task_is_trained_the_same_way(run_here, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(tasks.TASKS, "digits", numbers)
+    options = ["--epochs=3", "--momentum=0", f"--out={tmp_path}"]
+    config = run_here(*SMALL, *options)
+    out = capsys.readouterr().out
+    epochs = read_jsonl(config.log)["epoch"]
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3]
+    assert 0 < epochs[2]["test_loss"] < epochs[0]["test_loss"] < 1
+    assert epochs[2]["numbers_per_second"] > 0
+    assert f"test {epochs[2]['test_loss']:.3f}   " in out
+    assert "numbers/s" in out
+    assert "images" not in out
+    assert config.log.with_suffix(".png").exists()
 
 
 @pytest.mark.parametrize(
