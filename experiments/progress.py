@@ -130,17 +130,21 @@ class Training:
         self._epochs = epochs
         self._rounds = rounds
         self._unit = unit
-        self._done, self._first_done, self._result = 0, 0.0, ""
+        self._done, self._first_done = 0, 0.0
+        self._round, self._result = "", ""
 
     def round_done(self, epoch: int, loss: float, speed: float) -> None:
         """After every round: the finished epochs, and how this one goes."""
         self._first_done = self._first_done or time.monotonic()
         self._done += 1
-        words = (
+        self._round = (
             f"epoch {min(epoch + 1, self._epochs)}/{self._epochs}   loss {loss:.4f}   "
-            f"{self._result}{speed:,.0f} {self._unit}/s"
+            f"{speed:,.0f} {self._unit}/s"
         )
-        self._reporter.now(words, self._done, self._rounds)
+        self._now()
+
+    def _now(self) -> None:
+        self._reporter.now(f"{self._round}{self._result}", self._done, self._rounds)
 
     def alarm(self, sentence: str) -> None:
         """A line that stays."""
@@ -148,15 +152,16 @@ class Training:
 
     def epoch_done(self, record: Mapping[str, float], result: str) -> None:
         """After every epoch: its record in the log, and its result in a word."""
-        self._result = f"test {result}   "
+        self._result = f"   test {result}"
+        self._now()
         if self._reporter.console.is_terminal:
             return
+        speed = record[f"{self._unit}_per_second"]
         # The first round is not counted: it was compiled.
         since = time.monotonic() - self._first_done
         left = (self._rounds - self._done) * since / max(self._done - 1, 1)
         self._reporter.line(
             f"epoch {record['epoch']:3d}/{self._epochs}   "
-            f"round {self._done}/{self._rounds}   loss {record['train_loss']:.4f}   "
-            f"{self._result}{record[f'{self._unit}_per_second']:,.0f} {self._unit}/s   "
-            f"ETA {left:.0f} s"
+            f"round {self._done}/{self._rounds}   loss {record['train_loss']:.4f}"
+            f"{self._result}   {speed:,.0f} {self._unit}/s   ETA {left:.0f} s"
         )

@@ -16,6 +16,7 @@ from experiments import compare, logbook
 from experiments.config import TrainConfig
 from experiments.paper import __main__ as paper
 from experiments.paper import config as study
+from experiments.paper import figures
 
 ROOT = Path(__file__).parent.parent
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -118,7 +119,7 @@ def test_options_say_all_of_a_run(scale):
         assert tyro.cli(TrainConfig, args=compare.options(run)) == run
 
 
-def test_the_study_of_the_paper(started, tmp_path, capsys):
+def test_the_study_of_the_paper(started, tmp_path, monkeypatch, capsys):
     config = study.PaperConfig(
         seeds=(0,),
         overlap=ROOT / "experiments/results/20261124_overlap/overlap.jsonl",
@@ -140,6 +141,8 @@ def test_the_study_of_the_paper(started, tmp_path, capsys):
         assert row in claims
     assert claims in capsys.readouterr().out
 
+    for name in ("learning", "speedup", "timelines", "unequal"):
+        monkeypatch.setattr(figures, name, lambda *drawn: None)
     started[5].log.unlink()
     paper.main(config)
     assert started[runs:] == [started[5]]
