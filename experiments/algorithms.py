@@ -25,7 +25,7 @@ class Recipe(NamedTuple):
       rule: ``(exchange) -> rule`` of its rounds; by default they exchange nothing.
       gradients: ``(exchange, warmup_steps) -> transform`` before the local optimizer,
         of algorithms that exchange gradients; None for the others.
-      delay: its own, in local steps; None takes the one of the configuration.
+      delay: d, if the algorithm fixes it; None takes the configuration's.
     """
 
     clock: Callable[[int, int], timeline.Algorithm]
@@ -88,7 +88,7 @@ def local_optimizer(
 def make_rounds(
     config: TrainConfig, loss_fn, optimizer: optax.GradientTransformation
 ) -> tuple[cj.Round, cj.Round]:
-    """The round of the warm-up, of one synchronous step, and the round after it."""
+    """The warm-up's round, of one synchronous step, and the round that follows."""
     recipe = RECIPES[config.algorithm]
     exchange = cj.mean(AXIS, weights=config.micro_batches)
     rule = recipe.rule(exchange)

@@ -24,7 +24,7 @@ from cocod_jax.timeline import (
 )
 from experiments.algorithms import RECIPES
 
-STEPS = 240  # of a prediction: the start and the end of it hardly count
+STEPS = 240  # enough that a prediction's start and end hardly count
 DDP = (
     "DDP",
     "DDP, 5 MB buckets",
@@ -44,15 +44,15 @@ class Clock:
     """What was measured at one rate, and the clock that runs on it.
 
     Attributes:
-      rate: of the links.
-      workers: that it was measured with.
+      rate: the links' rate, as ``tc`` writes it.
+      workers: how many there were.
       period: k.
       compute: Tc, seconds of a local step alone.
       exchange: Tm, seconds of an exchange alone.
-      busy: seconds for which an exchange keeps a worker's core busy, its moves between
-        the worker's devices included; with other numbers of workers the same share.
+      busy: seconds for which an exchange keeps a worker's core busy, moves between the
+        worker's devices included. Other numbers of workers get the same share.
       measured: seconds of a step of each algorithm.
-      delay: of CoCoD-SGD just in time.
+      delay: d of CoCoD-SGD just in time.
     """
 
     rate: str
@@ -66,14 +66,14 @@ class Clock:
 
     @property
     def algorithms(self) -> dict[str, Algorithm]:
-        """Those that were measured, by their names for people."""
+        """The algorithms that were measured, by their names in figures."""
         ours = {
             ALGORITHMS[key][0]: recipe.clock(self.period, self.delay)
             for key, recipe in RECIPES.items()
         }
         every = {
             **ours,
-            # PyTorch's send gradients from the end of the forward pass on.
+            # PyTorch sends gradients from the end of the forward pass on.
             **dict.fromkeys(DDP, SSGD(sends_after=1 / 3)),
             **dict.fromkeys(LOCAL_SGD, LocalSGD(self.period)),
         }
@@ -91,7 +91,7 @@ class Clock:
         speeds: Sequence[float] | None = None,
         steps: int = STEPS,
     ) -> Timeline:
-        """Of so many workers on a ring of these links; None is as measured."""
+        """So many workers on a ring of these links; None takes those of the log."""
         workers = workers or self.workers
         exchange = self.exchange_of(workers)
         return simulate(

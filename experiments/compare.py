@@ -34,7 +34,7 @@ class CompareConfig:
     """Which runs."""
 
     algorithms: tuple[Algorithm, ...] = get_args(Algorithm)
-    """Who takes part."""
+    """Which ones run."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each algorithm runs once for each of them."""
     out: Path = Path("runs/compare")

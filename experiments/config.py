@@ -22,9 +22,9 @@ class TrainConfig:
     """One training run; the defaults take 2 to 6 minutes on 2 CPU cores."""
 
     algorithm: Algorithm = "cocod"
-    """Who communicates what, and when."""
+    """What workers exchange, and when."""
     workers: int | None = None
-    """Number of workers; default: the GPUs that are there, or 4 CPU devices."""
+    """Number of workers; None takes all GPUs, or 4 CPU devices."""
     micro_batches: tuple[int, ...] | None = None
     """For unequal workers: micro-batches in a local step of each, in proportion to its
     speed. Each has batch_size examples; data and weights follow. Default: one each."""
@@ -38,7 +38,7 @@ class TrainConfig:
     model: Model = "resnet18"
     """The network."""
     width: int | None = 12
-    """Channels of its first stage; default of the paper's networks: 64."""
+    """Channels of its first stage; None is the width in the literature."""
 
     data: Literal["mnist5k", "digits", "cifar10", "cifar100"] = "mnist5k"
     """The data set; mnist5k and digits need no download."""
@@ -52,11 +52,11 @@ class TrainConfig:
     batch_size: int = 25
     """Examples in one local batch of one worker, or in one of its micro-batches."""
     learning_rate: float = 0.2
-    """For a total batch of 256; scaled linearly to the total batch of the workers."""
+    """The rate for a total batch of 256; it grows linearly with the total batch."""
     warmup_epochs: float = 1.0
     """The learning rate grows linearly from one worker's to all workers'."""
     decay: Literal["cosine", "step"] = "cosine"
-    """After the warm-up: to zero, or by 10 after 50 % and 75 % of the epochs."""
+    """How the rate falls after the warm-up: to zero, or by 10 after 50 % and 75 %."""
     momentum: float = 0.9
     """The local optimizer's; its buffers stay with their worker."""
     nesterov: bool = True

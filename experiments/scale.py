@@ -37,7 +37,7 @@ class ScaleConfig:
     """Which sizes."""
 
     rate: str = "500mbit"
-    """Of the links, as ``tc`` writes it; none for loopback."""
+    """The rate of the links, as ``tc`` writes it; none for loopback."""
     workers: tuple[int, ...] = (2, 4)
     """Numbers of processes."""
     widths: tuple[int, ...] = (19, 61, 135)

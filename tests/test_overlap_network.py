@@ -58,14 +58,15 @@ def test_the_progress_of_the_first_worker_is_shown_while_it_runs(tmp_path):
     )
     shown = []
 
-    def show(words, done):
+    def show(words, done=None):
         shown.append((words, done))
         (tmp_path / str(done)).touch()  # the workers wait for it
 
     with Network(2, None) as network:
         worker = lambda i: [*python(code), str(tmp_path), f"worker {i}"]
         records = run_workers(network, worker, timeout=60, show=show)
-    assert shown == [("worker 0", done) for done in range(3)]
+    assert shown[0] == ("workers start", None)
+    assert shown[1:] == [("worker 0", done) for done in range(3)]
     assert records == [{"result": f"worker {i}", "worker": i} for i in range(2)]
 
 

@@ -50,8 +50,8 @@ def run_workers(
       argv_of_worker: the command of worker i.
       env: added to this process's environment.
       timeout: seconds that all of them have.
-      show: called with the fields of every ``{"progress": {...}}`` that worker 0
-        prints, when it prints it.
+      show: called with ``words`` when the workers start, and with the fields of every
+        ``{"progress": {...}}`` that worker 0 prints, when it prints it.
 
     Returns:
       Every JSON object printed on a line of its own, in the order of the workers, with
@@ -63,6 +63,7 @@ def run_workers(
       TimeoutError: when they take too long, with the same of every worker.
     """
     environment = {**os.environ, **_ENVIRONMENT, **(env or {})}
+    show(words="workers start")
     with ExitStack() as stack:
         workers: list[_Worker] = []
         stack.callback(_end, workers)

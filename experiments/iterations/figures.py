@@ -253,7 +253,7 @@ def seconds(log: Path, out: Path) -> None:
 
 
 def loss_panel(axis: Any, losses: Records, config: dict[str, Any]) -> None:
-    """The mean of the runs, and a band of all of them."""
+    """The mean of the runs, and a band from the least to the greatest."""
     records = {record["algorithm"]: record for record in losses}
     for name, (_, colour, style) in LINES.items():
         x = records[name]["seconds"][1:]
@@ -273,7 +273,7 @@ def loss_panel(axis: Any, losses: Records, config: dict[str, Any]) -> None:
 
 
 def clock_panel(axis: Any, clock: Records) -> None:
-    """Dashed: a step without jitter of a worker that waits for nobody."""
+    """The dashed line is a step without jitter of a worker that never waits."""
     workers = values_of(clock, "workers")
     for name, (label, colour, style) in LINES.items():
         y = [r["seconds_per_step"] for r in clock if r["algorithm"] == name]

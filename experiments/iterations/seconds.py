@@ -60,7 +60,7 @@ NETWORKS = (
 def algorithms(
     network: Network, workers: int
 ) -> dict[str, tuple[Factory, timeline.Algorithm]]:
-    """By name, what trains and what the clock runs.
+    """What trains and what the clock runs, by the algorithm's name.
 
     S-SGD has a second clock, that of frameworks which send gradients while others are
     being computed. The just-in-time merge has the smallest delay that hides the
@@ -126,7 +126,12 @@ def learn(config: IterationsConfig, each: Trainer, rate: float) -> np.ndarray:
 
 
 def reached(losses: np.ndarray, goal: float) -> int | None:
-    """The row from which on the mean of the runs [rows, runs] stays below the goal."""
+    """The first row after which the mean of the runs stays below the goal.
+
+    Args:
+      losses: [rows, runs].
+      goal: the loss.
+    """
     above = np.flatnonzero(~(losses.mean(axis=1) < goal))  # nan is, too
     first = int(above[-1]) + 1 if above.size else 0
     return first if first < len(losses) else None

@@ -82,7 +82,7 @@ def steps_to(target: float, lengths: Sequence[int], errors: np.ndarray) -> np.nd
 
     Args:
       target: the error.
-      lengths: steps of the runs.
+      lengths: how many steps the runs took.
       errors: that they reached, the mean over runs, falling, [lengths, resamples].
 
     Returns:

@@ -106,8 +106,8 @@ def _result(
 def table(config: OverlapConfig, rate: str, results: list[dict[str, Any]]) -> Table:
     """Seconds per step, from the least to the greatest, and how good that is.
 
-    The last two columns: the part of the round that computation or exchange needs
-    anyway, and the part of the exchange beside which a worker computed, at least.
+    The last two columns are the part of the round that computation or exchange needs
+    anyway, and the least part of the exchange beside which a worker computed.
     """
     ours = {
         r["algorithm"]: r["seconds_per_round"] for r in results if r["side"] == "ours"

@@ -33,7 +33,7 @@ class OverlapConfig:
     repeats: int = 5
     """Interleaved measurements of each algorithm; their median counts."""
     algorithms: tuple[Measured, ...] = get_args(Measured)
-    """Which of this library's."""
+    """Which of this library's algorithms."""
     peers: Literal["none", "torch"] = "none"
     """Whether PyTorch runs on the same links, in a virtual environment of its own."""
     peers_environment: Path = Path(".venv-torch")

@@ -41,7 +41,7 @@ class OverlapWorkerConfig(WorkerConfig):
     """What to measure, the same for all workers but for the rank."""
 
     algorithms: tuple[Measured, ...] = get_args(Measured)
-    """Which of them."""
+    """Which ones."""
     records: Literal["all", "times"] = "all"
     """Times alone, or timelines, parts and a profile as well, which need memory."""
 

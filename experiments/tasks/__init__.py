@@ -10,7 +10,7 @@ from experiments.tasks.task import Task as Task
 TASKS: dict[str, Callable[[TrainConfig], Task]] = {
     **dict.fromkeys(images.DATA, images.task),
 }
-"""By data set, what makes its task from a configuration."""
+"""By data set, the function that makes its task from a configuration."""
 
 
 def task_of(config: TrainConfig) -> Task:

@@ -14,7 +14,7 @@ class UnequalConfig:
     """What is measured."""
 
     rate: str = "500mbit"
-    """Of the links, as ``tc`` writes it; none for loopback."""
+    """The rate of the links, as ``tc`` writes it; none for loopback."""
     workers: int = 2
     """Processes, each on its core; the last one is slow."""
     width: int = 32
@@ -30,7 +30,7 @@ class UnequalConfig:
     interval: float = 2.0
     """Seconds from a pause of a worker to its next one, on average."""
     repeats: int = 5
-    """Interleaved measurements: the median of those of shares counts, and the mean of
-    those with pauses."""
+    """Interleaved measurements: their median counts for shares, their mean for
+    pauses."""
     out: Path = Path("runs/unequal")
     """Folder for the log and the figure."""

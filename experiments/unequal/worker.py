@@ -1,7 +1,7 @@
 """One worker of the benchmark of unequal workers; prints JSON lines.
 
-One worker's core is shared with a process that spins, so that it is really slow. Then
-nobody is slowed, but all are stopped now and then, at random.
+First the last worker shares its core with a process that spins, so that it is really
+slow. Then all workers are equal, and each is stopped now and then, at random.
 """
 
 import dataclasses
