@@ -83,6 +83,15 @@ def measure(
     }
 
 
+def sentence(result: dict[str, Any]) -> str:
+    """A result, for people."""
+    seconds = ", ".join(
+        f"{label} {result[name]:.2f} s" for name, (label, *_) in LINES.items()
+    )
+    millions = result["parameters"] / 1e6
+    return f"{result['workers']} workers, {millions:.1f} million parameters: {seconds}"
+
+
 def figure(log: Path, out: Path) -> None:
     """Seconds of a round against the parameters, a panel for each number of workers.
 
@@ -118,7 +127,7 @@ def main(config: ScaleConfig) -> None:
                 for width in config.widths:
                     result = measure(config, workers, width, show)
                     log.write("result", **result)
-                    show.line(str(result))
+                    show.line(sentence(result))
         figure(path, config.out / "scale.png")
 
 
