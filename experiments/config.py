@@ -12,7 +12,7 @@ from typing import Literal
 
 Algorithm = Literal["ssgd", "pipe_sgd", "local_sgd", "cocod"]
 """What is trained; CoCoD-SGD at any delay."""
-Measured = Literal["ssgd", "pipe_sgd", "local_sgd", "cocod", "just_in_time"]
+Measured = Literal[Algorithm, "just_in_time"]
 """What is timed: the delay just in time is an algorithm of its own there."""
 Model = Literal["resnet18", "vgg16", "cnn"]
 

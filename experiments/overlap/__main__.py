@@ -14,6 +14,7 @@ from typing import Any
 from rich.table import Table
 
 from cocod_jax.observe.loggers import Logbook
+from cocod_jax.style import ALGORITHMS
 from experiments import command, logbook, progress
 from experiments.cluster.network import Network, links_of
 from experiments.cluster.processes import machine, run_program
@@ -113,16 +114,17 @@ def table(config: OverlapConfig, rate: str, results: list[dict[str, Any]]) -> Ta
         r["algorithm"]: r["seconds_per_round"] for r in results if r["side"] == "ours"
     }
     compute, exchange = ours["local steps"], ours["exchange"]
+    baseline = ALGORITHMS["ssgd"][0]
     each = f"Tc {compute / config.period:.3f} s, Tm {exchange:.3f} s"
     shown = Table(title=f"{links_of(rate)}: {each}")
     shown.add_column("algorithm")
-    for column in ("s per step", "from", "to", "against S-SGD"):
+    for column in ("s per step", "from", "to", f"against {baseline}"):
         shown.add_column(column, justify="right")
     for column in ("max(k Tc, Tm) / round", "hidden"):
         shown.add_column(column, justify="right")
     for r in results:
         if r["is_algorithm"]:
-            faster = ours.get("S-SGD", math.nan) / r["seconds_per_round"]
+            faster = ours.get(baseline, math.nan) / r["seconds_per_round"]
             shown.add_row(
                 f"{r['algorithm']} ({r['side']})",
                 f"{r['seconds_per_step']:.3f}",

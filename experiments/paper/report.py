@@ -54,7 +54,8 @@ def _differences(runs: list[dict], to: list[dict]) -> str:
 
 def speed(clocks: dict[str, Clock]) -> str:
     """How much faster a step of CoCoD-SGD is than one of the others."""
-    others = ("S-SGD", "Pipe-SGD", "Local SGD")
+    ours = ALGORITHMS["cocod"][0]
+    others = [ALGORITHMS[key][0] for key in get_args(Algorithm) if key != "cocod"]
     buckets = "S-SGD in buckets"
     lines = [
         "## Time",
@@ -77,9 +78,9 @@ def speed(clocks: dict[str, Clock]) -> str:
             ratios[f"{workers}, clock"] = clock.exchange_of(workers) / clock.compute
         for label, seconds in rows.items():
             cells = [clock.rate, label, f"{ratios[label]:.2f}"]
-            cells += [f"{seconds[n] / seconds['CoCoD-SGD']:.2f} x" for n in others]
+            cells += [f"{seconds[n] / seconds[ours]:.2f} x" for n in others]
             last = seconds.get(buckets)
-            cells.append(f"{last / seconds['CoCoD-SGD']:.2f} x" if last else "")
+            cells.append(f"{last / seconds[ours]:.2f} x" if last else "")
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
