@@ -29,7 +29,9 @@ class Recipe(NamedTuple):
     """
 
     clock: Callable[[int, int], timeline.Algorithm]
-    rule: Callable[[cj.Exchange], cj.MergeRule] = lambda exchange: cj.independent()
+    rule: Callable[[cj.Exchange], cj.MergeRule] = lambda exchange: cj.independent(
+        exchange.weights
+    )
     gradients: Callable[[cj.Exchange, int], optax.GradientTransformation] | None = None
     delay: int | None = None
 

@@ -61,7 +61,7 @@ class Recorder:
         metrics = jax.device_get(metrics)  # interrupted here, it can be tried again
         self._pending = None
         self._seconds = time.perf_counter() - self._start
-        scalars = cj.loggers.scalars(metrics)
+        scalars = cj.loggers.scalars(metrics, self._weights)
         self._log(step, {"seconds": self._seconds, **scalars})
         if sentence := self._alarm(metrics):
             self._log.write("alarm", step=step, sentence=sentence)

@@ -114,13 +114,15 @@ def parts(worker: Worker) -> dict[str, Run]:
     """What a round does besides local steps and exchange, each part alone."""
     round_ = worker.round_(cj.cocod(AXIS))
     state = worker.state(round_)._replace(opt_state=(), model_state=())
+    send = worker.over(round_.send, worker.exchange_devices)
     merge = worker.over(round_.merge, worker.devices)
     snapshot = state.params
-    sent = worker.on_exchange_device(snapshot)
+    sent, _ = send(worker.on_exchange_device(state))
+    arrived = worker.on_compute_device(sent)
     each = {
         "move to the exchange": lambda: worker.on_exchange_device(snapshot),
         "move back": lambda: worker.on_compute_device(sent),
-        "merge": lambda: merge(state, snapshot, snapshot),
+        "merge": lambda: merge(state, snapshot, arrived),
     }
     return {
         name: lambda part=part: jax.block_until_ready(part())
