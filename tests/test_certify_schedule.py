@@ -393,11 +393,11 @@ def test_the_compiler_stays_out_of_sight():
 
 
 def test_without_the_compiler_the_command_that_installs_it_is_printed(monkeypatch):
-    from cocod_jax.certify import _compile
+    from cocod_jax.certify import _plugin
 
-    monkeypatch.setattr(_compile, "compiler_available", lambda: False)
+    monkeypatch.setattr(_plugin, "compiler_available", lambda: False)
     with pytest.raises(ImportError, match=f"jax-cuda12-pjrt=={jax.__version__}"):
-        _compile._load_plugin()
+        _plugin.load_compiler()
     assert f"jax-cuda12-plugin=={jax.__version__}" in install_command()
 
 
@@ -415,15 +415,15 @@ def test_a_compiler_that_is_there_is_not_installed_again(monkeypatch, capsys):
 
 
 def test_half_a_compiler_is_none(monkeypatch, tmp_path):
-    from cocod_jax.certify import _compile
+    from cocod_jax.certify import _plugin
 
-    monkeypatch.setattr(_compile, "plugin_directory", lambda: tmp_path)
-    for name in _compile._WHEELS:
-        assert not _compile.installed()
+    monkeypatch.setattr(_plugin, "plugin_directory", lambda: tmp_path)
+    for name in _plugin._WHEELS:
+        assert not _plugin.installed()
         folder = tmp_path / f"{name.replace('-', '_')}-1.0.dist-info"
         folder.mkdir()
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\n")
-    assert _compile.installed()
+    assert _plugin.installed()
 
 
 def test_amd_s_compiler_is_refused_by_name(monkeypatch):

@@ -48,6 +48,29 @@ def test_the_programs_of_one_device_and_every_all_reduce_count():
     assert found == [Interval("compute", 100, 101), Interval("exchange", 100.5, 102.5)]
 
 
+def test_devices_that_share_the_number_of_a_run_are_told_apart():
+    """As jaxlib 0.12 writes it: one run of a program, and each operation's device."""
+    on = lambda device, operation: {
+        "run_id": 7,
+        "device_ordinal": device,
+        "hlo_op": operation,
+    }
+    found = trace.intervals(
+        profile(
+            (on(0, "fusion.1"), 0.0, 1.0),
+            (on(0, "psum.2"), 1.0, 3.0),
+            (on(1, "fusion.1"), 0.0, 2.0),
+            (on(1, "psum.2"), 2.0, 2.0),
+        ),
+        device=0,
+    )
+    assert found == [
+        Interval("compute", 100, 101),
+        Interval("exchange", 101, 104),
+        Interval("exchange", 102, 104),
+    ]
+
+
 def test_a_program_that_waits_for_its_all_reduce_does_not_compute_meanwhile():
     found = trace.intervals(
         profile(

@@ -20,8 +20,8 @@ from cocod_jax.certify._certificate import ExposedError as ExposedError
 from cocod_jax.certify._certificate import Reason as Reason
 from cocod_jax.certify._certify import certify as certify
 from cocod_jax.certify._certify import dataflow as dataflow
-from cocod_jax.certify._compile import compiler_available as compiler_available
-from cocod_jax.certify._compile import install_command as install_command
 from cocod_jax.certify._dataflow import CollectiveFlow as CollectiveFlow
+from cocod_jax.certify._plugin import compiler_available as compiler_available
+from cocod_jax.certify._plugin import install_command as install_command
 from cocod_jax.certify._schedule import Collective as Collective
 from cocod_jax.certify._schedule import Schedule as Schedule

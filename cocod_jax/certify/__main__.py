@@ -22,12 +22,8 @@ import sys
 from collections.abc import Sequence
 
 from cocod_jax.certify._certify import certify
-from cocod_jax.certify._compile import (
-    TARGETS,
-    install_command,
-    installed,
-    plugin_directory,
-)
+from cocod_jax.certify._nvidia import TARGETS
+from cocod_jax.certify._plugin import install_command, installed, plugin_directory
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,8 +8,8 @@ import jax
 
 from cocod_jax._checks import check_counts
 from cocod_jax.certify._certificate import Certificate, diagnose
-from cocod_jax.certify._compile import TARGETS, compile_program
 from cocod_jax.certify._dataflow import CollectiveFlow, flows_of
+from cocod_jax.certify._nvidia import TARGETS, compile_program
 from cocod_jax.certify._program import (
     Program,
     for_workers,

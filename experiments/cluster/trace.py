@@ -1,6 +1,7 @@
 """What a worker computed and exchanged, and when, as the runtime's profiler saw it."""
 
 import tempfile
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,6 +64,10 @@ def intervals(profile: Any, device: int) -> list[Interval]:
     programs, exchanges, devices = {}, {}, {}
     for stats, start, end in _events(profile):
         run, operation = stats.get("run_id"), stats.get("hlo_op", "")
+        if operation and "device_ordinal" in stats:
+            # Since jaxlib 0.12 every operation names its device, and all devices share
+            # the number of a run.
+            run = run, stats["device_ordinal"]
         first, last = programs.get(run, (start, end))
         programs[run] = min(first, start), max(last, end)
         if "device_ordinal" in stats:
@@ -81,11 +86,19 @@ def intervals(profile: Any, device: int) -> list[Interval]:
 
 def _events(profile: Any) -> Iterator[tuple[dict[str, Any], float, float]]:
     planes = {plane.name: plane for plane in profile.planes}
-    origin = dict(planes["Task Environment"].stats)["profile_start_time"]
+    origin = _stats(planes["Task Environment"])["profile_start_time"]
     for line in planes["/host:CPU"].lines:
         for event in line.events:
             start = (origin + event.start_ns) / 1e9
-            yield dict(event.stats), start, start + event.duration_ns / 1e9
+            yield _stats(event), start, start + event.duration_ns / 1e9
+
+
+def _stats(item: Any) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        # Python 3.12 and later say of a type of jaxlib's that it has no __module__; an
+        # error there would end the process.
+        warnings.filterwarnings("ignore", "builtin type", DeprecationWarning)
+        return dict(item.stats)
 
 
 def hidden(found: list[Interval]) -> float | None:
