@@ -1,8 +1,10 @@
-"""Comparisons of whole trees."""
+"""What is done with whole trees: compared, copied, held back, cast."""
 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 
 
 def check_same_tree(tree: Any, like: Any, name: str, like_name: str) -> None:
@@ -15,9 +17,71 @@ def check_same_tree(tree: Any, like: Any, name: str, like_name: str) -> None:
         )
     leaves = jax.tree.leaves_with_path(tree)
     for (path, leaf), other in zip(leaves, jax.tree.leaves(like), strict=True):
-        if jax.numpy.shape(leaf) != jax.numpy.shape(other):
+        if jnp.shape(leaf) != jnp.shape(other):
             raise ValueError(
                 f"{name} and {like_name} must have the same shapes; at "
                 f"{jax.tree_util.keystr(path) or 'the root'} they are "
-                f"{jax.numpy.shape(leaf)} and {jax.numpy.shape(other)}."
+                f"{jnp.shape(leaf)} and {jnp.shape(other)}."
             )
+
+
+def same_shapes(tree: Any, other: Any) -> bool:
+    """Whether both trees have the same structure and shapes."""
+    described = lambda tree: (
+        jax.tree.structure(tree),
+        [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)],
+    )
+    return described(tree) == described(other)
+
+
+def own_copy(tree: Any) -> Any:
+    """The tree with buffers and dtypes of its own.
+
+    A donated state must not take the caller's arrays with it, nor hold one buffer
+    twice; and a dtype that is only a Python number's would change in the first step,
+    and the second would compile again.
+    """
+    return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.result_type(leaf)), tree)
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf holds typed PRNG keys."""
+    return jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
+
+
+def barrier(tree: Any) -> Any:
+    """The tree, all of which is computed before any of it is used.
+
+    PRNG keys pass beside the barrier: to JAX's check of keys it would be a use.
+    """
+    leaves, treedef = jax.tree.flatten(tree)
+    held = iter(lax.optimization_barrier([x for x in leaves if not is_key(x)]))
+    return jax.tree.unflatten(treedef, [x if is_key(x) else next(held) for x in leaves])
+
+
+def cast_like(tree: Any, like: Any) -> Any:
+    """The tree with the dtypes of ``like``, varying over the same mapped axes.
+
+    In a ``shard_map`` that checks types, what all workers have in common, such as a
+    mean, has another type than what is each worker's own.
+    """
+
+    def cast(leaf: Any, like: Any) -> jax.Array:
+        if not is_key(like):
+            leaf = jnp.asarray(leaf, jnp.result_type(like))
+        missing = tuple(varying_axes(like) - varying_axes(leaf))
+        return lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(cast, tree, like)
+
+
+def wide(tree: Any) -> Any:
+    """The tree in float32 at least."""
+    widen = lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+    return jax.tree.map(widen, tree)
+
+
+def varying_axes(leaf: Any) -> frozenset[str]:
+    """The mapped axes over which an array's type says that it differs."""
+    manual = getattr(jax.typeof(leaf), "mat", None)
+    return getattr(manual, "varying", frozenset())

@@ -3,6 +3,8 @@
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 from cocod_jax import theory
 from cocod_jax._checks import (
     check_counts,
@@ -10,6 +12,7 @@ from cocod_jax._checks import (
     check_period,
     check_positive,
 )
+from cocod_jax.theory._bounds import unseen_steps
 from cocod_jax.timeline import SSGD, Algorithm, CoCoDSGD, Compute, LocalSGD, simulate
 
 _CLOSE = 0.05  # what a measurement would hardly tell apart
@@ -184,11 +187,16 @@ def _hidden(period: int, delay: int, hiding: int) -> str:
         return f"Period {period} hides a part of the exchange; {hiding} would hide all."
     if delay == period:
         return f"Period {period} hides the exchange behind the steps."
-    squared = lambda d: 1 + 2 * d / (period - 1)  # theory.expected_deviation's ratio
+    times = lambda d, power: (
+        np.mean(unseen_steps(period, d) ** power)
+        / np.mean(unseen_steps(period, 0) ** power)
+    )
+    noise, data = times(delay, 1), times(delay, 2)
     return (
-        f"Delay {delay} of period {period} hides the exchange; the workers' squared "
-        f"deviation is {squared(delay):.2g} times Local SGD's, not the "
-        f"{squared(period):.2g} of the whole period."
+        f"Delay {delay} of period {period} hides the exchange. The workers' squared "
+        f"deviation is {noise:.2g} times Local SGD's where noise alone drives them "
+        f"apart, and {data:.2g} times where their data alone do; the whole period "
+        f"makes that {times(period, 1):.2g} and {times(period, 2):.2g} times."
     )
 
 

@@ -14,14 +14,15 @@ VERMILION = "#D55E00"
 PURPLE = "#CC79A7"
 GREY = "#777777"  # of what is only there to compare with
 
-# Algorithms in curves and in bars. In a timeline colours say what a worker does.
+# By the name of an algorithm in code and logs: its name for people, and its colour in
+# curves and bars. In a timeline colours say what a worker does.
 ALGORITHMS = {
     "ssgd": ("S-SGD", BLACK),
     "pipe_sgd": ("Pipe-SGD", ORANGE),
     "local_sgd": ("Local SGD", GREEN),
     "cocod": ("CoCoD-SGD", VERMILION),
+    "just_in_time": ("CoCoD-SGD, just in time", BLUE),
 }
-JUST_IN_TIME = ("CoCoD-SGD, just in time", BLUE)
 OTHERS = (BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY_BLUE, BLACK)
 COMPUTE, EXCHANGE = BLUE, ORANGE  # of what a worker was seen to do
 

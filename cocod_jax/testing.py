@@ -9,27 +9,27 @@ compares with a merge without them.
 
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cocod_jax._text import shown
+from cocod_jax.exchanges._base import workers_axis
 from cocod_jax.rules import MergeRule
 
 _WORKERS = 4
 
 
 def assert_mean_preserved(
-    rule: MergeRule, *, axis_name: str = "workers", atol: float = 1e-5
+    rule: MergeRule, *, axis_name: str | None = None, atol: float = 1e-5
 ) -> None:
     r"""The merge leaves the weighted mean of the workers unchanged.
 
-    .. math:: \sum_i p_i \, (s_i + u_i) = \sum_i p_i \, (s_i + \text{progress}_i)
+    .. math:: \sum_i p_i \, \mathrm{merge}(m, x_i, s_i) = \sum_i p_i \, x_i
 
     Args:
       rule: the rule, for any number of workers, or for as many as it has weights.
-      axis_name: the axis that the rule averages over.
+      axis_name: the rule's axis; None takes it from the rule.
       atol: the absolute tolerance; the values are of order 1, in float32.
 
     Raises:
@@ -49,20 +49,20 @@ def assert_mean_preserved(
         after,
         before,
         atol,
-        "the merge moved the weighted mean (merge returns what to add to the snapshot, "
-        "and send counts each worker with the weight that it is given; a rule that "
+        "the merge moved the weighted mean (merge returns the parameters, and the "
+        "exchange counts each worker with the weight that it is given; a rule that "
         "moves the mean on purpose is checked with the other functions one by one)",
     )
 
 
 def assert_identical_workers_agree(
-    rule: MergeRule, *, axis_name: str = "workers", atol: float = 1e-5
+    rule: MergeRule, *, axis_name: str | None = None, atol: float = 1e-5
 ) -> None:
     """Identical workers stay identical, and each follows a single worker.
 
     Args:
       rule: the rule, for any number of workers, or for as many as it has weights.
-      axis_name: the axis that the rule averages over.
+      axis_name: the rule's axis; None takes it from the rule.
       atol: the absolute tolerance of the comparison with a single worker.
 
     Raises:
@@ -87,7 +87,7 @@ def assert_identical_workers_agree(
 
 
 def assert_order_irrelevant(
-    rule: MergeRule, *, axis_name: str = "workers", atol: float = 1e-5
+    rule: MergeRule, *, axis_name: str | None = None, atol: float = 1e-5
 ) -> None:
     """Permuting the workers, and their weights with them, permutes the result.
 
@@ -95,7 +95,7 @@ def assert_order_irrelevant(
 
     Args:
       rule: the rule, for any number of workers, or for as many as it has weights.
-      axis_name: the axis that the rule averages over.
+      axis_name: the rule's axis; None takes it from the rule.
       atol: the absolute tolerance: sums in another order round differently.
 
     Raises:
@@ -117,13 +117,13 @@ def assert_order_irrelevant(
 
 
 def assert_fixed_point(
-    rule: MergeRule, *, axis_name: str = "workers", atol: float = 1e-5
+    rule: MergeRule, *, axis_name: str | None = None, atol: float = 1e-5
 ) -> None:
     """Equal workers without progress stay where they are.
 
     Args:
       rule: the rule, for any number of workers, or for as many as it has weights.
-      axis_name: the axis that the rule averages over.
+      axis_name: the rule's axis; None takes it from the rule.
       atol: the absolute tolerance.
 
     Raises:
@@ -142,7 +142,7 @@ def assert_fixed_point(
     _assert_close(merged, snapshot, atol, "equal workers without progress moved")
 
 
-def assert_workers_approach(rule: MergeRule, *, axis_name: str = "workers") -> None:
+def assert_workers_approach(rule: MergeRule, *, axis_name: str | None = None) -> None:
     r"""Merges without progress bring the workers closer to each other.
 
     .. math:: \sum_i \lVert x_i - \bar x \rVert^2 \text{ shrinks}
@@ -151,7 +151,7 @@ def assert_workers_approach(rule: MergeRule, *, axis_name: str = "workers") -> N
 
     Args:
       rule: the rule, for any number of workers, or for as many as it has weights.
-      axis_name: the axis that the rule averages over.
+      axis_name: the rule's axis; None takes it from the rule.
 
     Raises:
       AssertionError: when the spread of the workers did not shrink.
@@ -174,7 +174,7 @@ def assert_workers_approach(rule: MergeRule, *, axis_name: str = "workers") -> N
 
 
 def assert_own_weights(
-    rule: MergeRule, *, axis_name: str = "workers", atol: float = 1e-5
+    rule: MergeRule, *, axis_name: str | None = None, atol: float = 1e-5
 ) -> None:
     """Without a weight the rule counts the workers as a round does.
 
@@ -184,7 +184,7 @@ def assert_own_weights(
 
     Args:
       rule: the rule, for any number of workers, or for as many as it has weights.
-      axis_name: the axis that the rule averages over.
+      axis_name: the rule's axis; None takes it from the rule.
       atol: the absolute tolerance.
 
     Raises:
@@ -205,7 +205,7 @@ def assert_own_weights(
 
 
 def check_rule(
-    rule: MergeRule, *, axis_name: str = "workers", atol: float = 1e-5
+    rule: MergeRule, *, axis_name: str | None = None, atol: float = 1e-5
 ) -> None:
     """All the invariants of this module, which CoCoD-SGD's rule has.
 
@@ -213,7 +213,7 @@ def check_rule(
 
     Args:
       rule: the rule, for any number of workers, or for as many as it has weights.
-      axis_name: the axis that the rule averages over.
+      axis_name: the rule's axis; None takes it from the rule.
       atol: the absolute tolerance.
 
     Raises:
@@ -260,7 +260,7 @@ def _tree(workers: int, seed: int) -> dict[str, Any]:
 
 def _merge(
     rule: MergeRule,
-    axis_name: str,
+    axis_name: str | None,
     snapshot: Any,
     progress: Any,
     weights: np.ndarray | None,
@@ -269,14 +269,15 @@ def _merge(
     """The workers after some merges; each goes on from where the last one ended."""
 
     def one_worker(snapshot: Any, progress: Any, weight: Any) -> Any:
-        state = rule.init(snapshot)
+        state: Any = rule.init(snapshot)
+        params = jax.tree.map(jnp.add, snapshot, progress)
         for _ in range(merges):
-            updates, state = rule.update(progress, state, snapshot, weight=weight)
-            snapshot = jax.tree.map(jnp.add, snapshot, updates)
+            params, state = rule.merge_now(params, state, snapshot, weight)
             # The progress counts once; later merges show what the state does.
-            progress = jax.tree.map(jnp.zeros_like, progress)
-        return snapshot
+            snapshot = params
+        return params
 
+    axis_name = workers_axis(rule.exchange, axis_name)
     merged = jax.jit(jax.vmap(one_worker, axis_name=axis_name))(
         snapshot, progress, weights
     )
@@ -284,8 +285,12 @@ def _merge(
 
 
 def _assert_close(actual: Any, desired: Any, atol: float, message: str) -> None:
+    def close(path: Any, one: np.ndarray, other: np.ndarray) -> None:
+        name = jax.tree_util.keystr(path)
+        np.testing.assert_allclose(one, other, rtol=0, atol=atol, err_msg=name)
+
     try:
-        chex.assert_trees_all_close(actual, desired, rtol=0, atol=atol)
+        jax.tree.map_with_path(close, actual, desired)
     except AssertionError as error:
         # Many lines of numbers: the sentence comes first.
         raise AssertionError(f"{message}\n{error}") from None

@@ -5,6 +5,7 @@ from typing import Any
 
 import cocod_jax as cj
 from cocod_jax import timeline
+from cocod_jax.style import ALGORITHMS
 
 PERIOD = 4  # of the timelines that are drawn
 
@@ -49,7 +50,7 @@ class Row:
 
 ROWS = (
     Row(
-        name="S-SGD",
+        name=ALGORITHMS["ssgd"][0],
         code="`cj.mean_gradients(axis)` in `optax.chain`",
         seconds="*k* (*Tc* + *Tm*)",
         exchanges="*k*",
@@ -71,7 +72,7 @@ Frameworks that send the gradients in buckets during the backward pass hide a pa
         cost="No memory beyond the gradients. Every step waits for the slowest worker.",
     ),
     Row(
-        name="Pipe-SGD",
+        name=ALGORITHMS["pipe_sgd"][0],
         code="`cj.stale_mean_gradients(axis)` in `optax.chain`",
         seconds="*k* max(*Tc*, *Tm*)",
         exchanges="*k*",
@@ -93,7 +94,7 @@ Every gradient is one step old, which asks for a smaller learning rate than S-SG
         "As many bytes as S-SGD.",
     ),
     Row(
-        name="Local SGD",
+        name=ALGORITHMS["local_sgd"][0],
         code="`make_round(..., cj.cocod(axis), period=k, delay=0)`",
         seconds="*k Tc* + *Tm*",
         exchanges="1",
@@ -121,7 +122,7 @@ the least drift of all algorithms that communicate once a round.""",
         references=cj.cocod,
     ),
     Row(
-        name="CoCoD-SGD",
+        name=ALGORITHMS["cocod"][0],
         code="`make_round(..., cj.cocod(axis), period=k)`",
         seconds="max(*k Tc*, *Tm*)",
         exchanges="1",

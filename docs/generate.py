@@ -23,7 +23,7 @@ from cocod_jax.observe.loggers import read_jsonl
 from cocod_jax.timeline import Compute, Timeline, gantt, simulate
 from docs.algorithm_table import PERIOD, ROWS, Row
 from experiments import compare
-from experiments.overlap.network import links_of
+from experiments.cluster.network import links_of
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

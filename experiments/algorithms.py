@@ -1,12 +1,63 @@
-"""The algorithms of the paper as rounds, and the optimizer of their local steps."""
+"""The algorithms, made of the library's parts: one row each, for every study.
+
+A new algorithm is a row here, its name and colour in ``cocod_jax.style.ALGORITHMS``,
+and, to train with it, a choice in :mod:`experiments.config`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import optax
 
 import cocod_jax as cj
-from experiments.config import TrainConfig
+from cocod_jax import timeline
+from experiments.config import Measured, TrainConfig
 
 AXIS = "workers"
+
+
+class Recipe(NamedTuple):
+    """How an algorithm is made.
+
+    Attributes:
+      clock: ``(period, delay) -> algorithm`` on the clock of ``cocod_jax.timeline``.
+      rule: ``(exchange) -> rule`` of its rounds; by default they exchange nothing.
+      gradients: ``(exchange, warmup_steps) -> transform`` before the local optimizer,
+        of algorithms that exchange gradients; None for the others.
+      delay: d, if the algorithm fixes it; None takes the configuration's.
+    """
+
+    clock: Callable[[int, int], timeline.Algorithm]
+    rule: Callable[[cj.Exchange], cj.MergeRule] = lambda exchange: cj.independent(
+        exchange.weights
+    )
+    gradients: Callable[[cj.Exchange, int], optax.GradientTransformation] | None = None
+    delay: int | None = None
+
+
+RECIPES: dict[Measured, Recipe] = {
+    "ssgd": Recipe(
+        clock=lambda period, delay: timeline.SSGD(),
+        gradients=lambda exchange, warmup_steps: cj.mean_gradients(exchange),
+        delay=0,
+    ),
+    "pipe_sgd": Recipe(
+        clock=lambda period, delay: timeline.PipeSGD(),
+        gradients=lambda exchange, warmup_steps: cj.stale_mean_gradients(
+            exchange, warmup_steps=warmup_steps
+        ),
+        delay=0,
+    ),
+    "local_sgd": Recipe(
+        clock=lambda period, delay: timeline.LocalSGD(period), rule=cj.cocod, delay=0
+    ),
+    "cocod": Recipe(
+        clock=lambda period, delay: timeline.CoCoDSGD(period), rule=cj.cocod
+    ),
+    # CoCoD-SGD with a delay that whoever runs it has chosen.
+    "just_in_time": Recipe(clock=timeline.CoCoDSGD, rule=cj.cocod),
+}
 
 
 def local_optimizer(
@@ -39,21 +90,30 @@ def local_optimizer(
 def make_rounds(
     config: TrainConfig, loss_fn, optimizer: optax.GradientTransformation
 ) -> tuple[cj.Round, cj.Round]:
-    """The round of the warm-up, of one synchronous step, and the round after it."""
+    """The warm-up's round, of one synchronous step, and the round that follows."""
+    recipe = RECIPES[config.algorithm]
     exchange = cj.mean(AXIS, weights=config.micro_batches)
-    rule, delay = cj.cocod(exchange), config.delay
-    match config.algorithm:
-        case "local_sgd":
-            delay = 0
-        case "ssgd":
-            rule, delay = cj.independent(), 0
-            optimizer = optax.chain(cj.mean_gradients(exchange), optimizer)
-        case "pipe_sgd":
-            rule, delay = cj.independent(), 0
-            stale = cj.stale_mean_gradients(exchange, warmup_steps=config.warmup_rounds)
-            optimizer = optax.chain(stale, optimizer)
+    rule = recipe.rule(exchange)
+    if recipe.gradients is not None:
+        gradients = recipe.gradients(exchange, config.warmup_rounds)
+        optimizer = optax.chain(gradients, optimizer)
+    delay = config.delay if recipe.delay is None else recipe.delay
     warm, main = (
         cj.make_round(loss_fn, optimizer, rule, period=k, delay=d, stateful=True)
         for k, d in ((1, 0), (config.period, delay))
     )
     return warm, main
+
+
+def per_step(
+    name: Measured,
+    inner: optax.GradientTransformation,
+    period: int,
+    delay: int | None = None,
+) -> optax.GradientTransformation:
+    """An algorithm as one optimizer for every step, on workers of equal weight."""
+    recipe, exchange = RECIPES[name], cj.mean(AXIS)
+    if recipe.gradients is not None:
+        return optax.chain(recipe.gradients(exchange, 0), inner)
+    delay = delay if recipe.delay is None else recipe.delay
+    return cj.every(period, inner, recipe.rule(exchange), delay)

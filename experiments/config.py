@@ -1,10 +1,19 @@
-"""What one training run is: its configuration, on the command line or in Python."""
+"""What one training run is: its configuration, on the command line or in Python.
+
+``python -m experiments.train`` is the main job: it takes the defaults, 2 to 6 minutes
+on 2 CPU cores. Expected: a test accuracy of 97.9 % after 10 epochs.
+"""
 
 import dataclasses
+import hashlib
+import re
 from pathlib import Path
 from typing import Literal
 
 Algorithm = Literal["ssgd", "pipe_sgd", "local_sgd", "cocod"]
+"""What is trained; CoCoD-SGD at any delay."""
+Measured = Literal[Algorithm, "just_in_time"]
+"""What is timed: the delay just in time is an algorithm of its own there."""
 Model = Literal["resnet18", "vgg16", "cnn"]
 
 
@@ -13,12 +22,12 @@ class TrainConfig:
     """One training run; the defaults take 2 to 6 minutes on 2 CPU cores."""
 
     algorithm: Algorithm = "cocod"
-    """Who communicates what, and when."""
+    """What workers exchange, and when."""
     workers: int | None = None
-    """Number of workers; default: the GPUs that are there, or 4 CPU devices."""
+    """Number of workers; None takes all GPUs, or 4 CPU devices."""
     micro_batches: tuple[int, ...] | None = None
     """For unequal workers: micro-batches in a local step of each, in proportion to its
-    speed. Each has batch_size images; data and weights follow. Default: one each."""
+    speed. Each has batch_size examples; data and weights follow. Default: one each."""
     period: int = 4
     """k, local steps in a round."""
     delay: int | None = None
@@ -29,7 +38,7 @@ class TrainConfig:
     model: Model = "resnet18"
     """The network."""
     width: int | None = 12
-    """Channels of its first stage; default of the paper's networks: 64."""
+    """Channels of its first stage; None is the width in the literature."""
 
     data: Literal["mnist5k", "digits", "cifar10", "cifar100"] = "mnist5k"
     """The data set; mnist5k and digits need no download."""
@@ -41,24 +50,24 @@ class TrainConfig:
     epochs: int = 10
     """Passes over the training data."""
     batch_size: int = 25
-    """Images in one local batch of one worker, or in one of its micro-batches."""
+    """Examples in one local batch of one worker, or in one of its micro-batches."""
     learning_rate: float = 0.2
-    """For a total batch of 256; scaled linearly to the total batch of the workers."""
+    """The rate for a total batch of 256; it grows linearly with the total batch."""
     warmup_epochs: float = 1.0
     """The learning rate grows linearly from one worker's to all workers'."""
     decay: Literal["cosine", "step"] = "cosine"
-    """After the warm-up: to zero, or by 10 after 50 % and 75 % of the epochs."""
+    """How the rate falls after the warm-up: to zero, or by 10 after 50 % and 75 %."""
     momentum: float = 0.9
-    """Of the local optimizer; its buffers stay with their worker."""
+    """The local optimizer's; its buffers stay with their worker."""
     nesterov: bool = True
     """Whether the momentum is Nesterov's."""
     weight_decay: float = 5e-4
-    """On kernels; not on biases and batch norm."""
+    """Decays kernels; leaves biases and batch norm alone."""
 
     seed: int = 0
-    """Of the initial model, the order of the data and the augmentation."""
+    """Draws the initial model, the order of the data and the augmentation."""
     via: Literal["pmap", "shard_map"] = "pmap"
-    """The front door."""
+    """What maps the round over the devices."""
     execution: Literal["fused", "split"] | None = None
     """One program per round, or one per step; default: split on CPUs."""
     out: Path = Path("runs")
@@ -74,6 +83,36 @@ class TrainConfig:
 
     @property
     def log(self) -> Path:
-        """The log of this run; the figure is beside it."""
-        name = f"{self.data}-{self.model}-{self.algorithm}-seed{self.seed}.jsonl"
-        return self.out / name
+        """The log of this run; the figure is beside it.
+
+        Its name has every option that influences the run and differs from its default,
+        so that runs that differ do not share a log: ``digits-cnn-ssgd-period=8-seed0``.
+        """
+        return self.out / f"{self._name()}.jsonl"
+
+    def _name(self) -> str:
+        first = (self.data, self.model, self.algorithm)
+        named = {"data", "model", "algorithm", "seed", *WITHOUT_INFLUENCE}
+        options = [
+            f"{field.name}={_word(getattr(self, field.name))}"
+            for field in dataclasses.fields(self)
+            if field.name not in named and getattr(self, field.name) != field.default
+        ]
+        words = "-".join([*first, *options])
+        if len(words) > LONGEST_NAME:
+            rest = hashlib.sha256(words.encode()).hexdigest()[:12]
+            words = f"{words[:LONGEST_NAME]}-{rest}"
+        return f"{words}-seed{self.seed}"
+
+
+WITHOUT_INFLUENCE = ("data_dir", "out")
+"""Options that say where files are: the run is the same elsewhere."""
+LONGEST_NAME = 160
+"""Characters before a name is cut; file systems allow 255."""
+
+
+def _word(value: object) -> str:
+    """The value of an option as a part of a file's name."""
+    if isinstance(value, tuple):
+        return "+".join(map(_word, value))
+    return re.sub(r"[^\w.+-]", "_", str(value))

@@ -19,6 +19,8 @@ from cocod_jax.observe.loggers import read_jsonl
 def training_curves(logs: Sequence[Path], out: Path) -> None:
     """Training loss and test accuracy against epochs, one curve an algorithm.
 
+    A task without an accuracy has its test loss in place of it.
+
     Runs of one algorithm that differ by their seed become one curve: their mean, and
     a band from the lowest to the highest.
 
@@ -30,13 +32,15 @@ def training_curves(logs: Sequence[Path], out: Path) -> None:
       ValueError: when a log has no finished epoch.
     """
     runs = by_algorithm(logs)
-    first = next(iter(runs.values()))[0]["run"][0]
+    logged = next(iter(runs.values()))[0]
+    first = logged["run"][0]
     config = first["config"]
-    figure = plots.curves(logs, ("train_loss", "test_accuracy"), by="algorithm")
-    accuracies = [
-        e["test_accuracy"] for rs in runs.values() for r in rs for e in r["epoch"]
-    ]
-    figure.axes[1].set_ylim(100 * max(0, np.median(accuracies) - 0.06), 100)
+    has_accuracy = "test_accuracy" in logged["epoch"][-1]
+    measure = "test_accuracy" if has_accuracy else "test_loss"
+    figure = plots.curves(logs, ("train_loss", measure), by="algorithm")
+    if has_accuracy:
+        every = [e[measure] for rs in runs.values() for r in rs for e in r["epoch"]]
+        figure.axes[1].set_ylim(100 * max(0, np.median(every) - 0.06), 100)
     seeds = max(len(group) for group in runs.values())
     figure.suptitle(
         f"{config['model']} (width {config['width']}) on {config['data']}, "
@@ -49,7 +53,7 @@ def training_curves(logs: Sequence[Path], out: Path) -> None:
 
 
 def by_algorithm(logs: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
-    """The records of every log, by the algorithm that it is of.
+    """The records of every log, by its algorithm.
 
     Raises:
       ValueError: when a log has no finished epoch.
@@ -67,7 +71,7 @@ def records_of(log: Path, *kinds: str) -> list[list[dict[str, Any]]]:
     """The records of each of these kinds.
 
     Raises:
-      ValueError: when the log has none of one kind.
+      ValueError: when the log lacks a kind.
     """
     records = read_jsonl(log)
     for kind in kinds:

@@ -1,4 +1,4 @@
-"""What the log of a run begins with: the circumstances."""
+"""The log of a run: its circumstances first, and last how it ended."""
 
 import dataclasses
 import datetime
@@ -10,10 +10,40 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+
+from cocod_jax.observe.loggers import Logbook, to_jsonl
+
+
+@contextmanager
+def opened(path: Path, config: Any, **more: Any) -> Iterator[Logbook]:
+    """A log that begins with a record "run" and ends with a record "end".
+
+    Args:
+      path: the file; one that is there is replaced.
+      config: the configuration of the run, a dataclass.
+      **more: further fields of the record "run".
+
+    Yields:
+      The log. The record "end" has a status: "finished", "interrupted" after Ctrl-C or
+      a signal like it, "failed" after another exception.
+    """
+    with to_jsonl(path) as log:
+        log.write("run", **circumstances(config), **more)
+        status = "failed"
+        try:
+            yield log
+            status = "finished"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            log.write("end", status=status)
 
 
 def circumstances(config: Any) -> dict[str, Any]:

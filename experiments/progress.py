@@ -1,70 +1,167 @@
-"""What a run shows while it goes: a live display, or plain lines in a file."""
+"""Where long work is: what moves on a terminal, and plain lines elsewhere."""
 
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from experiments.signals import undisturbed
+
+SILENCE = 15.0
+"""Seconds after which a line says what goes on, where there is no terminal."""
 
 
-class Display:
-    """Round by round on a terminal; elsewhere one line an epoch."""
+class Reporter:
+    """What goes on, and how much of it is done.
 
-    def __init__(self, console: Console, progress: Progress, epochs: int, rounds: int):
-        self._console = console
-        self._progress = progress
-        self._epochs = epochs
-        self._task = progress.add_task(
-            "training", total=rounds, epoch=1, loss="", accuracy="", speed=""
-        )
+    On a terminal a bar, a spinner and the elapsed time move. Elsewhere a line says the
+    same at once, and then again whenever nothing was printed for some seconds.
 
-    def round_done(self, epoch: int, loss: float, images_per_second: float) -> None:
-        """After every round: the finished epochs, and how this one goes."""
-        self._progress.update(
-            self._task,
-            advance=1,
-            epoch=min(epoch + 1, self._epochs),
-            loss=f"loss {loss:.4f}",
-            speed=f"{images_per_second:,.0f} images/s",
-        )
+    Attributes:
+      console: where it is shown.
+    """
 
-    def alarm(self, sentence: str) -> None:
+    def __init__(self, console: Console, live: Progress, silence: float):
+        self.console = console
+        self._live = live
+        self._task = live.add_task("", total=None)
+        self._silence = silence
+        self._start = time.monotonic()
+        self._printed = -float("inf")
+        self._speaking = threading.Lock()
+
+    def now(
+        self, words: str, done: int | None = None, total: int | None = None
+    ) -> None:
+        """What goes on from now on; what is left out stays as it was."""
+        self._live.update(self._task, description=words, completed=done, total=total)
+        self.speak()
+
+    def within(self, title: str) -> Callable[..., None]:
+        """:meth:`now`, with a title before the words."""
+        return lambda words, **counts: self.now(f"{title}, {words}", **counts)
+
+    def print(self, shown: object) -> None:
+        """A table, or anything else that rich can print; it stays."""
+        self._printed = time.monotonic()
+        self.console.print(shown)
+
+    def line(self, text: str, style: str | None = None) -> None:
         """A line that stays."""
-        self._console.print(sentence, style="red", highlight=False, soft_wrap=True)
+        self._printed = time.monotonic()
+        self.console.print(text, style=style, highlight=False, soft_wrap=True)
 
-    def epoch_done(self, record: dict[str, float]) -> None:
-        """After every epoch: its record in the log."""
-        accuracy = f"test {record['test_accuracy']:.2%}"
-        self._progress.update(self._task, accuracy=accuracy)
-        if not self._console.is_terminal:
-            task = self._progress.tasks[0]
-            remaining = task.time_remaining or 0
-            self._console.print(
-                f"epoch {record['epoch']:3d}/{self._epochs}   "
-                f"round {task.completed:.0f}/{task.total:.0f}   "
-                f"loss {record['train_loss']:.4f}   {accuracy}   "
-                f"{record['images_per_second']:,.0f} images/s   ETA {remaining:.0f} s",
-                highlight=False,
-                soft_wrap=True,
-            )
+    def speak(self) -> None:
+        """Says what goes on if nothing was printed for a while, where nothing moves."""
+        if self.console.is_terminal:
+            return
+        with self._speaking:
+            task = self._live.tasks[0]
+            silent = time.monotonic() - self._printed
+            if task.description and silent >= self._silence:
+                elapsed = time.monotonic() - self._start
+                part = f"{task.completed:.0f}/{task.total:.0f}   " if task.total else ""
+                self.line(f"{elapsed:4.0f} s   {part}{task.description}")
 
 
 @contextmanager
-def display(
-    console: Console, epochs: int, rounds: tuple[int, int]
-) -> Iterator[Display]:
-    """A :class:`Display` for a run of so many epochs, and rounds of either kind."""
-    progress = Progress(
-        TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
-        BarColumn(),
-        TextColumn("round {task.completed}/{task.total}"),
-        TextColumn("{task.fields[loss]}"),
-        TextColumn("[bold]{task.fields[accuracy]}"),
-        TextColumn("{task.fields[speed]}"),
+def report(
+    console: Console | None = None, silence: float = SILENCE
+) -> Iterator[Reporter]:
+    """A :class:`Reporter` for the work inside the context."""
+    console = console or Console()
+    live = Progress(
+        SpinnerColumn(),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
         TextColumn("ETA"),
         TimeRemainingColumn(),
         console=console,
         disable=not console.is_terminal,
     )
-    with progress:
-        yield Display(console, progress, epochs, sum(rounds))
+    reporter = Reporter(console, live, silence)
+    over = threading.Event()
+
+    def speak() -> None:
+        while not over.wait(0.5):
+            reporter.speak()
+
+    thread = threading.Thread(target=speak, daemon=True)
+    with undisturbed():  # for good in a thread that starts here: signals are not its
+        if console.is_terminal:
+            live.start()
+        else:
+            thread.start()
+    try:
+        yield reporter
+    finally:
+        over.set()
+        if console.is_terminal:
+            live.stop()
+        else:
+            thread.join()
+
+
+class Training:
+    """A training run, round by round on a terminal, elsewhere a line an epoch.
+
+    Args:
+      reporter: shows it.
+      epochs: how many there are.
+      rounds: how many there are.
+      unit: what the speed counts, such as "images".
+    """
+
+    def __init__(self, reporter: Reporter, epochs: int, rounds: int, unit: str):
+        self._reporter = reporter
+        self._epochs = epochs
+        self._rounds = rounds
+        self._unit = unit
+        self._done, self._first_done = 0, 0.0
+        self._round, self._result = "", ""
+
+    def round_done(self, epoch: int, loss: float, speed: float) -> None:
+        """After every round: the finished epochs, and how this one goes."""
+        self._first_done = self._first_done or time.monotonic()
+        self._done += 1
+        self._round = (
+            f"epoch {min(epoch + 1, self._epochs)}/{self._epochs}   loss {loss:.4f}   "
+            f"{speed:,.0f} {self._unit}/s"
+        )
+        self._now()
+
+    def _now(self) -> None:
+        self._reporter.now(f"{self._round}{self._result}", self._done, self._rounds)
+
+    def alarm(self, sentence: str) -> None:
+        """A line that stays."""
+        self._reporter.line(sentence, style="red")
+
+    def epoch_done(self, record: Mapping[str, float], result: str) -> None:
+        """After every epoch: its record in the log, and its result in a word."""
+        self._result = f"   test {result}"
+        self._now()
+        if self._reporter.console.is_terminal:
+            return
+        speed = record[f"{self._unit}_per_second"]
+        # The first round is not counted: it was compiled.
+        since = time.monotonic() - self._first_done
+        left = (self._rounds - self._done) * since / max(self._done - 1, 1)
+        self._reporter.line(
+            f"epoch {record['epoch']:3d}/{self._epochs}   "
+            f"round {self._done}/{self._rounds}   loss {record['train_loss']:.4f}"
+            f"{self._result}   {speed:,.0f} {self._unit}/s   ETA {left:.0f} s"
+        )

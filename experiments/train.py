@@ -5,26 +5,24 @@ every epoch as it ends, so that a run that is stopped leaves a log that can be u
 """
 
 import math
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-import optax
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 import cocod_jax as cj
-from cocod_jax.observe.loggers import Logbook, read_jsonl, to_jsonl
-from experiments import data, figures, models
+from cocod_jax.observe.loggers import Logbook, read_jsonl
+from experiments import command, figures, logbook, progress
 from experiments.algorithms import AXIS, local_optimizer, make_rounds
 from experiments.config import TrainConfig
 from experiments.devices import start_devices
-from experiments.logbook import circumstances
-from experiments.progress import Display, display
+from experiments.models import parameter_count
+from experiments.recorder import Recorder
+from experiments.signals import exit_status
+from experiments.tasks import Data, Task, task_of
 
 
 class Job(NamedTuple):
@@ -32,9 +30,8 @@ class Job(NamedTuple):
 
     config: TrainConfig
     devices: list[jax.Device]
-    dataset: data.Dataset
-    pipeline: data.Pipeline
-    model: models.Model
+    task: Task
+    data: Data
     warm: cj.Round
     main: cj.Round
 
@@ -42,36 +39,11 @@ class Job(NamedTuple):
 def prepare(config: TrainConfig) -> Job:
     """Loads the data, builds the model and the rounds."""
     devices = start_devices(config.workers)
-    dataset = data.load(config.data, config.data_dir)
-    shards = data.partition(
-        dataset.train_labels,
-        len(devices),
-        config.partition,
-        config.seed,
-        config.micro_batches,
-    )
-    pipeline = data.Pipeline(
-        dataset,
-        shards,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        micro_batches=config.micro_batches,
-    )
-    model = build_model(config)
-    optimizer = local_optimizer(config, len(devices), pipeline.steps_per_epoch)
-    warm, main = make_rounds(config, loss_of(model), optimizer)
-    return Job(config, devices, dataset, pipeline, model, warm, main)
-
-
-def build_model(config: TrainConfig) -> models.Model:
-    """The network for the data set."""
-    (*_, channels), num_classes = data.SHAPES[config.data]
-    return models.build(
-        config.model,
-        num_classes=num_classes,
-        channels=channels,
-        width=config.width,
-    )
+    task = task_of(config)
+    data = task.load(len(devices))
+    optimizer = local_optimizer(config, len(devices), data.steps_per_epoch)
+    warm, main = make_rounds(config, task.loss_fn, optimizer)
+    return Job(config, devices, task, data, warm, main)
 
 
 def certifiable(argv: list[str], devices: int) -> tuple[cj.Round, Any, Any]:
@@ -98,151 +70,96 @@ def certifiable(argv: list[str], devices: int) -> tuple[cj.Round, Any, Any]:
             "execution='split' runs a program for each step: there is no one schedule "
             "to read. Leave it out to certify the fused round, which GPUs run."
         )
-    image_shape, _ = data.SHAPES[config.data]
-    batches = data.batch_shapes(
-        image_shape, devices, config.period, config.batch_size, config.micro_batches
-    )
-    model = build_model(config)
+    task = task_of(config)
+    batches = task.batch_shapes(devices, config.period)
     # The learning rate's schedule has no influence on the program but constants.
     optimizer = local_optimizer(config, devices, steps_per_epoch=100)
-    _, round_ = make_rounds(config, loss_of(model), optimizer)
-    state = jax.eval_shape(lambda: initial_state(config, round_, model, devices))
+    _, round_ = make_rounds(config, task.loss_fn, optimizer)
+    state = jax.eval_shape(lambda: initial_state(config, round_, task, devices))
     return round_, state, batches
 
 
 def initial_state(
-    config: TrainConfig, round_: cj.Round, model: models.Model, workers: int
+    config: TrainConfig, round_: cj.Round, task: Task, workers: int
 ) -> cj.RoundState:
     """The initial values of the seed, the same on all workers."""
     key = jax.random.key(config.seed)
-    return cj.replicate(round_.init(*model.init(key), key=key), workers)
-
-
-def loss_of(model: models.Model) -> Callable[..., tuple[jax.Array, Any]]:
-    """The mean cross-entropy of one local batch, with batch statistics."""
-
-    def loss_fn(params, model_state, batch, key):
-        del key  # the networks draw nothing
-        logits, model_state = model.apply(
-            params, model_state, batch["image"], train=True
-        )
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-        return losses.mean(), model_state
-
-    return loss_fn
-
-
-def evaluator(job: Job, batch_size: int = 500) -> Callable[[cj.RoundState], dict]:
-    """The consensus of the workers on the whole test set."""
-    images = data.normalised(job.dataset, job.dataset.test_images)
-    labels = job.dataset.test_labels
-
-    @jax.jit
-    def sums(params, model_state, image, label):
-        logits, _ = job.model.apply(params, model_state, image, train=False)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-        return losses.sum(), (logits.argmax(axis=-1) == label).sum()
-
-    def evaluate(state: cj.RoundState) -> dict[str, float]:
-        trees = cj.consensus(state), cj.consensus_model_state(state)
-        trees = jax.device_put(trees, job.devices[0])
-        parts = (
-            sums(*trees, images[i : i + batch_size], labels[i : i + batch_size])
-            for i in range(0, len(labels), batch_size)
-        )
-        loss, correct = np.sum([jax.device_get(part) for part in parts], axis=0)
-        return {
-            "test_loss": float(loss) / len(labels),
-            "test_accuracy": float(correct) / len(labels),
-        }
-
-    return evaluate
+    return cj.replicate(round_.init(*task.init(key), key=key), workers)
 
 
 def number_of_rounds(job: Job) -> tuple[int, int]:
-    """Of the warm-up and after it.
+    """How many rounds warm up, and how many follow.
 
     The last round is whole: a run may be longer than its epochs by a part of one.
     """
-    total = job.config.epochs * job.pipeline.steps_per_epoch
+    total = job.config.epochs * job.data.steps_per_epoch
     warm = min(job.config.warmup_rounds, total)
     return warm, math.ceil((total - warm) / job.main.period)
 
 
-def train(job: Job, log: Logbook, show: Display) -> None:
+def train(job: Job, log: Logbook, show: progress.Training) -> None:
     """Runs all rounds and logs them, and each epoch as it ends."""
-    config = job.config
-    evaluate = evaluator(job)
-    state = initial_state(config, job.main, job.model, len(job.devices))
+    config, data = job.config, job.data
+    state = initial_state(config, job.main, job.task, len(job.devices))
     cj.workers.check_equal_start(state)
-    alarm = cj.DriftAlarm(config.micro_batches)
-    step, epoch, losses, images, seconds = 0, 0, [], 0, 0.0
-    for round_, count in zip((job.warm, job.main), number_of_rounds(job), strict=True):
-        run = cj.distribute(
-            round_,
-            AXIS,
-            via=config.via,
-            execution=config.execution,
-            devices=job.devices,
-        )
-        for batches in job.pipeline.rounds(
-            first_step=step, period=round_.period, count=count
+    recorder = Recorder(log, show, job.task, data.per_step, config.micro_batches)
+    step, epoch = 0, 0
+    try:
+        for round_, count in zip(
+            (job.warm, job.main), number_of_rounds(job), strict=True
         ):
-            start = time.perf_counter()
-            state, metrics = run(state, batches)
-            metrics = jax.device_get(metrics)
-            seconds += time.perf_counter() - start
-            images += round_.period * job.pipeline.images_per_step
-            step += round_.period
-            scalars = cj.loggers.scalars(metrics)
-            log(step, {"seconds": seconds, **scalars})
-            if sentence := alarm(metrics):
-                log.write("alarm", step=step, sentence=sentence)
-                show.alarm(sentence)
-            losses.extend(
-                np.average(metrics.loss, axis=0, weights=config.micro_batches)
+            run = cj.distribute(
+                round_,
+                AXIS,
+                via=config.via,
+                execution=config.execution,
+                devices=job.devices,
             )
-            show.round_done(epoch, scalars["loss"], images / seconds)
-            if step // job.pipeline.steps_per_epoch > epoch:
-                epoch = step // job.pipeline.steps_per_epoch
-                record = {
-                    "epoch": epoch,
-                    "train_loss": float(np.mean(losses)),
-                    "images_per_second": images / seconds,
-                    **evaluate(state),
-                }
-                log.write("epoch", **record)
-                show.epoch_done(record)
-                losses, images, seconds = [], 0, 0.0
+            for batches in data.rounds(
+                first_step=step, period=round_.period, count=count
+            ):
+                state, metrics = run(state, batches)
+                step += round_.period
+                recorder.dispatched(step, metrics)
+                if step // data.steps_per_epoch > epoch:
+                    epoch = step // data.steps_per_epoch
+                    recorder.flush()
+                    recorder.epoch_done(epoch, evaluate(job, state))
+    finally:
+        recorder.flush()
+
+
+def evaluate(job: Job, state: cj.RoundState) -> dict[str, float]:
+    """The consensus of the workers on the test data."""
+    model = cj.consensus(state), cj.consensus_model_state(state)
+    return job.data.evaluate(*jax.device_put(model, job.devices[0]))
 
 
 def main(config: TrainConfig) -> int:
     """Trains, and leaves a log, a figure and a table; returns the exit status."""
-    console = Console()
-    job = prepare(config)
-    path = config.log
-    with to_jsonl(path) as log:
-        log.write(
-            "run",
-            **circumstances(config),
-            workers=len(job.devices),
-            parameters=models.parameter_count(job.model),
-        )
-        status = "interrupted"
-        console.print("Compiling; the first epoch takes longest.", highlight=False)
+    console, path, status = Console(), config.log, 0
+    with progress.report(console) as reporter:
+        reporter.now(f"loading {config.data} and building {config.model}")
+        job = prepare(config)
+        size = {
+            "workers": len(job.devices),
+            "parameters": parameter_count(job.task.init),
+        }
+        reporter.line("Compiling; the first epoch takes longest.")
+        rounds = sum(number_of_rounds(job))
+        reporter.now("compiling", 0, rounds)
+        show = progress.Training(reporter, config.epochs, rounds, job.task.unit)
         try:
-            with display(console, config.epochs, number_of_rounds(job)) as show:
+            with logbook.opened(path, config, **size) as log:
                 train(job, log, show)
-            status = "finished"
-        except KeyboardInterrupt:
-            console.print("Interrupted; the log holds everything up to here.")
-        finally:
-            log.write("end", status=status)
+        except KeyboardInterrupt as stop:
+            reporter.line("Interrupted; the log holds everything up to here.")
+            status = exit_status(stop)
     epochs = read_jsonl(path).get("epoch", [])
     if epochs:
         figures.training_curves([path], path.with_suffix(".png"))
     console.print(closing_table(job, epochs, path))
-    return 0 if status == "finished" else 130
+    return status
 
 
 def closing_table(job: Job, epochs: list[dict[str, float]], path: Path) -> Table:
@@ -250,18 +167,18 @@ def closing_table(job: Job, epochs: list[dict[str, float]], path: Path) -> Table
     table = Table(show_header=False, title=f"{job.config.algorithm}", min_width=60)
     shape = f"{len(job.devices)} workers on {job.devices[0].platform}"
     table.add_row("run", f"{job.config.model} on {job.config.data}, {shape}")
-    count = models.parameter_count(job.model)
-    table.add_row("parameters", f"{count:,}")
+    table.add_row("parameters", f"{parameter_count(job.task.init):,}")
     if epochs:
-        last = epochs[-1]
+        last, unit = epochs[-1], job.task.unit
+        name, value = job.task.result(last)
         table.add_row("epochs", str(last["epoch"]))
         table.add_row("training loss", f"{last['train_loss']:.4f}")
-        table.add_row("test accuracy", f"{last['test_accuracy']:.2%} (consensus)")
-        table.add_row("speed", f"{last['images_per_second']:,.0f} images/s")
+        table.add_row(name, f"{value} (consensus)")
+        table.add_row("speed", f"{last[f'{unit}_per_second']:,.0f} {unit}/s")
         table.add_row("figure", str(path.with_suffix(".png")))
     table.add_row("log", str(path))
     return table
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(tyro.cli(TrainConfig, description=__doc__)))
+    command.run(main, TrainConfig, __doc__)

@@ -69,6 +69,100 @@ def merged(average, now, snapshot):
     return tree_map(lambda m, x, s: m + (x - s), average, now, snapshot)
 
 
+def overlapped(
+    gradient, x0, batches, p, period, delay, learning_rate, average, merge, correct=None
+):
+    """Rounds of plain SGD around any exchange and merge, one worker after another.
+
+    ``average(snapshots, p)`` is what arrives; ``merge(i, arriving, x, snapshot)`` gives
+    worker i's new parameters; ``correct(i, g)`` changes its gradients.
+    """
+    workers = range(len(p))
+    x = [x0 for _ in workers]
+    points = []
+    for t in range(0, len(batches[0]), period):
+        snapshot = list(x)
+        arriving = average(snapshot, p)
+        for tau in range(period + 1):
+            if tau == delay:
+                x = [merge(i, arriving, x[i], snapshot[i]) for i in workers]
+            if tau == period:
+                break
+            points.append(list(x))
+            for i in workers:
+                g = gradient(x[i], batches[i][t + tau])
+                g = g if correct is None else correct(i, g)
+                x[i] = tree_map(lambda x, g: x - learning_rate * g, x[i], g)
+    return points, x
+
+
+class Int8WithFeedback:
+    """Numbers in 127 steps of either sign; what they leave out goes with the next."""
+
+    def __init__(self, workers):
+        self.errors = [None] * workers
+
+    def __call__(self, trees, p):
+        received = []
+        for i, tree in enumerate(trees):
+            leaves, treedef = jax.tree.flatten(tree)
+            wanted = np.concatenate([np.ravel(leaf) for leaf in leaves])
+            if self.errors[i] is not None:
+                wanted = wanted + self.errors[i]
+            scale = np.abs(wanted).max() / 127
+            decoded = np.round(wanted / scale) * scale
+            self.errors[i] = wanted - decoded
+            ends = np.cumsum([np.size(leaf) for leaf in leaves])[:-1]
+            parts = [
+                part.reshape(np.shape(leaf))
+                for part, leaf in zip(np.split(decoded, ends), leaves, strict=True)
+            ]
+            received.append(jax.tree.unflatten(treedef, parts))
+        return weighted_mean(received, p)
+
+
+def finite_mean(trees, p):
+    """The weighted mean of those that are finite."""
+    is_finite = lambda tree: all(
+        np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)
+    )
+    kept = [(tree, w) for tree, w in zip(trees, p, strict=True) if is_finite(tree)]
+    total = sum(w for _, w in kept)
+    return weighted_mean([tree for tree, _ in kept], [w / total for _, w in kept])
+
+
+class NesterovAnchor:
+    """Douillard et al. 2023: the outer optimizer's momentum, one for all workers."""
+
+    def __init__(self, anchor, learning_rate, momentum):
+        self.anchor, self.workers_done = anchor, 0
+        self.outer = MomentumSGD(anchor, learning_rate, momentum, nesterov=True)
+
+    def moved(self, arriving, workers):
+        """The anchor of this round; the first worker to ask moves it."""
+        if self.workers_done % workers == 0:
+            direction = tree_map(lambda a, m: a - m, self.anchor, arriving)
+            self.anchor = self.outer.step(self.anchor, direction)
+        self.workers_done += 1
+        return self.anchor
+
+
+class Drifts:
+    """Liang et al. 2019: what each worker's gradients are corrected by."""
+
+    def __init__(self, x0, workers, learning_rate, period):
+        self.of = [tree_map(np.zeros_like, x0) for _ in range(workers)]
+        self.length = learning_rate * period
+
+    def merge(self, i, arriving, x, snapshot):
+        step = lambda d, m, s: d + (m - s) / self.length
+        self.of[i] = tree_map(step, self.of[i], arriving, snapshot)
+        return merged(arriving, x, snapshot)
+
+    def correct(self, i, g):
+        return tree_map(lambda g, d: g - d, g, self.of[i])
+
+
 def proportional_cocod_sgd(gradient, x0, samples, period, **sgd):
     """Shen et al. 2019, Algorithm 1, with proportional sampling: p_i = M_i / M.
 

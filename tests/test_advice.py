@@ -46,15 +46,22 @@ def test_the_seconds_are_those_of_the_closed_forms():
 
 
 def test_the_sentence_about_the_delay_says_what_theory_says():
-    problem = theory.Problem(smoothness=1, noise=1, gap=1, workers=4, batch=4)
-    deviation = [
-        theory.expected_deviation(problem, learning_rate=0.1, period=8, delay=delay)
-        for delay in (0, 4, 8)
-    ]
+    def times(delay, **apart):
+        problem = theory.Problem(
+            smoothness=1, gap=1, workers=4, batch=4, **{"noise": 1e-9, **apart}
+        )
+        deviation = lambda d: theory.expected_deviation(
+            problem, learning_rate=0.1, period=8, delay=d
+        )
+        return f"{deviation(delay) / deviation(0):.2g}"
+
     text = str(cj.advise(0.1, 0.35, 16, period=8))
     assert "Delay 4 of period 8" in text
-    assert f"{deviation[1] / deviation[0]:.2g} times" in text
-    assert f"not the {deviation[2] / deviation[0]:.2g} of" in text
+    noise, data = {"noise": 1.0}, {"dissimilarity": 1.0}
+    assert f"{times(4, **noise)} times Local SGD's where noise alone" in text
+    assert f"{times(4, **data)} times where their data alone" in text
+    assert f"makes that {times(8, **noise)} and {times(8, **data)} times" in text
+    assert (times(4, **data), times(8, **data)) == ("3.5", "7.9")
 
 
 @pytest.mark.parametrize(("exchange", "warns"), [(0.0, 0), (0.08, 1), (0.15, 0)])

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cocod_jax as cj
-from experiments.overlap.network import Network, free_port
-from experiments.overlap.processes import run_workers
+from experiments.cluster.network import Network, free_port
+from experiments.cluster.processes import run_workers
 
 capabilities = st.lists(
     st.floats(1e-3, 1e6) | st.integers(1, 5), min_size=1, max_size=8

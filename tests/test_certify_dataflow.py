@@ -194,6 +194,17 @@ def test_the_library_sends_before_the_steps(delay, inner):
     assert collective[3:6] == (0, delay, PERIOD - delay)
 
 
+def test_a_round_is_mapped_over_the_axis_of_its_rule():
+    round_ = cj.make_round(loss_fn, optax.sgd(0.1), cj.cocod("peers"), period=PERIOD)
+    replicate = lambda w: cj.replicate(round_.init(w), WORKERS)
+    state = jax.eval_shape(replicate, jnp.ones([16, 16]))
+    (collective,) = dataflow(round_, state, BATCHES)
+    assert collective.beside == PERIOD
+    assert dataflow(round_, state, BATCHES, axis_name="peers") == (collective,)
+    with pytest.raises(ValueError, match=r"'workers', but the rule .* 'peers'"):
+        dataflow(round_, state, BATCHES, axis_name="workers")
+
+
 @pytest.mark.parametrize("optimizer", ["ssgd", "cocod"])
 def test_a_loop_over_micro_batches_is_no_loop_over_rounds(optimizer):
     """A round is known to be one: a loop in a loop is inside of its local step."""

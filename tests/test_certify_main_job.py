@@ -10,7 +10,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 import cocod_jax as cj
 from cocod_jax.certify import certify, compiler_available
-from experiments import train
+from experiments import tasks, train
+from experiments.config import TrainConfig
 
 pytestmark = pytest.mark.skipif(
     not compiler_available(),
@@ -88,11 +89,9 @@ def cocod(model, delay, door, optimizer, dtype):
     """The main job with CoCoD-SGD: a program, and what it takes."""
     round_, state, batches = main_job("--model", model, "--delay", str(delay))
     if optimizer == "adamw":
-        network = train.build_model(
-            train.TrainConfig(model=model, width=64, data="cifar10")
-        )
+        task = tasks.task_of(TrainConfig(model=model, width=64, data="cifar10"))
         round_ = cj.make_round(
-            train.loss_of(network),
+            task.loss_fn,
             optax.adamw(1e-3),
             cj.cocod("workers"),
             period=8,
@@ -100,7 +99,7 @@ def cocod(model, delay, door, optimizer, dtype):
             stateful=True,
         )
         start = lambda: cj.replicate(
-            round_.init(*network.init(jax.random.key(0))), WORKERS
+            round_.init(*task.init(jax.random.key(0))), WORKERS
         )
         state = jax.eval_shape(start)
     if dtype == "bfloat16":

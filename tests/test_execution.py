@@ -12,7 +12,8 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 import cocod_jax as cj
-from cocod_jax.execution._distribute import SCHEDULER, _jit
+from cocod_jax.execution._flags import SCHEDULER
+from cocod_jax.execution._map import _jit
 from tests import problems
 from tests.problems import PERIOD, N
 
@@ -132,18 +133,14 @@ def test_what_is_no_state_and_no_round_is_refused():
 
 
 def test_cpus_get_split_and_the_user_can_say_otherwise():
-    """Fused compiles ``run``; split never traces it."""
-    for execution, traced in ((None, False), ("split", False), ("fused", True)):
-        round_, calls = make_round(), []
-
-        def spy(*args, run=round_.run, calls=calls):
-            calls.append(1)
-            return run(*args)
-
-        state = cj.replicate(round_.init(problems.params()), N)
-        distributed = cj.distribute(round_._replace(run=spy), execution=execution)
-        distributed(state, problems.round_batches(problems.batches(), 0))
-        assert bool(calls) is traced
+    """Only the fused execution takes the memory of the state that it is given."""
+    for execution, donates in ((None, False), ("split", False), ("fused", True)):
+        round_ = make_round()
+        run = cj.distribute(round_, execution=execution)
+        batches = problems.round_batches(problems.batches(), 0)
+        state, _ = run(cj.replicate(round_.init(problems.params()), N), batches)
+        run(state, batches)
+        assert state.params["w"].is_deleted() is donates
 
 
 GPU = SimpleNamespace(
@@ -281,10 +278,35 @@ def test_a_mesh_axis_may_have_any_name():
     round_ = cj.make_round(problems.loss, optax.sgd(0.1), rule, period=PERIOD)
     batches = problems.round_batches(problems.batches(workers=2), 0)
     for via in ("pmap", "shard_map", "vmap"):
-        state = cj.replicate(round_.init(problems.params()), 2)
-        with pytest.raises(ValueError, match="'replica' is not bound"):
-            cj.distribute(round_, "workers", via=via)(state, batches)
-        cj.distribute(round_, "replica", via=via)(state, batches)
+        for axis_name in (None, "replica"):
+            state = cj.replicate(round_.init(problems.params()), 2)
+            cj.distribute(round_, axis_name, via=via)(state, batches)
+    with pytest.raises(ValueError, match=r"'workers', but the rule .* over 'replica'"):
+        cj.distribute(round_, "workers")
+
+
+def test_only_one_axis_is_mapped():
+    rule = cj.cocod(("hosts", "workers"))
+    round_ = cj.make_round(problems.loss, optax.sgd(0.1), rule, period=PERIOD)
+    with pytest.raises(ValueError, match=r"\('hosts', 'workers'\), but only one"):
+        cj.distribute(round_)
+
+
+def test_a_rule_that_sends_nothing_leaves_the_axis_to_the_caller():
+    averaging = cj.mean_gradients("replica")
+    round_ = cj.make_round(
+        problems.loss,
+        optax.chain(averaging, optax.sgd(0.1)),
+        cj.independent(),
+        period=PERIOD,
+    )
+    state = cj.replicate(round_.init(problems.params()), 2)
+    batches = problems.round_batches(problems.batches(workers=2), 0)
+    with pytest.raises(ValueError, match="'replica' is not bound"):
+        cj.distribute(round_)(state, batches)
+    state, metrics = cj.distribute(round_, "replica")(state, batches)
+    cj.workers.check_equal_start(state)
+    np.testing.assert_array_equal(metrics.distance, np.zeros(2))
 
 
 def test_device_arrays_are_as_good_as_numpy_batches():

@@ -99,6 +99,41 @@ def test_a_shard_map_that_sums_the_gradients_itself_is_refused(name, check_vma):
         np.testing.assert_allclose(run(*arguments), mean, rtol=1e-6)
 
 
+OF_AN_EXCHANGE = {
+    "mean_gradients": cj.mean_gradients(cj.mean("workers")),
+    "stale_mean_gradients": cj.stale_mean_gradients(cj.mean("workers")),
+    "every": cj.every(2, optax.sgd(0.1), cj.cocod("workers")),
+}
+
+
+@pytest.mark.parametrize("name", OF_AN_EXCHANGE)
+@pytest.mark.parametrize("own", [True, False])
+def test_gradients_that_differ_within_a_worker_may_be_summed_over_workers(name, own):
+    """A worker of two devices: what differs over "tensor" is one model's two halves."""
+    transform = OF_AN_EXCHANGE[name]
+
+    def step(w, state, batch):
+        gradient = jax.grad(lambda w: 0.5 * jnp.sum((w - batch) ** 2))(w)
+        return transform.update(gradient, state, w)[0]
+
+    w, spec = jnp.zeros([4]), jax.P(("workers", "tensor") if own else "tensor")
+    state = transform.init(w)
+    specs = jax.tree.map(lambda leaf: spec if leaf.ndim else jax.P(), state)
+    run = jax.shard_map(
+        step,
+        mesh=jax.sharding.Mesh(
+            np.array(jax.devices()[:4]).reshape(2, 2), ("workers", "tensor")
+        ),
+        in_specs=(spec, specs, jax.P("workers")),
+        out_specs=jax.P(("workers", "tensor")),
+    )
+    if own:
+        run(w, state, jnp.arange(4.0)[::2])
+    else:
+        with pytest.raises(ValueError, match=r"same on all workers of \['workers'\]"):
+            run(w, state, jnp.arange(4.0)[::2])
+
+
 def test_a_guard_behind_the_mean_holds_all_workers_back():
     guarded = optax.apply_if_finite(optax.sgd(0.1), 3)
     optimizer = optax.chain(cj.mean_gradients("workers"), guarded)

@@ -27,8 +27,8 @@ ALGORITHMS = ("ssgd", "local_sgd", "cocod")
 def folder(tmp_path_factory):
     """What a small study leaves."""
     config = IterationsConfig(
-        workers=(1, 8),
-        steps=8192,
+        workers=(1, 4),
+        steps=4096,
         period=2,
         runs=32,
         noise=5.0,
@@ -114,7 +114,7 @@ def test_the_error_stays_below_the_bound(records):
 
 
 def test_n_workers_need_n_times_fewer_steps(records):
-    """Slope -1, with room for drift; the spread over 32 runs is 0.2, so 0.04 here."""
+    """Slope -1, with room for drift; the spread over 32 runs is 0.3, so 0.05 here."""
     assert len(records["slope"]) == 2 * len(ALGORITHMS)
     for record in records["slope"]:
         assert -1.3 < np.mean(record["of_steps"]) < -0.7, record

@@ -32,6 +32,16 @@ def metrics(dtype=np.float32, **fields):
     )
 
 
+def test_scalars_of_unequal_workers_are_weighted():
+    plain, weighted = loggers.scalars(metrics()), loggers.scalars(metrics(), (3, 1))
+    loss = np.asarray(metrics().loss, np.float64).mean(axis=1)
+    assert weighted["loss"] == pytest.approx(loss @ [0.75, 0.25])
+    assert weighted["loss"] != plain["loss"]
+    assert weighted["grad_norm_max"] == plain["grad_norm_max"]
+    with pytest.raises(ValueError, match=r"weights has 3 entries.* 2 workers"):
+        loggers.scalars(metrics(), (1, 2, 3))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
 def test_scalars_are_means_over_workers_and_steps_and_the_largest(dtype):
     found = loggers.scalars(metrics(dtype))

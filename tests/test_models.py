@@ -13,6 +13,16 @@ from flax import nnx
 from experiments import models
 from experiments.models.resnet import batch_norm
 
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_quickly():
+    """What is compiled here runs once or twice."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 NAMES = ("resnet18", "vgg16", "cnn")
 WITH_BATCH_NORM = ("resnet18", "vgg16")
 CHANNELS, CLASSES = 3, 10
@@ -28,7 +38,7 @@ def build(name, width=4):
 def initial(name, seed=0):
     """Its parameters and its batch statistics."""
     # The default generator takes the compiler seconds for each shape.
-    return build(name).init(jax.random.key(seed, impl="rbg"))
+    return jax.jit(build(name).init)(jax.random.key(seed, impl="rbg"))
 
 
 def images(batch=2):
@@ -41,12 +51,12 @@ def images(batch=2):
     [("resnet18", 11_173_962), ("vgg16", 14_728_266), ("cnn", 94_538)],
 )
 def test_the_default_width_is_that_of_the_literature(name, parameters):
-    assert models.parameter_count(build(name, None)) == parameters
+    assert models.parameter_count(build(name, None).init) == parameters
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_width_scales_every_stage(name):
-    wide, narrow = (models.parameter_count(build(name, w)) for w in (32, 16))
+    wide, narrow = (models.parameter_count(build(name, w).init) for w in (32, 16))
     # All but the ends of a network grows with the square of its width.
     assert 3.5 < wide / narrow < 4
 
@@ -237,9 +247,10 @@ def test_batch_norm_keeps_nine_tenths_of_its_statistics():
 
 
 def test_kernels_of_the_resnet_start_with_the_variance_of_he_by_fan_out():
-    params, _ = build("resnet18", 16).init(jax.random.key(0, impl="rbg"))
+    init = build("resnet18", 16).init
+    draw = jax.jit(lambda key: init(key)[0]["stem"]["kernel"])
     # 27 x 16 draws: 3.4 % is one deviation of the estimate.
-    stem = np.asarray(params["stem"]["kernel"])
+    stem = np.asarray(draw(jax.random.key(0, impl="rbg")))
     np.testing.assert_allclose(stem.std(), np.sqrt(2 / (9 * 16)), rtol=0.15)
 
 

@@ -5,22 +5,26 @@ from typing import Any
 import pytest
 
 from cocod_jax.observe.loggers import read_jsonl
+from experiments.clock import read_clocks
+from experiments.config import Measured
 from experiments.overlap import __main__ as overlap
-from experiments.overlap.clock import read_clocks
 
-ALGORITHMS = ("S-SGD", "CoCoD-SGD")
+ALGORITHMS: dict[Measured, str] = {"ssgd": "S-SGD", "cocod": "CoCoD-SGD"}
+
+PEERS = {"model": "resnet18", "width": 64, "batch_size": 16}
 
 
 def config(folder, **options):
     small: dict[str, Any] = {
         "rate": "none",
+        "model": "cnn",
         "width": 2,
         "batch_size": 1,
         "period": 2,
         "repeats": 1,
     }
     return overlap.OverlapConfig(
-        out=folder, algorithms=ALGORITHMS, **{**small, **options}
+        out=folder, algorithms=tuple(ALGORITHMS), **{**small, **options}
     )
 
 
@@ -39,13 +43,14 @@ def folder(tmp_path_factory):
 def test_the_log_holds_results_timelines_parts_and_a_profile(folder):
     records = read_jsonl(folder / "overlap.jsonl")
     results = {r["algorithm"]: r for r in records["result"]}
-    assert list(results) == ["local steps", "exchange", *ALGORITHMS]
+    assert list(results) == ["local steps", "exchange", *ALGORITHMS.values()]
     assert all(len(r["repeats"]) == 1 for r in results.values())
     assert {(r["name"], r["worker"]) for r in records["timeline"]} == {
-        (name, worker) for name in ALGORITHMS for worker in (0, 1)
+        (name, worker) for name in ALGORITHMS.values() for worker in (0, 1)
     }
     assert "merge" in {r["name"] for r in records["part"]}
     assert all(r["flop"] > 0 for r in records["profile"])
+    assert records["end"] == [{"status": "finished"}]
 
 
 def test_the_figures_are_drawn(folder):
@@ -56,7 +61,7 @@ def test_the_figures_are_drawn(folder):
 def test_the_clock_reads_it(folder):
     (clock,) = read_clocks(folder / "overlap.jsonl").values()
     assert (clock.rate, clock.workers, clock.period) == ("none", 2, 2)
-    assert set(clock.algorithms) == set(ALGORITHMS)
+    assert set(clock.algorithms) == set(ALGORITHMS.values())
 
 
 @pytest.mark.parametrize(
@@ -76,7 +81,7 @@ def test_what_cannot_be_measured_is_refused_at_once(tmp_path, options, match):
 
 def test_a_failing_peer_takes_nothing_of_what_was_measured(tmp_path, monkeypatch):
     def ours(*args, **options):
-        names = ("local steps", "exchange", *ALGORITHMS)
+        names = ("local steps", "exchange", *ALGORITHMS.values())
         return [
             {"algorithm": n, "worker": 0, "seconds_per_round": 1.0, "repeats": [1.0]}
             for n in names
@@ -89,6 +94,6 @@ def test_a_failing_peer_takes_nothing_of_what_was_measured(tmp_path, monkeypatch
     monkeypatch.setattr(overlap, "run_torch", torch)
     monkeypatch.setattr(overlap, "torch_python", lambda folder: folder)
     with pytest.raises(RuntimeError, match="Worker 1 failed"):
-        overlap.main(config(tmp_path, peers="torch", width=64, batch_size=16))
+        overlap.main(config(tmp_path, peers="torch", **PEERS))
     records = read_jsonl(tmp_path / "overlap.jsonl")
     assert len(records["result"]) == 4

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.overlap.network import Network, parse_rate
-from experiments.overlap.processes import run_workers
+from experiments.cluster.network import Network, parse_rate
+from experiments.cluster.processes import run_workers
+from experiments.signals import Stopped, exit_status
 
 
 def python(code: str) -> list[str]:
@@ -46,6 +47,29 @@ def test_without_a_rate_workers_run_as_they_are_on_the_loopback():
         assert network.address(1) == "127.0.0.1"
 
 
+def test_the_progress_of_the_first_worker_is_shown_while_it_runs(tmp_path):
+    code = (
+        "import json, pathlib, sys, time; seen = pathlib.Path(sys.argv[1])\n"
+        "for done in range(3):\n"
+        "    told = {'words': sys.argv[2], 'done': done}\n"
+        "    print(json.dumps({'progress': told}), flush=True)\n"
+        "    while not (seen / str(done)).exists(): time.sleep(0.01)\n"
+        "print(json.dumps({'result': sys.argv[2]}))"
+    )
+    shown = []
+
+    def show(words, done=None):
+        shown.append((words, done))
+        (tmp_path / str(done)).touch()  # the workers wait for it
+
+    with Network(2, None) as network:
+        worker = lambda i: [*python(code), str(tmp_path), f"worker {i}"]
+        records = run_workers(network, worker, timeout=60, show=show)
+    assert shown[0] == ("workers start", None)
+    assert shown[1:] == [("worker 0", done) for done in range(3)]
+    assert records == [{"result": f"worker {i}", "worker": i} for i in range(2)]
+
+
 @pytest.mark.parametrize("missing", ["ip", "tc"])
 def test_a_missing_tool_is_named_with_its_package(monkeypatch, missing):
     monkeypatch.setattr(shutil, "which", lambda tool: tool != missing or None)
@@ -63,9 +87,9 @@ def test_without_root_it_says_so(monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_a_signal_unwinds_the_context(number):
     previous = signal.getsignal(number)
-    with pytest.raises(SystemExit) as leaving, Network(2, None):
+    with pytest.raises(Stopped) as leaving, Network(2, None):
         signal.raise_signal(number)
-    assert leaving.value.code == 128 + number
+    assert exit_status(leaving.value) == 128 + number
     assert signal.getsignal(number) is previous
 
 
@@ -148,8 +172,8 @@ def test_a_second_interrupt_leaves_no_worker(monkeypatch, request):
 def test_workers_do_not_outlive_a_killed_run(tmp_path):
     note = tmp_path / "pid"
     code = (
-        "import sys; from experiments.overlap.network import Network\n"
-        "from experiments.overlap.processes import run_workers\n"
+        "import sys; from experiments.cluster.network import Network\n"
+        "from experiments.cluster.processes import run_workers\n"
         "with Network(1, None) as network:\n"
         "    run_workers(network, lambda _: [sys.executable, '-c', sys.argv[1]])"
     )
@@ -254,7 +278,7 @@ def test_a_failure_half_way_leaves_nothing(monkeypatch):
 
 HOLD = """
 import signal, subprocess, time
-from experiments.overlap.network import Network
+from experiments.cluster.network import Network
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 with Network(2, "200mbit") as network:
     worker = subprocess.Popen(network.command(0, ["sleep", "600"]))

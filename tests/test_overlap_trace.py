@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from experiments.overlap import figures, scale, trace
-from experiments.overlap.trace import Interval
+from experiments import scale
+from experiments.cluster import trace
+from experiments.cluster.trace import Interval
+from experiments.overlap import figures
 
 
 def profile(*events):

@@ -94,6 +94,33 @@ def test_every_and_the_round_agree(delay, inner):
     chex.assert_trees_all_close(params, expected, rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("delay", [1, PERIOD])
+def test_narrow_parameters_are_the_rounds_in_every_bit(delay):
+    """Updates in float32 land where the round's merge did, in bfloat16."""
+    loss = lambda p, b: problems.loss(jax.tree.map(jnp.float32, p), b)
+    narrow = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), problems.params())
+    rule, inner = cj.cocod("workers", WEIGHTS), optax.sgd(0.05, 0.9)
+    optimizer = cj.every(PERIOD, inner, rule, delay)
+
+    def step(params, state, batch):
+        gradient = jax.grad(loss)(params, batch)
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = problems.stacked([narrow] * N)
+    state = jax.vmap(optimizer.init)(params)
+    run: Any = jax.pmap(step, axis_name="workers")
+    for t in range(STEPS):
+        batch = jax.tree.map(lambda b, t=t: b[:, t], problems.batches())
+        params, state = run(params, state, batch)
+    round_ = cj.make_round(loss, inner, rule, period=PERIOD, delay=delay)
+    expected = cj.replicate(round_.init(narrow), N)
+    run = cj.distribute(round_)
+    for r in range(STEPS // PERIOD):
+        expected, _ = run(expected, problems.round_batches(problems.batches(), r))
+    chex.assert_trees_all_equal(params, expected.params)
+
+
 def test_in_a_chain_with_injected_hyperparameters():
     """Before, inside and around: the learning rate stays within reach."""
     rule = cj.cocod("workers")

@@ -9,8 +9,8 @@ import pytest
 
 import cocod_jax as cj
 from docs import generate
-from experiments.overlap.network import Network, free_port
-from experiments.overlap.processes import run_workers
+from experiments.cluster.network import Network, free_port
+from experiments.cluster.processes import run_workers
 from tests import one_process, problems
 
 

@@ -89,9 +89,9 @@ def test_every_function_has_an_example(name):
 @pytest.mark.parametrize("name", TUPLES)
 def test_every_field_is_described(name):
     described = re.findall(r"^  (\w+):", section(TUPLES[name], "Attributes"), re.M)
-    # A MergeRule unpacks to (init, update), and documents its two halves instead.
-    halves = ["init", "send", "merge", "weights"]
-    assert described == (halves if name == "MergeRule" else list(TUPLES[name]._fields))
+    # A MergeRule unpacks to (init, update), and documents its parts instead.
+    parts = ["exchange", "merge", "outgoing", "correct", "weights", "axis_name"]
+    assert described == (parts if name == "MergeRule" else list(TUPLES[name]._fields))
 
 
 def test_the_version_is_that_of_the_metadata():

@@ -11,11 +11,11 @@ import pytest
 from cocod_jax.observe.loggers import read_jsonl
 from cocod_jax.timeline import SSGD
 from docs.generate import RESULTS, ROOT
-from experiments import compare
+from experiments import clock, compare
 from experiments.figures import by_algorithm
-from experiments.overlap import clock
 from experiments.paper import figures
-from experiments.paper.__main__ import MODELS, PaperConfig, clocks_of
+from experiments.paper.__main__ import clocks_of
+from experiments.paper.config import MODELS, PaperConfig
 from experiments.paper.report import report
 from tests.published import check_sentence, shown
 

@@ -20,6 +20,10 @@ A100 = SimpleNamespace(
 H100 = SimpleNamespace(
     platform="gpu", device_kind="NVIDIA H100", compute_capability="9.0"
 )
+MI300 = SimpleNamespace(
+    platform="gpu", device_kind="AMD Instinct MI300X", compute_capability="gfx942"
+)
+V5E = SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")
 
 
 def facts():
@@ -44,7 +48,7 @@ def test_what_is_not_installed_is_not_named(monkeypatch):
 
     monkeypatch.setattr(metadata, "version", version)
     assert "flax" not in facts()
-    assert "chex" in facts()
+    assert "optax" in facts()
 
 
 def test_devices_are_counted_by_kind(monkeypatch):
@@ -60,6 +64,8 @@ def test_devices_are_counted_by_kind(monkeypatch):
     [
         (A100, "--xla_gpu_enable_latency_hiding_scheduler=true"),
         (H100, "none"),
+        (MI300, "unknown"),
+        (V5E, "none is known to be safe"),
         (jax.devices()[0], "none"),
     ],
 )

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import cocod_jax as cj
+from cocod_jax.exchanges._wire import ravel
 from tests import problems, reference
 from tests.problems import PERIOD, ROUNDS, WEIGHTS, N
 
@@ -183,12 +184,12 @@ def test_the_mean_follows_sgd_exactly():
             over = lambda function: jax.jit(jax.vmap(function, axis_name="workers"))
             send, step, merge = map(over, (round_.send, round_.step, round_.merge))
             mean = cj.consensus(state)
-            snapshot = arriving = None
+            snapshot = sent = None
             for t in range(problems.STEPS):
                 if t % PERIOD == 0:
-                    snapshot, arriving = state.params, send(state)
+                    snapshot, (sent, _) = state.params, send(state)
                 if t % PERIOD == delay:
-                    state, _ = merge(state, snapshot, arriving)
+                    state, _ = merge(state, snapshot, sent)
                 workers = [
                     jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), state.params)
                     for i in range(N)
@@ -198,7 +199,7 @@ def test_the_mean_follows_sgd_exactly():
                 ]
                 state, _ = step(state, jax.tree.map(lambda b, t=t: b[:, t], batches))
                 if (t + 1) % PERIOD == 0 and delay == PERIOD:
-                    state, _ = merge(state, snapshot, arriving)
+                    state, _ = merge(state, snapshot, sent)
                 expected = jax.tree.map(
                     lambda x, g: x - LEARNING_RATE * g,
                     mean,
@@ -359,7 +360,7 @@ def test_alignment_is_the_cosine_of_progress_and_correction(
     tree = lambda values: {"a": jnp.array(values[:1], dtype), "b": dtype(values[1])}
     zero = tree([0.0, 0.0])
     state = round_.init(tree(progress))
-    _, metrics = jax.jit(round_.merge)(state, zero, tree(correction))
+    _, metrics = jax.jit(round_.merge)(state, zero, ravel(tree(correction)))
     # bfloat16 has 8 bits for 0.3 and 0.4.
     np.testing.assert_allclose(metrics.alignment, cosine, atol=1e-4)
     assert metrics.alignment.dtype == jnp.float32
@@ -623,28 +624,31 @@ def test_a_transform_of_gradients_is_no_rule():
         cj.make_round(problems.loss, optax.sgd(0.1), rule, period=2)
 
 
-@pytest.mark.parametrize("sent", ["two trees", "other shapes"])
-def test_a_rule_that_sends_another_tree_than_the_parameters_is_refused(sent):
-    exchange = cj.mean("workers")
+OTHER_TREES = {
+    "two trees": lambda tree: (tree, tree),
+    "other shapes": lambda x: x[None],
+}
 
-    def send(state, snapshot, weight=None):
-        average = exchange.average(snapshot, weight)
-        return (average, average) if sent == "two trees" else average[None]
 
-    rule = cj.MergeRule(
-        init=lambda params: optax.EmptyState(),
-        send=send,
-        merge=lambda arriving, progress, state, snapshot: (progress, state),
-    )
+@pytest.mark.parametrize("other", OTHER_TREES)
+@pytest.mark.parametrize("execution", ["fused", "split"])
+@pytest.mark.parametrize("part", ["receive", "merge"])
+def test_parts_that_return_another_tree_are_refused(part, execution, other):
+    exchange, change = cj.mean("workers"), OTHER_TREES[other]
+    merge = lambda arriving, params, state, snapshot: (params, state)
+    if part == "receive":
+        receive = lambda sent, like: change(cj.mean("workers").receive(sent, like))
+        rule = cj.MergeRule(exchange._replace(receive=receive), merge)
+        message = "arriving and what was sent must have the same"
+    else:
+        rule = cj.MergeRule(exchange, lambda m, x, state, s: (change(x), state))
+        message = "what merge returned and the parameters must have the same"
     round_ = cj.make_round(
         lambda w, batch: jnp.mean((w - batch) ** 2), optax.sgd(0.1), rule, period=2
     )
     state = cj.replicate(round_.init(jnp.zeros(3)), 2)
-    for execution in ("fused", "split"):
-        with pytest.raises(
-            ValueError, match="arriving and snapshot must have the same"
-        ):
-            cj.distribute(round_, execution=execution)(state, np.zeros([2, 2, 3]))
+    with pytest.raises(ValueError, match=message):
+        cj.distribute(round_, execution=execution)(state, np.zeros([2, 2, 3]))
 
 
 @pytest.mark.parametrize("period", [0, -1, 1.5, "4", None, True])

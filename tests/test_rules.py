@@ -38,9 +38,12 @@ def test_update_is_merge_after_send(name):
     )
 
     def halves(progress, snapshot):
-        state = rule.init(snapshot)
-        arriving = rule.send(state, snapshot)
-        return rule.merge(arriving, progress, state, snapshot)[0]
+        state: Any = rule.init(snapshot)
+        sent, _ = rule.send(state, snapshot)
+        arriving = rule.exchange.receive(sent, snapshot)
+        params = jax.tree.map(jnp.add, snapshot, progress)
+        merged, _ = rule.merge(arriving, params, state.rule_state, snapshot)
+        return jax.tree.map(jnp.subtract, merged, snapshot)
 
     def whole(progress, snapshot):
         return rule.update(progress, rule.init(snapshot), snapshot)[0]
@@ -57,12 +60,13 @@ def test_a_rule_is_an_optax_transform():
     assert isinstance(rule, optax.GradientTransformationExtraArgs)
     init, update = rule
     assert (rule.init, rule.update) == (init, update)
-    other = copy.deepcopy(rule)
-    assert (other.send, other.merge, other.weights) == (rule.send, rule.merge, None)
-    init = lambda params: optax.EmptyState()
-    other = rule._replace(init=init, weights=(1, 3))
-    assert (other.init, other.send, other.merge) == (init, rule.send, rule.merge)
-    assert other.weights == (0.25, 0.75)
+    parts = lambda rule: (rule.exchange, rule.merge, rule.outgoing, rule.correct)
+    assert parts(copy.deepcopy(rule)) == parts(copy.copy(rule)) == parts(rule)
+    other = rule._replace(exchange=cj.mean("workers", (1, 3)))
+    assert (other.weights, other.merge) == ((0.25, 0.75), rule.merge)
+    other = rule._replace(init=lambda params: {"count": jnp.zeros([])})
+    state: Any = other.init(jnp.zeros(2))
+    assert set(state.rule_state) == {"count"}
 
 
 def test_chained_behind_an_optimizer_it_is_cocod_with_period_one():
@@ -107,10 +111,17 @@ def test_extra_arguments_are_accepted():
     jax.vmap(merge, axis_name="workers")(jnp.zeros(N), jnp.zeros(N))
 
 
-@pytest.mark.parametrize("part", ["init", "send", "merge"])
+@pytest.mark.parametrize("part", ["init", "merge", "outgoing", "correct"])
 def test_a_rule_is_made_of_functions(part):
-    with pytest.raises(TypeError, match=f"{part}=None must be a function"):
-        cj.cocod("workers")._replace(**{part: None})
+    with pytest.raises(TypeError, match=f"{part}=3 must be a function"):
+        cj.cocod("workers")._replace(**{part: 3})
+    with pytest.raises(TypeError, match=rf"{part}\(\) must take \(.*: too many"):
+        cj.cocod("workers")._replace(**{part: lambda: None})
+
+
+def test_a_rule_has_an_exchange():
+    with pytest.raises(TypeError, match="exchange='workers' must be an Exchange"):
+        cj.cocod("workers")._replace(exchange="workers")
 
 
 def test_params_are_needed():
@@ -156,30 +167,29 @@ def test_any_merge_preserves_the_mean_and_ignores_the_order(data, order):
 
 
 BROKEN = {
-    "overwrites": (lambda m, p, s: m - s, testing.assert_mean_preserved),
-    "moves by itself": (lambda m, p, s: m - s + p + 0.1, testing.assert_fixed_point),
-    "wrong sign": (lambda m, p, s: s - m + p, testing.assert_workers_approach),
+    "overwrites": (lambda m, x, s: m, testing.assert_mean_preserved),
+    "moves by itself": (lambda m, x, s: m + x - s + 0.1, testing.assert_fixed_point),
+    "wrong sign": (lambda m, x, s: s - m + x, testing.assert_workers_approach),
     "knows its place": (
-        lambda m, p, s: m - s + p + jax.lax.axis_index("workers"),
+        lambda m, x, s: m + x - s + jax.lax.axis_index("workers"),
         testing.assert_identical_workers_agree,
     ),
     "plays favourites": (
-        lambda m, p, s: m - s + p * (1 + jax.lax.axis_index("workers")),
+        lambda m, x, s: m + (x - s) * (1 + jax.lax.axis_index("workers")),
         testing.assert_order_irrelevant,
     ),
 }
 
 
 @pytest.mark.parametrize(
-    ("in_rule", "in_exchange"), [((1, 3), None), (None, (1, 2, 3, 4))]
+    ("in_rule", "in_exchange"), [((0.25, 0.75), None), (None, (1, 2, 3, 4))]
 )
-def test_weights_of_a_rule_that_its_exchange_does_not_have_are_found(
+def test_weights_that_an_exchange_declares_and_does_not_send_are_found(
     in_rule, in_exchange
 ):
     """A round would count the workers otherwise than cj.every."""
-    other = cj.cocod("workers", in_exchange)._replace(weights=in_rule)
-    if in_exchange is not None:
-        other = cj.MergeRule(other.init, other.send, other.merge)
+    exchange = cj.mean("workers", in_exchange)
+    other = cj.cocod(exchange._replace(weights=in_rule))
     for workers_differ in (testing.assert_own_weights, testing.check_rule):
         with pytest.raises(AssertionError, match="exchange has other weights"):
             workers_differ(other)
@@ -188,11 +198,9 @@ def test_weights_of_a_rule_that_its_exchange_does_not_have_are_found(
 @pytest.mark.parametrize("name", BROKEN)
 def test_the_invariants_find_broken_rules(name):
     merge, check = BROKEN[name]
-    good = cj.cocod("workers")
     rule = cj.MergeRule(
-        good.init,
-        good.send,
-        lambda m, p, state, s: (jax.tree.map(merge, m, p, s), state),
+        cj.mean("workers"),
+        lambda m, x, state, s: (jax.tree.map(merge, m, x, s), state),
     )
     with pytest.raises(AssertionError) as error:
         check(rule)

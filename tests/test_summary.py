@@ -54,9 +54,10 @@ def test_each_dtype_is_named_and_narrow_ones_travel_as_float32():
 
 def test_several_collectives_of_a_dtype_count_together():
     mean = lambda tree: jax.tree.map(lambda x: jax.lax.pmean(x, "workers"), tree)
-    send = lambda state, snapshot, weight=None: mean(snapshot)
-    rule = cj.cocod("workers")
-    leaf_by_leaf = cj.MergeRule(rule.init, send, rule.merge)
+    send = lambda state, tree, weight=None: (mean(tree), state)
+    receive = lambda sent, like: sent
+    exchange = cj.mean("workers")._replace(send=send, receive=receive)
+    leaf_by_leaf = cj.cocod(exchange)
     assert summarize(make_round(leaf_by_leaf)) == summarize(make_round())
 
 
@@ -124,8 +125,7 @@ def test_an_epoch_has_a_step():
         summarize(make_round(), steps_per_epoch=0)
 
 
-def test_another_axis_must_be_named():
-    round_ = make_round(cj.cocod("devices"))
-    with pytest.raises(ValueError, match="axis_name='devices' is not bound"):
-        summarize(round_)
-    assert summarize(round_, axis_name="devices").workers == N
+def test_the_axis_is_the_rules():
+    assert summarize(make_round(cj.cocod("devices"))) == summarize(make_round())
+    with pytest.raises(ValueError, match="but only one is mapped"):
+        summarize(make_round(cj.cocod(("hosts", "devices"))))

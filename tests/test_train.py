@@ -1,14 +1,18 @@
 """The main job: from the command line to a log and a figure."""
 
+import dataclasses
+import itertools
 import json
 import os
 import re
+import runpy
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +24,10 @@ import tyro
 import cocod_jax as cj
 from cocod_jax.observe.loggers import read_jsonl, to_jsonl
 from cocod_jax.style import ALGORITHMS
-from experiments import figures, logbook, train
-from experiments.algorithms import AXIS, local_optimizer, make_rounds
-from experiments.config import TrainConfig
+from experiments import command, data, figures, logbook, tasks, train
+from experiments.algorithms import AXIS, RECIPES, local_optimizer, make_rounds
+from experiments.config import Algorithm, Measured, TrainConfig
+from experiments.tasks import Data, Task
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--model=cnn", "--width=4", "--data=digits", "--batch-size=16", "--workers=2"]
@@ -31,7 +36,7 @@ SMALL = ["--model=cnn", "--width=4", "--data=digits", "--batch-size=16", "--work
 def start(module, *arguments):
     """A program of the experiments, whose warnings are errors of ours."""
     # Wide enough for a path of pytest on one line.
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "COLUMNS": "200"}
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "COLUMNS": "300"}
     # The default generator takes the compiler seconds for each shape.
     env["JAX_DEFAULT_PRNG_IMPL"] = "rbg"
     # Tests in the background of a shell ignore Ctrl-C, and programs inherit that.
@@ -62,48 +67,42 @@ def kinds(log):
     return [json.loads(line)["kind"] for line in log.read_text().splitlines()]
 
 
+@pytest.fixture
+def run_here(monkeypatch):
+    """The main job in this process, by its command line: its configuration."""
+    monkeypatch.setattr(train, "start_devices", lambda n: jax.devices()[:n])
+    monkeypatch.setenv("COLUMNS", "300")
+
+    def run(*arguments, status=0):
+        config = tyro.cli(TrainConfig, args=arguments)
+        with jax.default_prng_impl("rbg"), pytest.raises(SystemExit) as end:
+            command.run(train.main, TrainConfig, "", arguments)
+        assert end.value.code == status
+        return config
+
+    return run
+
+
 # ------------------------------------------------------------------ whole programs
 
 
-@pytest.mark.parametrize(
-    ("algorithm", "options"),
-    [
-        ("ssgd", "--warmup-rounds 3"),
-        ("pipe_sgd", "--warmup-rounds 3 --decay step"),
-        ("local_sgd", "--partition dirichlet:1.0 --batch-size 8"),
-        ("cocod", "--via shard_map --execution fused"),
-    ],
-)
-def test_the_main_job_leaves_a_log_and_a_figure(algorithm, options, tmp_path):
-    arguments = [*SMALL, "--epochs", "1", "--algorithm", algorithm, *options.split()]
-    process = start("experiments.train", *arguments, "--out", str(tmp_path))
-    status, out, err = finish(process)
-    assert (status, err) == (0, ""), err
-    compiling, epoch, *_ = out.splitlines()
-    assert compiling.startswith("Compiling; ")
-    assert re.match(r"epoch   1/1   round \d+/\d+   loss ", epoch)
-    assert "images/s   ETA 0 s" in epoch
-    assert "\x1b" not in out, "control codes outside of a terminal"
-
-    log = tmp_path / f"digits-cnn-{algorithm}-seed0.jsonl"
+def check_log(config):
+    """What a finished run of one epoch leaves."""
+    log = config.log
     order = kinds(log)
     assert order[0] == "run"
     assert order[-1] == "end"
     records = read_jsonl(log)
     assert records["end"] == [{"status": "finished"}]
     (run,) = records["run"]
-    assert run["command"].split()[:3] == ["python", "-m", "experiments.train"]
-    assert run["command"].split()[3 : 3 + len(arguments)] == arguments
-    assert run["config"]["algorithm"] == algorithm
-    assert run["config"]["out"] == str(tmp_path)
+    assert run["config"] == logbook.plain(config)
     assert {"python", "jax", "jaxlib", "flax", "optax", "cocod-jax"} <= set(
         run["versions"]
     )
-    assert run["devices"] == ["cpu", "cpu", 2]
-    assert run["workers"] == 2
+    assert run["workers"] == config.workers
 
     # Every step once, rounds of one step first, and an epoch when it is complete.
-    warm = run["config"]["warmup_rounds"]
+    warm = config.warmup_rounds
     steps = [record["step"] for record in records["round"]]
     assert steps[:warm] == [*range(1, warm + 1)]
     assert set(np.diff(steps[warm:])) == {4}
@@ -120,12 +119,43 @@ def test_the_main_job_leaves_a_log_and_a_figure(algorithm, options, tmp_path):
     assert log.with_suffix(".png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
-def test_a_run_that_diverges_says_so_once(tmp_path):
+def check_lines(out):
+    """What it says outside of a terminal."""
+    assert "\x1b" not in out, "control codes outside of a terminal"
+    compiling, epoch = (
+        next(line for line in out.splitlines() if line.startswith(word))
+        for word in ("Compiling; ", "epoch ")
+    )
+    assert out.index(compiling) < out.index(epoch)
+    assert out.index("loading digits") < out.index(compiling)
+    assert re.match(r"epoch   1/\d+   round \d+/\d+   loss .* images/s   ETA ", epoch)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options"),
+    [
+        ("ssgd", "--warmup-rounds 3"),
+        ("pipe_sgd", "--warmup-rounds 3 --decay step"),
+        ("local_sgd", "--partition dirichlet:1.0 --batch-size 8"),
+        ("cocod", "--via shard_map --execution fused"),
+    ],
+)
+def test_every_algorithm_leaves_a_log_and_a_figure(
+    algorithm, options, run_here, tmp_path, capsys
+):
+    arguments = [*SMALL, "--epochs", "1", "--algorithm", algorithm, *options.split()]
+    config = run_here(*arguments, "--out", str(tmp_path))
+    out = capsys.readouterr().out
+    check_lines(out)
+    assert "images/s   ETA 0 s" in out
+    check_log(config)
+
+
+def test_a_run_that_diverges_says_so_once(run_here, tmp_path, capsys):
     steps = ["--learning-rate", "100", "--warmup-epochs", "0", "--epochs", "1"]
-    process = start("experiments.train", *SMALL, *steps, "--out", str(tmp_path))
-    status, out, err = finish(process)
-    assert (status, err) == (0, ""), err
-    alarms = read_jsonl(tmp_path / "digits-cnn-cocod-seed0.jsonl")["alarm"]
+    config = run_here(*SMALL, *steps, "--out", str(tmp_path))
+    out = capsys.readouterr().out
+    alarms = read_jsonl(config.log)["alarm"]
     sentences = [alarm["sentence"] for alarm in alarms]
     assert len({sentence[:12] for sentence in sentences}) == len(sentences)
     for sentence in sentences:
@@ -133,10 +163,9 @@ def test_a_run_that_diverges_says_so_once(tmp_path):
 
 
 def test_ctrl_c_leaves_a_log_and_says_where(tmp_path):
-    process = start(
-        "experiments.train", *SMALL, "--epochs", "10000", "--out", str(tmp_path)
-    )
-    log = tmp_path / "digits-cnn-cocod-seed0.jsonl"
+    arguments = [*SMALL, "--epochs", "10000", "--out", str(tmp_path)]
+    process = start("experiments.train", *arguments)
+    log = tyro.cli(TrainConfig, args=arguments).log
     try:
         for _ in range(1000):
             if process.poll() is not None or (
@@ -147,13 +176,130 @@ def test_ctrl_c_leaves_a_log_and_says_where(tmp_path):
         process.send_signal(signal.SIGINT)
     finally:
         status, out, err = finish(process)
-    assert status == 130, err
-    assert "Traceback" not in err
+    assert (status, err) == (128 + signal.SIGINT, ""), err
+    check_lines(out)
     assert "Interrupted" in out
     assert log.name in out
-    assert read_jsonl(log)["end"] == [{"status": "interrupted"}]
+    records = read_jsonl(log)
+    assert records["end"] == [{"status": "interrupted"}]
     assert kinds(log)[-1] == "end"
     assert log.with_suffix(".png").exists()
+    (run,) = records["run"]
+    command_line = ["python", "-m", "experiments.train", *arguments]
+    assert run["command"] == shlex.join(command_line)
+    assert run["devices"] == ["cpu", "cpu", 2]
+
+
+def numbers(config):
+    """A task without images: to predict a number."""
+
+    def loss_fn(params, model_state, batch, key):
+        return jnp.mean((params - batch) ** 2), model_state
+
+    def rounds(*, first_step, period, count):
+        return iter(np.ones([count, 2, period, 3], np.float32))
+
+    return Task(
+        init=lambda key: (jnp.zeros([]), {}),
+        loss_fn=loss_fn,
+        load=lambda workers: Data(
+            steps_per_epoch=8,
+            per_step=6,
+            rounds=rounds,
+            evaluate=lambda params, model_state: {
+                "test_loss": float((1 - params) ** 2)
+            },
+        ),
+        batch_shapes=lambda workers, period: None,
+        unit="numbers",
+        result=lambda record: ("test loss", f"{record['test_loss']:.3f}"),
+    )
+
+
+def test_another_task_is_trained_the_same_way(run_here, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(tasks.TASKS, "digits", numbers)
+    options = ["--epochs=3", "--momentum=0", f"--out={tmp_path}"]
+    config = run_here(*SMALL, *options)
+    out = capsys.readouterr().out
+    epochs = read_jsonl(config.log)["epoch"]
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3]
+    assert 0 < epochs[2]["test_loss"] < epochs[0]["test_loss"] < 1
+    assert epochs[2]["numbers_per_second"] > 0
+    assert f"test {epochs[2]['test_loss']:.3f}   " in out
+    assert "numbers/s" in out
+    assert "images" not in out
+    assert config.log.with_suffix(".png").exists()
+
+
+@pytest.mark.parametrize(
+    ("stop", "status"),
+    [
+        (lambda: signal.raise_signal(signal.SIGTERM), "interrupted"),
+        (lambda: 1 / 0, "failed"),
+    ],
+)
+def test_what_was_dispatched_is_logged_when_it_stops(
+    stop, status, run_here, tmp_path, monkeypatch
+):
+    """The last round's metrics are on the devices when the next batches are drawn."""
+    rounds = data.Pipeline.rounds
+
+    def four_rounds(*args, count, **options):
+        yield from itertools.islice(rounds(*args, count=count, **options), 4)
+        if count:  # there is no warm-up
+            stop()
+
+    monkeypatch.setattr(data.Pipeline, "rounds", four_rounds)
+    arguments = [*SMALL, "--epochs", "9", "--period", "2", "--out", str(tmp_path)]
+    if status == "failed":
+        with jax.default_prng_impl("rbg"), pytest.raises(ZeroDivisionError):
+            command.run(train.main, TrainConfig, "", arguments)
+    else:
+        run_here(*arguments, status=128 + signal.SIGTERM)
+    log = tyro.cli(TrainConfig, args=arguments).log
+    records = read_jsonl(log)
+    assert [record["step"] for record in records["round"]] == [2, 4, 6, 8]
+    assert records["end"] == [{"status": status}]
+
+
+def test_a_round_is_dispatched_before_the_last_ones_metrics_are_fetched(
+    run_here, tmp_path, monkeypatch
+):
+    happened = []
+    distribute, fetch = cj.distribute, jax.device_get
+
+    def spied(*args, **options):
+        run = distribute(*args, **options)
+        return lambda *round_: (happened.append("dispatch"), run(*round_))[1]
+
+    def fetched(tree):
+        if isinstance(tree, cj.RoundMetrics) and isinstance(tree.loss, jax.Array):
+            happened.append("fetch")
+        return fetch(tree)
+
+    monkeypatch.setattr(cj, "distribute", spied)
+    monkeypatch.setattr(jax, "device_get", fetched)
+    config = run_here(*SMALL, "--epochs=1", "--batch-size=80", "--out", str(tmp_path))
+    rounds = len(read_jsonl(config.log)["round"])
+    between = ["dispatch", "fetch"] * (rounds - 1)
+    assert rounds > 1
+    assert happened == ["dispatch", *between, "fetch"]
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["train", "compare", "paper", "overlap", "unequal", "iterations", "scale"],
+)
+def test_the_help_says_how_it_is_stopped(module, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(sys, "argv", [module, "--help"])
+    monkeypatch.delitem(sys.modules, f"experiments.{module}", raising=False)
+    monkeypatch.delitem(sys.modules, f"experiments.{module}.__main__", raising=False)
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_module(f"experiments.{module}", run_name="__main__", alter_sys=True)
+    out = capsys.readouterr().out
+    assert "`kill PID`" in out
+    assert "in the background" in out
 
 
 @pytest.mark.parametrize(
@@ -173,8 +319,9 @@ def test_a_wrong_option_names_the_choices(option, choices, capsys):
         assert choice in message
 
 
-def test_a_folder_of_archives_is_for_cifar(tmp_path, capsys):
+def test_a_folder_of_archives_is_for_cifar(tmp_path, capsys, monkeypatch):
     """It would be ignored otherwise, and digits would pass for CIFAR."""
+    monkeypatch.setenv("COLUMNS", "300")  # a narrow terminal would break the sentence
     for cifar in ("cifar10", "cifar100"):
         assert TrainConfig(data=cifar, data_dir=tmp_path).data == cifar
     with pytest.raises(ValueError, match=r"data_dir=.* not for 'mnist5k'"):
@@ -182,6 +329,48 @@ def test_a_folder_of_archives_is_for_cifar(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         tyro.cli(TrainConfig, args=["--data-dir", str(tmp_path)])
     assert "is for data='cifar10'" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ names of logs
+
+
+def test_runs_that_differ_have_logs_that_differ():
+    """A sweep of any option into one folder keeps all of its logs."""
+    others: dict[str, Any] = {
+        "algorithm": "ssgd",
+        "workers": 2,
+        "micro_batches": (3, 1),
+        "period": 8,
+        "delay": 2,
+        "warmup_rounds": 1,
+        "model": "cnn",
+        "width": None,
+        "data": "digits",
+        "partition": "dirichlet:0.5",
+        "epochs": 2,
+        "batch_size": 5,
+        "learning_rate": 1e-5,
+        "warmup_epochs": 0.5,
+        "decay": "step",
+        "momentum": 0.5,
+        "nesterov": False,
+        "weight_decay": 0.0,
+        "seed": 1,
+        "via": "shard_map",
+        "execution": "fused",
+    }
+    without = {"out", "data_dir"}
+    assert set(others) == {f.name for f in dataclasses.fields(TrainConfig)} - without
+    runs = [TrainConfig(**{name: value}) for name, value in others.items()]
+    runs += [TrainConfig(), TrainConfig(**others), TrainConfig(**others | {"seed": 2})]
+    names = [run.log.name for run in runs]
+    assert len(set(names)) == len(runs)
+    assert TrainConfig().log.name == "mnist5k-resnet18-cocod-seed0.jsonl"
+    sweep = TrainConfig(period=8, delay=2, width=None, seed=3)
+    expected = "mnist5k-resnet18-cocod-period=8-delay=2-width=None-seed3.jsonl"
+    assert sweep.log.name == expected
+    for name in names:
+        assert re.fullmatch(r"[\w.+=-]{1,200}", name)
 
 
 # ------------------------------------------------------------- what is certified
@@ -201,9 +390,10 @@ def test_the_job_that_is_certified_is_the_one_that_runs(options, monkeypatch):
     arguments = [*SMALL, *options.split()]
     job = train.prepare(tyro.cli(TrainConfig, args=arguments))
     period = job.main.period
-    (batches,) = job.pipeline.rounds(first_step=0, period=period, count=1)
-    state = train.initial_state(job.config, job.main, job.model, 2)
-    certified, *shapes = train.certifiable(arguments, 2)
+    (batches,) = job.data.rounds(first_step=0, period=period, count=1)
+    with jax.default_prng_impl("rbg"):
+        state = train.initial_state(job.config, job.main, job.task, 2)
+        certified, *shapes = train.certifiable(arguments, 2)
     assert (certified.period, certified.delay) == (period, job.main.delay)
     real = jax.eval_shape(lambda: (state, batches))
     assert jax.tree.structure(tuple(shapes)) == jax.tree.structure(real)
@@ -370,7 +560,13 @@ def gradient_descent(algorithm, x, targets, warmup):
     return x
 
 
-@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
+def test_every_algorithm_has_a_recipe_a_name_and_a_colour():
+    assert set(RECIPES) == set(ALGORITHMS) == set(get_args(Measured))
+    assert set(get_args(Algorithm)) == set(ALGORITHMS) - {"just_in_time"}
+    assert len(set(ALGORITHMS.values())) == len(ALGORITHMS)
+
+
+@pytest.mark.parametrize("algorithm", get_args(Algorithm))
 def test_the_rounds_are_the_algorithms(algorithm):
     warmup, rounds = 2, 3
     config = TrainConfig(algorithm=algorithm, period=PERIOD, warmup_rounds=warmup)
@@ -425,8 +621,8 @@ def test_circumstances_can_be_written(tmp_path):
 def test_the_commit_of_a_run_is_known_in_a_checkout_alone(monkeypatch, tmp_path):
     monkeypatch.setattr(logbook, "__file__", str(tmp_path / "logbook.py"))
     assert logbook.circumstances(TrainConfig())["commit"] is None
-    for command in ("init", "-c user.name=a -c user.email=b commit --allow-empty -m c"):
-        subprocess.run(["git", *command.split()], cwd=tmp_path, check=True)
+    for git in ("init", "-c user.name=a -c user.email=b commit --allow-empty -m c"):
+        subprocess.run(["git", *git.split()], cwd=tmp_path, check=True)
     assert re.fullmatch("[0-9a-f]{12}", logbook.circumstances(TrainConfig())["commit"])
 
 
@@ -437,8 +633,8 @@ def test_the_commit_of_a_run_is_dirty_when_its_code_is(monkeypatch, tmp_path):
     files = [tmp_path / "experiments/results/log.jsonl", tmp_path / "code.py"]
     for file in files:
         file.write_text("before")
-    for command in ("init", "add .", "-c user.name=a -c user.email=b commit -m c"):
-        subprocess.run(["git", *command.split()], cwd=tmp_path, check=True)
+    for git in ("init", "add .", "-c user.name=a -c user.email=b commit -m c"):
+        subprocess.run(["git", *git.split()], cwd=tmp_path, check=True)
     for file, ending in zip(files, ("", "-dirty"), strict=True):
         file.write_text("after")
         commit = logbook.circumstances(TrainConfig())["commit"]

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from experiments.overlap import figures, unequal, unequal_worker
+from experiments.unequal import __main__ as unequal
+from experiments.unequal import figures, worker
 
 
 def test_the_companion_shares_the_core_and_ends(monkeypatch):
@@ -20,7 +21,7 @@ def test_the_companion_shares_the_core_and_ends(monkeypatch):
         return started[-1]
 
     monkeypatch.setattr(subprocess, "Popen", spy)
-    with unequal_worker.beside(unequal_worker._SPIN):
+    with worker.beside(worker._SPIN):
         assert started[0].poll() is None
         if hasattr(os, "sched_getaffinity"):
             own, other = (os.sched_getaffinity(pid) for pid in (0, started[0].pid))
@@ -30,21 +31,21 @@ def test_the_companion_shares_the_core_and_ends(monkeypatch):
 
 _WORKER = """
 import sys
-from experiments.overlap import unequal_worker
-with unequal_worker.beside(unequal_worker._STOP_AND_GO, "0", "0.1", "0.1"):
+from experiments.unequal import worker
+with worker.beside(worker._STOP_AND_GO, "0", "0.1", "0.1"):
     sys.stdin.read()
 """
 
 
 def test_a_worker_is_stopped_and_goes_on():
     """In a process of its own: this one must not be stopped."""
-    worker = subprocess.Popen([sys.executable, "-c", _WORKER], stdin=subprocess.PIPE)
-    _, status = os.waitpid(worker.pid, os.WUNTRACED)
+    process = subprocess.Popen([sys.executable, "-c", _WORKER], stdin=subprocess.PIPE)
+    _, status = os.waitpid(process.pid, os.WUNTRACED)
     assert os.WIFSTOPPED(status)
-    _, status = os.waitpid(worker.pid, os.WCONTINUED)
+    _, status = os.waitpid(process.pid, os.WCONTINUED)
     assert os.WIFCONTINUED(status)
-    worker.communicate(timeout=60)
-    assert worker.returncode == 0
+    process.communicate(timeout=60)
+    assert process.returncode == 0
 
 
 def measured():

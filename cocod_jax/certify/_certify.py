@@ -20,6 +20,7 @@ from cocod_jax.certify._program import (
     trace,
 )
 from cocod_jax.certify._schedule import read_schedule
+from cocod_jax.exchanges._base import workers_axis
 from cocod_jax.execution._distribute import distribute
 from cocod_jax.rounds._round import Round
 
@@ -43,8 +44,8 @@ def dataflow(
 
     Raises:
       TypeError: when ``fn`` is what :func:`cocod_jax.distribute` returned.
-      ValueError: when the arrays of ``args`` have no leading axis in common, or ``fn``
-        was jitted with options of the compiler.
+      ValueError: when ``axis_name`` is not the rule's, the arrays of ``args`` have no
+        leading axis in common, or ``fn`` was jitted with options of the compiler.
 
     Examples:
       >>> def round_(w, batches):
@@ -56,7 +57,7 @@ def dataflow(
       ...     print(collective)
       psum float32 12 B: local steps 0 before, 8 beside, 0 after
     """
-    axis_name = _axis_of_workers(axis_name)
+    axis_name = _axis_of_workers(fn, axis_name)
     run, shapes = _all_workers(fn, args, axis_name, None)
     jaxpr = jaxpr_of(run, *shapes).jaxpr
     return flows_of(jaxpr, axis_name, one_round=isinstance(fn, Round))
@@ -89,9 +90,10 @@ def certify(
         :class:`jax.ShapeDtypeStruct`, with a leading axis of workers for a Round
         or the function of one worker. Arrays that are spread over a mesh with axes
         beside the workers' keep their sharding: a worker then has several devices.
-      axis_name: the axis of workers; None is ``"workers"``. Collectives over other
-        axes alone stay inside a worker, between its devices, and need not be hidden. In
-        a jitted program without that axis every collective is an exchange.
+      axis_name: the axis of workers; None is that of a Round's rule, and ``"workers"``
+        for other programs. Collectives over other axes alone stay inside a worker,
+        between its devices, and need not be hidden. In a jitted program without that
+        axis every collective is an exchange.
       target: ``h100``, ``h200``, ``a100`` or ``v100``. None takes this machine's
         GPUs, or ``h100`` where there are none.
       devices: the number of devices; None takes it from ``args``. Where workers have
@@ -108,9 +110,10 @@ def certify(
       NotImplementedError: when the compiler of this machine's GPUs is not NVIDIA's, or
         shows no schedule.
       TypeError: when ``fn`` is what :func:`cocod_jax.distribute` returned.
-      ValueError: when ``target`` is not known, ``devices`` and ``hosts`` do not fit
-        the program, several hosts have no target, the arrays of ``args`` have no
-        leading axis in common, or ``fn`` was jitted with options of the compiler.
+      ValueError: when ``axis_name`` is not the rule's, ``target`` is not known,
+        ``devices`` and ``hosts`` do not fit the program, several hosts have no target,
+        the arrays of ``args`` have no leading axis in common, or ``fn`` was jitted with
+        options of the compiler.
 
     Examples:
       >>> loss = lambda w, batch: jnp.mean((batch @ w) ** 2)
@@ -133,7 +136,7 @@ def certify(
             f"hosts={hosts} needs a target, such as target='h100': without one the "
             "program is compiled for the GPUs of this machine."
         )
-    axis_name = _axis_of_workers(axis_name)
+    axis_name = _axis_of_workers(fn, axis_name)
     program = trace(*_all_workers(fn, args, axis_name, devices), PLATFORM)
     _check_devices(program, devices, hosts)
     compiled = compile_program(
@@ -156,7 +159,9 @@ def certify(
     )
 
 
-def _axis_of_workers(axis_name: str | None) -> str:
+def _axis_of_workers(fn: Round | Callable[..., Any], axis_name: str | None) -> str:
+    if isinstance(fn, Round):
+        return workers_axis(fn.rule.exchange, axis_name)
     return "workers" if axis_name is None else axis_name
 
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from cocod_jax.certify._plugin import load_compiler, plugin_directory
 from cocod_jax.certify._program import Program, spread
-from cocod_jax.execution._distribute import SCHEDULER, xla_flag
+from cocod_jax.execution._flags import SCHEDULER, xla_flag
 
 PLATFORM = "cuda"  # what JAX calls them where it exports a program
 

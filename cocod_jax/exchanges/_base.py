@@ -1,125 +1,106 @@
-"""How workers average: one flat buffer per dtype on the wire.
-
-An exchange is a single all-reduce per dtype, whatever the number of leaves.
-Separate leaves would become several all-reduces as soon as they exceed the
-compiler's combining threshold (30 MiB on GPUs), and only one of them can be in
-flight beside the local steps.
-"""
+"""What every exchange is made of: two halves, with the collectives in the first."""
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 from jax import lax
 
 from cocod_jax._checks import check_sequence
-from cocod_jax._typing import AxisName, Params, Weight
+from cocod_jax._text import shown
+from cocod_jax._typing import AxisName, ExchangeState, Sent, Tree, Weight
 
 
 class Exchange(NamedTuple):
-    """What is sent between workers, and what comes back.
+    """How workers average, in two halves with local steps between them.
+
+    ``send`` holds every collective over the workers, and ``receive`` holds none. A
+    round sends first, takes its local steps while the collective is in flight, and
+    receives after them: what ``receive`` computes is never between a worker and its
+    next step.
+
+    All trees are per worker. The functions run inside the mapping transform that
+    binds ``axis_name``; ``init`` may run outside of it.
 
     Attributes:
-      average: ``(tree, weight=None) -> tree``, run inside the front door that
-        binds the workers' axis. It holds every collective of the exchange.
-        ``weight`` is this worker's share p_i; all of them have sum 1. None takes
-        ``weights``. The result has the structure, shapes and dtypes of ``tree``.
-      weights: the weights given at construction, one for each worker, with sum
-        1; None when all workers count the same.
-    """
-
-    average: Callable[..., Params]
-    weights: tuple[float, ...] | None = None
-
-
-def mean(axis_name: AxisName, weights: Sequence[float] | None = None) -> Exchange:
-    r"""The weighted mean over a named axis, with one all-reduce per dtype.
-
-    .. math:: m = \sum_i p_i x_i, \qquad p_i = w_i / \sum_j w_j
-
-    The leaves are raveled into one buffer per dtype. Leaves narrower than 32
-    bits (bfloat16, float16) are summed in float32, in the float32 buffer, and
-    come back in their own dtype. Leaves that are not floating point stay with their
-    worker.
-
-    Args:
-      axis_name: the axis that ``pmap``, ``shard_map`` or ``vmap`` binds; a tuple
-        of names averages over all of them.
-      weights: one positive, finite number for each worker (shared); they are
-        normalised. None gives every worker the same weight.
-
-    Returns:
-      An :class:`Exchange`.
-
-    Raises:
-      TypeError: at construction, when ``axis_name`` is not a string or a tuple
-        of strings, or ``weights`` is no sequence.
-      ValueError: at construction, when a weight is not positive and finite; in
-        use, when ``axis_name`` is not bound, when there is not one weight for
-        each worker, when the ``weight`` given to ``average`` is not a scalar, or
-        when the tree has no floating-point leaf.
+      init: ``(tree) -> state`` for trees like this one; ``optax.EmptyState()`` where
+        nothing is remembered from one exchange to the next.
+      send: ``(state, tree, weight) -> (sent, state)``. ``weight`` is this worker's
+        share p_i, a scalar; the shares of all workers have sum 1. None takes
+        ``weights``. ``sent`` is any tree of arrays, in the form in which it travels.
+      receive: ``(sent, like) -> tree``, with the structure, shapes and dtypes of
+        ``like``, the tree that was sent; it decodes and divides.
+      axis_name: the axis, or axes, of the workers. None sends nothing: a round with
+        this exchange neither sends nor merges.
+      weights: those given at construction, one for each worker, with sum 1; None when
+        all workers count the same.
 
     Examples:
-      >>> exchange = cj.mean("workers", weights=(1, 3))
-      >>> params = {"w": jnp.array([[0.0, 4.0], [8.0, 4.0]])}  # a row per worker
-      >>> average = jax.vmap(exchange.average, axis_name="workers")
-      >>> print(average(params)["w"])
-      [[6. 4.]
-       [6. 4.]]
+      >>> exchange = cj.mean("workers")
+      >>> def in_two_halves(tree):
+      ...     sent, state = exchange.send(exchange.init(tree), tree, None)
+      ...     return exchange.receive(sent, tree)
+      >>> print(jax.vmap(in_two_halves, axis_name="workers")(jnp.array([1.0, 3.0])))
+      [2. 2.]
     """
-    check_axis_name(axis_name)
-    if weights is not None:
-        weights = normalised(weights)
 
-    def average(tree: Params, weight: Weight | None = None) -> Params:
-        workers = _axis_size(axis_name)
-        if weights is not None and len(weights) != workers:
-            raise ValueError(
-                f"weights has {len(weights)} entries, but axis {axis_name!r} has "
-                f"{workers} workers; give one weight for each worker."
-            )
-        if weight is None:
-            weight = 1 / workers if weights is None else _own(weights, axis_name)
-        if jnp.ndim(weight):
-            raise ValueError(
-                f"weight has shape {jnp.shape(weight)}, but each worker has one scalar "
-                "of its own; spread the state over the workers with cj.replicate."
-            )
+    init: Callable[[Tree], ExchangeState]
+    send: Callable[[ExchangeState, Tree, Weight | None], tuple[Sent, ExchangeState]]
+    receive: Callable[[Sent, Tree], Tree]
+    axis_name: AxisName | None
+    weights: tuple[float, ...] | None = None
 
-        leaves, treedef = jax.tree.flatten(jax.tree.map(jnp.asarray, tree))
-        for dtype, members in _by_wire_dtype(leaves).items():
-            buffer = jnp.concatenate([leaves[i].astype(dtype).ravel() for i in members])
-            # Weighted before the sum: work that is left for after it, such as a
-            # division, invites compilers to finish the exchange ahead of the steps.
-            buffer = lax.psum(buffer * jnp.asarray(weight, dtype), axis_name)
-            sizes = [leaves[i].size for i in members]
-            ends = [sum(sizes[: n + 1]) for n in range(len(sizes) - 1)]
-            for i, part in zip(members, jnp.split(buffer, ends), strict=True):
-                leaves[i] = part.reshape(leaves[i].shape).astype(leaves[i].dtype)
-        return jax.tree.unflatten(treedef, leaves)
+    def average(self, tree: Tree, weight: Weight | None = None) -> Tree:
+        """Sends and receives at once, with a state that is fresh and then dropped.
 
-    return Exchange(average, weights)
+        Args:
+          tree: what this worker sends (per worker).
+          weight: as in ``send``.
+
+        Returns:
+          What arrives, like ``tree``.
+        """
+        sent, _ = self.send(self.init(tree), tree, weight)
+        return self.receive(sent, tree)
 
 
-def as_exchange(
-    axis_or_exchange: AxisName | Exchange, weights: Sequence[float] | None = None
-) -> Exchange:
-    """The exchange itself, or the mean over the axis of that name.
+def stateless(tree: Tree) -> optax.EmptyState:
+    """The ``init`` of what remembers nothing."""
+    del tree
+    return optax.EmptyState()
+
+
+def own_share(
+    axis_name: AxisName,
+    weights: tuple[float, ...] | None = None,
+    weight: Weight | None = None,
+) -> jax.Array | float:
+    """This worker's share p_i: the weight that travels, or else the constructed one.
 
     Raises:
-      ValueError: when both an exchange and ``weights`` are given.
+      ValueError: when ``axis_name`` is not bound, when there is not one weight for
+        each worker, or when ``weight`` is not a scalar.
     """
-    if not isinstance(axis_or_exchange, Exchange):
-        return mean(axis_or_exchange, weights)
-    if weights is not None:
+    workers = axis_size(axis_name)
+    if weights is not None and len(weights) != workers:
         raise ValueError(
-            f"weights={weights!r} was given beside an exchange, which has its own; "
-            "give the weights to the exchange: cj.mean(axis_name, weights)."
+            f"weights has {len(weights)} entries, but axis {axis_name!r} has "
+            f"{workers} workers; give one weight for each worker."
         )
-    return axis_or_exchange
+    if weight is None and weights is None:
+        return 1 / workers
+    if weight is None:
+        return jnp.asarray(weights)[lax.axis_index(axis_name)]
+    if jnp.ndim(weight):
+        raise ValueError(
+            f"weight has shape {jnp.shape(weight)}, but each worker has one scalar "
+            "of its own; spread the state over the workers with cj.replicate."
+        )
+    return weight
 
 
 def normalised(weights: Sequence[float]) -> tuple[float, ...]:
@@ -140,7 +121,25 @@ def normalised(weights: Sequence[float]) -> tuple[float, ...]:
     return tuple(w / total for w in values)
 
 
-def check_axis_name(axis_name: AxisName) -> None:
+def worker_shares(weights: Sequence[float] | None, workers: int) -> np.ndarray:
+    """[workers], what each counts, with sum 1; None counts all the same.
+
+    Raises:
+      TypeError, ValueError: as :func:`normalised`; ValueError when there is not one
+        weight for each worker.
+    """
+    if weights is None:
+        return np.full(workers, 1 / workers)
+    shares = np.array(normalised(weights))
+    if len(shares) != workers:
+        raise ValueError(
+            f"weights has {len(shares)} entries, but the metrics are those of "
+            f"{workers} workers; give one weight for each worker."
+        )
+    return shares
+
+
+def check_axis_name(axis_name: Any) -> None:
     """Raises TypeError unless ``axis_name`` is a string or a tuple of strings."""
     names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
     if not names or not all(isinstance(name, str) for name in names):
@@ -150,35 +149,44 @@ def check_axis_name(axis_name: AxisName) -> None:
         )
 
 
-def _axis_size(axis_name: AxisName) -> int:
+def workers_axis(exchange: Exchange, axis_name: str | None = None) -> str:
+    """The one axis to map workers over: the exchange's.
+
+    Args:
+      exchange: a rule's.
+      axis_name: what the caller asked for; None asks for nothing. It names the axis
+        of an exchange that sends nothing, which is "workers" otherwise.
+
+    Raises:
+      TypeError: when ``axis_name`` is not a string.
+      ValueError: when the exchange has another axis, or several.
+    """
+    if axis_name is not None and not isinstance(axis_name, str):
+        raise TypeError(f"axis_name={shown(axis_name)} must be a string.")
+    own = exchange.axis_name
+    if own is None:
+        return "workers" if axis_name is None else axis_name
+    if axis_name not in (None, own):
+        raise ValueError(
+            f"axis_name={axis_name!r}, but the rule averages over {own!r}; leave "
+            "axis_name out."
+        )
+    if not isinstance(own, str):
+        raise ValueError(
+            f"the rule averages over the axes {own!r}, but only one is mapped here; "
+            "nest your own pmap, shard_map or vmap to bind them all."
+        )
+    return own
+
+
+def axis_size(axis_name: AxisName) -> int:
+    """The number of workers; ValueError where the axis is not bound."""
     try:
         return lax.axis_size(axis_name)
     except NameError as error:
         raise ValueError(
-            f"axis_name={axis_name!r} is not bound here. Run inside a front door that "
-            f"binds it: cj.distribute(round_, {axis_name!r}), jax.pmap(f, "
-            f"axis_name={axis_name!r}), jax.vmap(f, axis_name={axis_name!r}), or "
-            "jax.shard_map over a mesh with that axis."
+            f"axis_name={axis_name!r} is not bound here. Run inside a transform that "
+            f"binds it: cj.distribute(round_), jax.pmap(f, axis_name={axis_name!r}), "
+            f"jax.vmap(f, axis_name={axis_name!r}), or jax.shard_map over a mesh with "
+            "that axis."
         ) from error
-
-
-def _own(weights: tuple[float, ...], axis_name: AxisName) -> jax.Array:
-    return jnp.asarray(weights)[lax.axis_index(axis_name)]
-
-
-def _by_wire_dtype(leaves: list[jax.Array]) -> dict[jnp.dtype, list[int]]:
-    """The positions of the floating-point leaves, by the dtype they travel in."""
-    groups: dict[jnp.dtype, list[int]] = defaultdict(list)
-    for i, leaf in enumerate(leaves):
-        dtype = jnp.result_type(leaf)
-        if jnp.issubdtype(dtype, jnp.inexact):
-            # Sums of many narrow floats lose the small differences between workers.
-            narrow = jnp.finfo(dtype).bits < 32
-            groups[jnp.dtype(jnp.float32) if narrow else dtype].append(i)
-    if not groups:
-        dtypes = sorted({str(jnp.result_type(leaf)) for leaf in leaves})
-        raise ValueError(
-            f"the tree has no floating-point leaf to average (it has {len(leaves)} "
-            f"leaves, of dtypes {dtypes}); give the parameters as arrays of floats."
-        )
-    return groups

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cocod_jax.exchanges._base import normalised
-from cocod_jax.rounds._round import RoundMetrics, on_host
+from cocod_jax.exchanges._base import normalised, worker_shares
+from cocod_jax.rounds._types import RoundMetrics, on_host
 
 # Chosen on small networks: see the tests.
 _IN_A_ROW = 3  # rounds
@@ -67,7 +67,7 @@ class DriftAlarm:
     """
 
     def __init__(self, weights: Sequence[float] | None = None):
-        self._weights = None if weights is None else np.array(normalised(weights))
+        self._weights = None if weights is None else normalised(weights)
         self._first_loss: float | None = None
         self._first_distance: float | None = None
         self._in_a_row = 0
@@ -120,15 +120,7 @@ class DriftAlarm:
         )
 
     def _over_corrected(self, metrics: RoundMetrics) -> str | None:
-        workers = len(metrics.distance)
-        share = (
-            np.full(workers, 1 / workers) if self._weights is None else self._weights
-        )
-        if len(share) != workers:
-            raise ValueError(
-                f"weights has {len(share)} entries, but the metrics are those of "
-                f"{workers} workers; give one weight for each worker."
-            )
+        share = worker_shares(self._weights, len(metrics.distance))
         # Corrections have the weighted mean 0: what is common to the progress of all
         # workers drops out of the mean of these products.
         gone = share @ (metrics.alignment * metrics.progress_norm * metrics.distance)

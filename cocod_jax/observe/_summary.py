@@ -9,7 +9,10 @@ from cocod_jax._checks import check_counts
 from cocod_jax._text import human_bytes
 from cocod_jax.certify import dataflow
 from cocod_jax.certify._program import for_workers
-from cocod_jax.rounds._round import Round, RoundState, check_round, check_workers
+from cocod_jax.exchanges._base import workers_axis
+from cocod_jax.rounds._checks import check_workers
+from cocod_jax.rounds._round import Round, check_round
+from cocod_jax.rounds._types import RoundState
 
 
 class Summary(NamedTuple):
@@ -66,7 +69,6 @@ def summary(
     state: RoundState,
     *,
     steps_per_epoch: int | None = None,
-    axis_name: str = "workers",
 ) -> Summary:
     """What a round sends and keeps, before anything is compiled or run.
 
@@ -79,7 +81,6 @@ def summary(
       state: after ``replicate`` (per worker, leading axis N); shapes are enough, as
         from ``jax.eval_shape``.
       steps_per_epoch: local steps of each worker in an epoch, at least 1 (shared).
-      axis_name: the axis that the round's rule averages over.
 
     Returns:
       A :class:`Summary`.
@@ -87,7 +88,7 @@ def summary(
     Raises:
       TypeError: when ``round_`` is not a Round, or ``state`` not a RoundState.
       ValueError: when ``state`` has no axis of workers, when ``steps_per_epoch`` is
-        not an integer of at least 1, or when the rule averages over another axis.
+        not an integer of at least 1, or when the rule averages over several axes.
 
     Examples:
       >>> loss = lambda w, batch: jnp.mean((batch @ w) ** 2)
@@ -105,6 +106,7 @@ def summary(
     check_round(round_)
     workers = check_workers(state) * jax.process_count()
     sent_bytes = Counter[str]()
+    axis_name = workers_axis(round_.rule.exchange)
     for flow in dataflow(round_.send, for_workers(state, workers), axis_name=axis_name):
         sent_bytes[flow.dtype] += flow.bytes
     own = [

@@ -12,18 +12,23 @@ each of the context managers here opens a file and yields one.
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
-from cocod_jax.rounds._round import RoundMetrics, on_host
+import numpy as np
+
+from cocod_jax.exchanges._base import worker_shares
+from cocod_jax.rounds._types import RoundMetrics, on_host
 
 Logger: TypeAlias = Callable[[int, Mapping[str, float]], None]
 Records: TypeAlias = dict[str, list[dict[str, Any]]]
 
 
-def scalars(metrics: RoundMetrics) -> dict[str, float]:
+def scalars(
+    metrics: RoundMetrics, weights: Sequence[float] | None = None
+) -> dict[str, float]:
     """The metrics of all workers as a few numbers on the host.
 
     Numbers that are not finite stay what they are. The numbers exist when the round
@@ -32,11 +37,18 @@ def scalars(metrics: RoundMetrics) -> dict[str, float]:
     Args:
       metrics: of one round, with a leading axis of workers: [N, period] and [N]. In
         each of several processes these are its own workers.
+      weights: one positive number for each of these workers (shared), the rule's for
+        unequal workers; None counts all the same.
 
     Returns:
-      The mean over workers and steps of each field by its name; and, since one worker
-      or one step is easily lost in a mean, the largest as ``grad_norm_max`` and
-      ``distance_max``.
+      The weighted mean over workers and steps of each field by its name; and, since
+      one worker or one step is easily lost in a mean, the largest as
+      ``grad_norm_max`` and ``distance_max``.
+
+    Raises:
+      TypeError: when the weights are no sequence.
+      ValueError: when a weight is not positive and finite, or there is not one for
+        each worker.
 
     Examples:
       >>> loss = lambda w, batch: 0.5 * (w - batch) ** 2
@@ -55,7 +67,11 @@ def scalars(metrics: RoundMetrics) -> dict[str, float]:
       distance_max 0.0
     """
     values = on_host(metrics)
-    means = {name: float(value.mean()) for name, value in values._asdict().items()}
+    shares = worker_shares(weights, len(values.distance))
+    means = {
+        name: float(np.average(value.reshape(len(shares), -1).mean(1), weights=shares))
+        for name, value in values._asdict().items()
+    }
     return means | {
         "grad_norm_max": float(values.grad_norm.max()),
         "distance_max": float(values.distance.max()),

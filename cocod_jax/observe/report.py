@@ -9,9 +9,8 @@ from importlib import metadata
 
 import jax
 
-import cocod_jax
 from cocod_jax.certify import compiler_available
-from cocod_jax.execution._distribute import SCHEDULER, needs_scheduler
+from cocod_jax.execution._flags import SCHEDULER, needs_scheduler
 
 _DEPENDENCIES = (
     "jax",
@@ -19,7 +18,6 @@ _DEPENDENCIES = (
     "jax-cuda12-plugin",
     "jax-cuda13-plugin",
     "optax",
-    "chex",
     "flax",
 )
 
@@ -42,7 +40,7 @@ def report() -> str:
     facts = {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "cocod_jax": cocod_jax.__version__,
+        "cocod_jax": metadata.version("cocod-jax"),
         **_versions(),
         "XLA_FLAGS": _without_paths(flags) or "not set",
     }
@@ -78,6 +76,13 @@ def _without_paths(text: str) -> str:
 
 
 def _recommended(device: jax.Device) -> str:
+    if device.platform == "tpu":
+        return (
+            "none is known to be safe; TPUs hide nothing by default, and which flags "
+            "help depends on the generation"
+        )
+    if str(getattr(device, "compute_capability", "")).startswith("gfx"):
+        return "unknown; no schedule of an AMD GPU has been read"
     if needs_scheduler(device):
         return f"--{SCHEDULER}=true; GPUs before Hopper hide nothing without"
-    return "none; only GPUs before Hopper need one, for the latency-hiding scheduler"
+    return "none; of NVIDIA's GPUs only those before Hopper need one"

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import optax
 
 from cocod_jax._checks import check_period
-from cocod_jax._typing import Params
+from cocod_jax._trees import cast_like, own_copy, wide
+from cocod_jax._typing import ExchangeState, Params
 from cocod_jax.per_step._gradients import check_own_gradients
-from cocod_jax.rounds._round import check_transforms, own_copy
-from cocod_jax.rules import MergeRule
+from cocod_jax.rounds._checks import check_transforms
+from cocod_jax.rules import MergeRule, RuleState
 
 
 class EveryState(NamedTuple):
@@ -21,12 +22,14 @@ class EveryState(NamedTuple):
       snapshot: s_i, the parameters at the start of the current round.
       inner_state: state of the inner optimizer.
       rule_state: state of the merge rule.
+      exchange_state: state of the rule's exchange.
     """
 
     count: jax.Array
     snapshot: Params
     inner_state: optax.OptState
     rule_state: optax.OptState
+    exchange_state: ExchangeState
 
 
 def every(
@@ -37,10 +40,14 @@ def every(
 ) -> optax.GradientTransformationExtraArgs:
     """A merge rule for training loops that call an optimizer step by step.
 
-    It follows the same algorithm as :func:`cocod_jax.make_round`, and gives the
-    same numbers, but it hides nothing: a program of one step has its collective
-    in a conditional, where no compiler can run it beside other steps. Take the
-    round for speed.
+    It follows the same algorithm as :func:`cocod_jax.make_round`, but it hides
+    nothing: a program of one step has its collective in a conditional, where no
+    compiler can run it beside other steps. Take the round for speed.
+
+    The numbers are the round's, to a rounding error of float32: an optax optimizer
+    returns what to add to the parameters, and the sum is rounded once more. Updates of
+    narrower parameters (bfloat16, float16) are float32, so that
+    ``optax.apply_updates`` gives the round's parameters exactly.
 
     Args:
       period: k, local steps in a round, at least 1 (shared).
@@ -93,11 +100,13 @@ def every(
     inner = optax.with_extra_args_support(inner)
 
     def init(params: Params) -> EveryState:
+        of_rule: Any = rule.init(params)
         return EveryState(
             count=jnp.zeros([], jnp.int32),
             snapshot=own_copy(params),
             inner_state=own_copy(inner.init(params)),
-            rule_state=own_copy(rule.init(params)),
+            rule_state=own_copy(of_rule.rule_state),
+            exchange_state=own_copy(of_rule.exchange_state),
         )
 
     def update(
@@ -111,28 +120,28 @@ def every(
                 "cj.every needs the parameters: call update(gradients, state, "
                 "params); params was None."
             )
-        check_own_gradients(updates)
+        check_own_gradients(updates, rule.axis_name)
         step = state.count % period
+        if rule.correct is not None:
+            updates = rule.correct(state.rule_state, updates)
         updates, inner_state = inner.update(
             updates, state.inner_state, params, **extra_args
         )
         snapshot = optax.tree.where(step == 0, params, state.snapshot)
+        rule_state = RuleState(state.rule_state, state.exchange_state)
 
-        def merge() -> tuple[optax.Updates, optax.OptState]:
+        def merge() -> tuple[optax.Updates, RuleState]:
             reached = optax.apply_updates(params, updates)
             # Delay 0 is the merge of a snapshot from which no step was taken yet.
             start = snapshot if delay else reached
-            shift, rule_state = rule.update(
-                optax.tree.sub(reached, start), state.rule_state, start
-            )
-            merged = optax.apply_updates(start, shift)
-            return optax.tree.sub(merged, params), rule_state
+            merged, merged_state = rule.merge_now(reached, rule_state, start)
+            return optax.tree.sub(wide(merged), wide(params)), merged_state
 
-        def keep_going() -> tuple[optax.Updates, optax.OptState]:
-            return optax.tree.cast_like(updates, params), state.rule_state
+        def keep_going() -> tuple[optax.Updates, RuleState]:
+            return cast_like(updates, wide(params)), rule_state
 
         updates, rule_state = jax.lax.cond(step == merge_at, merge, keep_going)
         count = jnp.asarray(optax.safe_increment(state.count))
-        return updates, EveryState(count, snapshot, inner_state, rule_state)
+        return updates, EveryState(count, snapshot, inner_state, *rule_state)
 
     return optax.GradientTransformationExtraArgs(init, update)

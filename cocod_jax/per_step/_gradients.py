@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from cocod_jax._checks import check_whole
-from cocod_jax._typing import AxisName, Params
-from cocod_jax.exchanges._base import Exchange, as_exchange
+from cocod_jax._trees import varying_axes
+from cocod_jax._typing import AxisName, ExchangeState, Params
+from cocod_jax.exchanges._base import Exchange, axis_size
+from cocod_jax.exchanges.mean import as_exchange
 
 
 def mean_gradients(
@@ -27,7 +29,8 @@ def mean_gradients(
       weights: one positive number for each worker, when a name is given.
 
     Returns:
-      A transform without state. The updates it returns are equal on all workers.
+      A transform whose state is the exchange's: none for a mean. The updates that it
+      returns are what arrives, equal on all workers for a mean.
 
     Raises:
       TypeError, ValueError: as :func:`cocod_jax.mean`; ValueError when both an
@@ -50,9 +53,8 @@ def mean_gradients(
     """
     exchange = as_exchange(axis_or_exchange, weights)
 
-    def init(params: Params) -> optax.EmptyState:
-        del params
-        return optax.EmptyState()
+    def init(params: Params) -> Any:
+        return exchange.init(params)
 
     def update(
         updates: optax.Updates,
@@ -61,9 +63,9 @@ def mean_gradients(
         **extra_args: Any,
     ) -> tuple[optax.Updates, Any]:
         del params, extra_args
-        average = exchange.average(updates)
-        check_own_gradients(updates, axis_or_exchange)
-        return average, state
+        sent, state = exchange.send(state, updates, None)
+        check_own_gradients(updates, exchange.axis_name)
+        return exchange.receive(sent, updates), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -75,10 +77,12 @@ class StaleMeanGradientsState(NamedTuple):
       count: int32 scalar, local steps since ``init`` (saturating).
       pending: per worker, this worker's gradient of the last step, not averaged
         yet; zero where there is nothing to apply.
+      exchange_state: per worker, the exchange's; none for a mean.
     """
 
     count: jax.Array
     pending: optax.Updates
+    exchange_state: ExchangeState
 
 
 def stale_mean_gradients(
@@ -137,7 +141,9 @@ def stale_mean_gradients(
 
     def init(params: Params) -> StaleMeanGradientsState:
         return StaleMeanGradientsState(
-            jnp.zeros([], jnp.int32), optax.tree.zeros_like(params)
+            count=jnp.zeros([], jnp.int32),
+            pending=optax.tree.zeros_like(params),
+            exchange_state=exchange.init(params),
         )
 
     def update(
@@ -147,48 +153,45 @@ def stale_mean_gradients(
         **extra_args: Any,
     ) -> tuple[optax.Updates, StaleMeanGradientsState]:
         del params, extra_args
-        arriving = exchange.average(state.pending)
-        check_own_gradients(updates, axis_or_exchange)
+        sent, exchange_state = exchange.send(state.exchange_state, state.pending, None)
+        arriving = exchange.receive(sent, state.pending)
+        check_own_gradients(updates, exchange.axis_name)
         pending = optax.tree.cast_like(updates, state.pending)
         if warmup_steps:
             # The exchange above stays outside of the conditional: only there can
             # it overlap. During the warm-up it carries zeros.
-            arriving, pending = jax.lax.cond(
+            def synchronous() -> tuple[optax.Updates, optax.Updates, ExchangeState]:
+                sent, after = exchange.send(state.exchange_state, pending, None)
+                now = exchange.receive(sent, pending)
+                return now, optax.tree.zeros_like(pending), after
+
+            arriving, pending, exchange_state = jax.lax.cond(
                 state.count < warmup_steps,
-                lambda: (exchange.average(pending), optax.tree.zeros_like(pending)),
-                lambda: (arriving, pending),
+                synchronous,
+                lambda: (arriving, pending, exchange_state),
             )
         count = jnp.asarray(optax.safe_increment(state.count))
-        return arriving, StaleMeanGradientsState(count, pending)
+        return arriving, StaleMeanGradientsState(count, pending, exchange_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def check_own_gradients(
-    gradients: optax.Updates, axis: AxisName | Exchange | None = None
-) -> None:
+def check_own_gradients(gradients: optax.Updates, axis_name: AxisName | None) -> None:
     """Raises ValueError when JAX has summed the gradients over the workers already.
 
     It does so in a ``shard_map`` with ``check_vma``, and the types of arrays tell.
-    Where it is not known what the workers' axis is called, any axis of the
-    ``shard_map`` is taken for it.
+    Without an axis there are no workers to have been summed over.
     """
-    if axis is None or isinstance(axis, Exchange):
-        names = set(jax.sharding.get_abstract_mesh().manual_axes)
-    else:
-        names = set(axis if isinstance(axis, tuple) else (axis,))
-    checked = {n for n in names if n in _varies_over(jax.lax.axis_index(n))}
+    if axis_name is None:
+        return
+    axis_size(axis_name)  # a sentence where it is not bound
+    workers = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    checked = {n for n in workers if n in varying_axes(jax.lax.axis_index(n))}
     leaves = jax.tree.leaves(gradients)
-    if checked and not any(checked & _varies_over(leaf) for leaf in leaves):
+    if checked and not any(checked & varying_axes(leaf) for leaf in leaves):
         raise ValueError(
             f"the gradients are the same on all workers of {sorted(checked)}: this "
             "shard_map has summed them, as JAX does for parameters that are the same "
             "on all. Give each worker parameters of its own, sharded over the axis; "
             "or, where all share one model at every step, set check_vma=False."
         )
-
-
-def _varies_over(x: jax.Array) -> frozenset[str]:
-    """The axes over which an array's type says that it differs."""
-    manual = getattr(jax.typeof(x), "mat", None)
-    return getattr(manual, "varying", frozenset())

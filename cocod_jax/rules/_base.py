@@ -1,116 +1,130 @@
-"""What every merge rule is made of: two halves, and an optax transform around them."""
+"""What every merge rule is made of: an exchange, and a merge of what it brings."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import optax
 
 from cocod_jax._checks import check_takes
-from cocod_jax._trees import check_same_tree
-from cocod_jax._typing import Params, Weight
-from cocod_jax.exchanges._base import normalised
+from cocod_jax._text import shown
+from cocod_jax._trees import cast_like, check_same_tree
+from cocod_jax._typing import AxisName, ExchangeState, Params, Sent, Tree, Weight
+from cocod_jax.exchanges._base import Exchange, stateless
 
 
-class SendFn(Protocol):
-    """The half that communicates: ``send(state, snapshot, weight=None) -> arriving``.
+class RuleState(NamedTuple):
+    """State of a merge rule as an optax transform; per worker.
 
-    It holds every collective of the rule, and returns a tree like the snapshot. It
-    is given the rule's state and the snapshot, and nothing that the local steps
-    compute: what cannot be seen cannot be waited for, so the compiler is free to run
-    it beside them.
+    Attributes:
+      rule_state: what the rule remembers, such as an anchor.
+      exchange_state: what its exchange remembers, such as the error of a narrow wire.
     """
 
-    def __call__(
-        self, state: optax.OptState, snapshot: Params, weight: Weight | None = None
-    ) -> Params: ...
+    rule_state: optax.OptState
+    exchange_state: ExchangeState
 
 
-class MergeFn(Protocol):
-    """The half that computes: ``merge(arriving, progress, state, snapshot)``.
-
-    It holds no collective. It returns the updates to add to the *snapshot*, and
-    the rule's new state.
-    """
-
-    def __call__(
-        self,
-        arriving: Params,
-        progress: Params,
-        state: optax.OptState,
-        snapshot: Params,
-        /,
-    ) -> tuple[optax.Updates, optax.OptState]: ...
+def the_snapshot(state: optax.OptState, snapshot: Params) -> Params:
+    """The ``outgoing`` of most rules: a worker sends its snapshot."""
+    del state
+    return snapshot
 
 
 class MergeRule(optax.GradientTransformationExtraArgs):
-    """What a worker does with what arrives; an optax transform in two halves.
+    r"""What a worker sends, and what it does with what arrives.
 
-    A rule unpacks to ``(init, update)`` and goes wherever optax transforms go.
-    Its ``update(progress, state, params=snapshot)`` is
-    ``merge(send(state, snapshot), progress, state, snapshot)``: the exchange and
-    the merge in one breath. :func:`cocod_jax.make_round` uses the two halves
-    apart, with local steps between them.
+    .. math::
 
-    All trees are per worker. ``snapshot``, ``arriving``, ``progress`` and the
-    updates have the same structure, shapes and dtypes: the parameters'.
+       o_i = \mathrm{outgoing}(s_i), \qquad
+       m = \mathrm{exchange}(o), \qquad
+       x_i \leftarrow \mathrm{merge}(m, x_i, s_i)
+
+    The exchange holds every collective, and it sees the snapshot s_i alone. What it
+    cannot see it cannot wait for, so that compilers are free to run it beside the
+    local steps from s_i to x_i. :func:`cocod_jax.make_round` puts the steps between
+    the two halves.
+
+    A rule is an optax transform as well, and unpacks to ``(init, update)``:
+    ``init(params)`` is a :class:`cocod_jax.rules.RuleState`, and ``update(progress,
+    state, params=snapshot)`` exchanges and merges at once.
+
+    All trees are per worker.
 
     Attributes:
-      init: ``init(params) -> state``; NamedTuples of arrays, complete at once.
-      send: see :class:`SendFn`.
-      merge: see :class:`MergeFn`.
-      weights: the workers' weights, with sum 1, or None when all count the same.
+      exchange: see below.
+      merge: see below.
+      outgoing: see below.
+      correct: see below.
+      weights: the exchange's, one for each worker with sum 1, or None when all count
+        the same.
+      axis_name: the exchange's; None when the rule sends nothing.
 
     Args:
-      init: the state of the rule for these parameters.
-      send: the half that communicates.
-      merge: the half that computes.
-      weights: those of the rule's exchange, ``exchange.weights``; only ratios matter.
-        A round sends these with every snapshot: without them all workers count the
-        same, whatever weights the exchange was made with. ``update`` without a
-        ``weight``, and so :func:`cocod_jax.every`, takes the exchange's.
+      exchange: how the workers average, such as ``cj.mean("workers")``.
+      merge: ``(arriving, params, state, snapshot) -> (params, state)``, without a
+        collective. ``arriving`` is like what was sent, ``params`` are the worker's
+        parameters now, ``state`` is the rule's own. The parameters that it returns
+        are those of the next local step; a leaf that it returns as it came is left
+        alone.
+      init: ``(params) -> state``, the rule's own state, complete at once, with copies
+        of the parameters that it keeps. The default keeps nothing.
+      outgoing: ``(state, snapshot) -> tree``, what is sent; the default is the
+        snapshot.
+      correct: ``(state, gradient) -> gradient`` in every local step, before the inner
+        optimizer; it reads the state and cannot write it. None leaves gradients alone.
 
     Raises:
-      TypeError: when ``init``, ``send`` or ``merge`` is not a function of what it is
-        called with.
-      ValueError: when a weight is not positive and finite.
+      TypeError: when ``exchange`` is not an :class:`cocod_jax.Exchange`, or a part is
+        not a function of what it is called with.
 
     Examples:
       A rule that overwrites a worker's progress with the mean:
 
-      >>> exchange = cj.mean("workers")
-      >>> overwrite = cj.MergeRule(
-      ...     init=lambda params: optax.EmptyState(),
-      ...     send=lambda state, snapshot, weight=None: exchange.average(
-      ...         snapshot, weight
-      ...     ),
-      ...     merge=lambda arriving, progress, state, snapshot: (
-      ...         optax.tree.sub(arriving, snapshot),
-      ...         state,
-      ...     ),
-      ...     weights=exchange.weights,
+      >>> rule = cj.MergeRule(
+      ...     cj.mean("workers"),
+      ...     lambda arriving, params, state, snapshot: (arriving, state),
       ... )
-      >>> init, update = overwrite
+      >>> init, update = rule
     """
 
-    send: SendFn
-    merge: MergeFn
-    weights: tuple[float, ...] | None
+    exchange: Exchange
+    merge: Callable[..., tuple[Params, optax.OptState]]
+    outgoing: Callable[[optax.OptState, Params], Tree]
+    correct: Callable[[optax.OptState, optax.Updates], optax.Updates] | None
+    _init: Callable[[Params], Any]
 
     def __new__(
         cls,
-        init: optax.TransformInitFn,
-        send: SendFn,
-        merge: MergeFn,
-        weights: Sequence[float] | None = None,
+        exchange: Exchange,
+        merge: Callable[..., tuple[Params, optax.OptState]],
+        *,
+        init: Callable[[Params], Any] = stateless,
+        outgoing: Callable[[optax.OptState, Params], Tree] = the_snapshot,
+        correct: Callable[[optax.OptState, optax.Updates], optax.Updates] | None = None,
     ) -> "MergeRule":
+        if not isinstance(exchange, Exchange):
+            raise TypeError(
+                f"exchange={shown(exchange)} must be an Exchange, such as "
+                'cj.mean("workers").'
+            )
+        check_takes(("arriving", "params", "state", "snapshot"), merge=merge)
+        check_takes(("params",), init=init)
+        check_takes(("state", "snapshot"), outgoing=outgoing)
+        if correct is not None:
+            check_takes(("state", "gradient"), correct=correct)
+
+        def init_both(params: Params) -> RuleState:
+            state = init(params)
+            return RuleState(state, exchange.init(outgoing(state, params)))
+
         def update(
             updates: optax.Updates,
-            state: optax.OptState,
+            state: Any,
             params: Params | None = None,
             *,
             weight: Weight | None = None,
             **extra_args: Any,
-        ) -> tuple[optax.Updates, optax.OptState]:
+        ) -> tuple[optax.Updates, RuleState]:
             del extra_args
             if params is None:
                 raise ValueError(
@@ -118,23 +132,82 @@ class MergeRule(optax.GradientTransformationExtraArgs):
                     "params=snapshot); params was None."
                 )
             check_same_tree(updates, params, "progress", "snapshot")
-            arriving = send(state, params, weight)
-            return merge(arriving, updates, state, params)
+            reached = optax.apply_updates(params, updates)
+            merged, state = self.merge_now(reached, state, params, weight)
+            return optax.tree.sub(merged, params), state
 
-        check_takes(("params",), init=init)
-        check_takes(("state", "snapshot", "weight"), send=send)
-        check_takes(("arriving", "progress", "state", "snapshot"), merge=merge)
-        self = super().__new__(cls, init, update)
-        self.send = send
-        self.merge = merge
-        self.weights = None if weights is None else normalised(weights)
+        self = super().__new__(cls, init_both, update)
+        self.exchange, self.merge = exchange, merge
+        self.outgoing, self.correct = outgoing, correct
+        self._init = init
         return self
 
-    def _replace(self, **changes: Any) -> "MergeRule":
-        """The rule with other parts: init, send, merge or weights."""
-        parts = vars(self) | {"init": self.init} | changes
-        return type(self)(**parts)
+    @property
+    def weights(self) -> tuple[float, ...] | None:
+        """The exchange's weights."""
+        return self.exchange.weights
 
-    def __getnewargs__(self) -> tuple[Any, ...]:
-        """Copies are made of the two halves; the tuple only holds what optax reads."""
-        return (self.init, self.send, self.merge, self.weights)
+    @property
+    def axis_name(self) -> AxisName | None:
+        """The exchange's axis."""
+        return self.exchange.axis_name
+
+    def send(
+        self, state: RuleState, snapshot: Params, weight: Weight | None = None
+    ) -> tuple[Sent, ExchangeState]:
+        """What the exchange has in flight, and its next state; every collective."""
+        outgoing = self.outgoing(state.rule_state, snapshot)
+        return self.exchange.send(state.exchange_state, outgoing, weight)
+
+    def receive(self, sent: Sent, rule_state: Any, snapshot: Params) -> Tree:
+        """What arrives, like what was sent; no collective.
+
+        Raises:
+          ValueError: when the exchange brings another tree.
+        """
+        outgoing = self.outgoing(rule_state, snapshot)
+        arriving = self.exchange.receive(sent, outgoing)
+        check_same_tree(arriving, outgoing, "arriving", "what was sent")
+        return arriving
+
+    def apply(
+        self, arriving: Tree, params: Params, rule_state: Any, snapshot: Params
+    ) -> tuple[Params, Any]:
+        """``merge``, with parameters and state in the types that they came in.
+
+        Raises:
+          ValueError: when the rule returns another tree than the parameters.
+        """
+        merged, new_state = self.merge(arriving, params, rule_state, snapshot)
+        check_same_tree(merged, params, "what merge returned", "the parameters")
+        check_same_tree(new_state, rule_state, "the state that merge returned", "state")
+        return cast_like(merged, params), cast_like(new_state, rule_state)
+
+    def merge_now(
+        self,
+        params: Params,
+        state: RuleState,
+        snapshot: Params,
+        weight: Weight | None = None,
+    ) -> tuple[Params, RuleState]:
+        """Exchanges and merges at once, without a step between the two."""
+        sent, exchange_state = self.send(state, snapshot, weight)
+        arriving = self.receive(sent, state.rule_state, snapshot)
+        params, rule_state = self.apply(arriving, params, state.rule_state, snapshot)
+        return params, RuleState(rule_state, exchange_state)
+
+    def _parts(self) -> dict[str, Any]:
+        names = ("exchange", "merge", "outgoing", "correct")
+        return {name: getattr(self, name) for name in names} | {"init": self._init}
+
+    def _replace(self, **changes: Any) -> "MergeRule":
+        """The rule with other parts: exchange, merge, init, outgoing or correct."""
+        return type(self)(**self._parts() | changes)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies are made of the parts; the tuple only holds what optax reads."""
+        return _of_parts, (type(self), self._parts())
+
+
+def _of_parts(cls: type[MergeRule], parts: dict[str, Any]) -> MergeRule:
+    return cls(**parts)

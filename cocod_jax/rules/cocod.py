@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import jax
 import optax
 
-from cocod_jax._typing import AxisName, Params, Weight
-from cocod_jax.exchanges._base import Exchange, as_exchange
+from cocod_jax._typing import AxisName, Params
+from cocod_jax.exchanges._base import Exchange
+from cocod_jax.exchanges.mean import as_exchange
 from cocod_jax.rules._base import MergeRule
 
 
@@ -25,7 +26,8 @@ def cocod(
     The merge leaves the weighted mean of the workers unchanged, so that with
     plain SGD the mean follows SGD exactly: it moves by the weighted mean of the
     workers' gradients at every local step, without staleness. Only the points at
-    which gradients are taken differ between workers.
+    which gradients are taken differ between workers. With delay 0 no progress has
+    been made, and all workers have the mean, equal in every bit.
 
     Args:
       axis_or_exchange: the name of the workers' axis, or an
@@ -34,7 +36,7 @@ def cocod(
         paper's p_i = M_i / M, in proportion to the workers' batch sizes.
 
     Returns:
-      A :class:`cocod_jax.MergeRule` without state.
+      A :class:`cocod_jax.MergeRule` without state of its own.
 
     Raises:
       TypeError, ValueError: as :func:`cocod_jax.mean`; ValueError when both an
@@ -63,24 +65,11 @@ def cocod(
        Here the delay is the round's choice and the local steps take any optax
        optimizer that keeps no parameters in its state; its state stays with the worker.
     """
-    exchange = as_exchange(axis_or_exchange, weights)
-
-    def init(params: Params) -> optax.EmptyState:
-        del params
-        return optax.EmptyState()
-
-    def send(
-        state: optax.OptState, snapshot: Params, weight: Weight | None = None
-    ) -> Params:
-        del state
-        return exchange.average(snapshot, weight)
 
     def merge(
-        arriving: Params, progress: Params, state: optax.OptState, snapshot: Params
-    ) -> tuple[optax.Updates, optax.OptState]:
-        updates = jax.tree.map(
-            lambda m, p, s: (m - s) + p, arriving, progress, snapshot
-        )
-        return updates, state
+        arriving: Params, params: Params, state: optax.OptState, snapshot: Params
+    ) -> tuple[Params, optax.OptState]:
+        move = lambda m, x, s: m + (x - s)
+        return jax.tree.map(move, arriving, params, snapshot), state
 
-    return MergeRule(init, send, merge, exchange.weights)
+    return MergeRule(as_exchange(axis_or_exchange, weights), merge)

@@ -229,11 +229,19 @@ def expected_deviation(
     """
     period, delay = check_period(period, delay)
     check_positive(learning_rate=learning_rate)
-    step = np.arange(period)
-    unseen = step + period * (step < delay)
+    unseen = unseen_steps(period, delay)
     noise = (problem.workers - 1) * problem.noise**2 / problem.batch
     drift = problem.dissimilarity**2
     return learning_rate**2 * float(np.mean(noise * unseen + drift * unseen**2))
+
+
+def unseen_steps(period: int, delay: int) -> np.ndarray:
+    """[period], how many of its own steps a worker carries that others have not seen.
+
+    Noise drives workers apart by the square root of this, other data by all of it.
+    """
+    step = np.arange(period)
+    return step + period * (step < delay)
 
 
 def spread(problem: Problem, period: int) -> float:

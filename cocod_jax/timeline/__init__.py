@@ -24,8 +24,8 @@ from cocod_jax.timeline._algorithms import LocalSGD as LocalSGD
 from cocod_jax.timeline._algorithms import PipeSGD as PipeSGD
 from cocod_jax.timeline._algorithms import Streaming as Streaming
 from cocod_jax.timeline._algorithms import Transfer as Transfer
-from cocod_jax.timeline._picture import gantt as gantt
-from cocod_jax.timeline._simulate import Timeline as Timeline
 from cocod_jax.timeline._simulate import simulate as simulate
+from cocod_jax.timeline._timeline import Timeline as Timeline
+from cocod_jax.timeline._timeline import gantt as gantt
 from cocod_jax.timeline._times import Compute as Compute
 from cocod_jax.timeline._times import Link as Link

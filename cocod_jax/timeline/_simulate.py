@@ -1,106 +1,14 @@
-"""The clock itself, and what it has recorded."""
+"""The clock: when every worker computes, waits and exchanges."""
 
-import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from cocod_jax._checks import check_counts, check_non_negative
 from cocod_jax.timeline._algorithms import Algorithm, Transfer
-from cocod_jax.timeline._picture import draw, picture
+from cocod_jax.timeline._timeline import Timeline
 from cocod_jax.timeline._times import Compute, Link
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Timeline:
-    """What every worker did when; times are float64, in seconds from the start.
-
-    Attributes:
-      step_starts: [N, steps].
-      step_ends: [N, steps]: draw a loss of each step against them.
-      step_rounds: [steps], the number of each step's round.
-      exchange_starts: [N, exchanges]; the same for all workers, but for gossip.
-      exchange_ends: [N, exchanges].
-      exchange_rounds: [exchanges], the number of each exchange's round.
-    """
-
-    step_starts: np.ndarray
-    step_ends: np.ndarray
-    step_rounds: np.ndarray
-    exchange_starts: np.ndarray
-    exchange_ends: np.ndarray
-    exchange_rounds: np.ndarray
-
-    @property
-    def seconds(self) -> float:
-        """From the start until the last worker has everything."""
-        return float(max(self.step_ends.max(), self.exchange_ends.max(initial=0)))
-
-    @property
-    def seconds_per_step(self) -> float:
-        """Seconds for one local step of every worker, waiting included."""
-        return self.seconds / self.step_ends.shape[1]
-
-    @property
-    def idle(self) -> np.ndarray:
-        """[N], the fraction of the time in which a worker computes nothing."""
-        return 1 - (self.step_ends - self.step_starts).sum(axis=1) / self.seconds
-
-    @property
-    def intervals(self) -> np.ndarray:
-        """All steps and exchanges, with worker, lane, round, start and end.
-
-        A structured array; ``lane`` is "compute" or "exchange".
-        """
-        kinds = (
-            ("compute", self.step_starts, self.step_ends, self.step_rounds),
-            (
-                "exchange",
-                self.exchange_starts,
-                self.exchange_ends,
-                self.exchange_rounds,
-            ),
-        )
-        tables = []
-        for lane, starts, ends, rounds in kinds:
-            fields = [("worker", int), ("lane", "U8"), ("round", int)]
-            times = [("start", float), ("end", float)]
-            table = np.empty(starts.shape, np.dtype(fields + times))
-            table["worker"] = np.arange(len(starts))[:, None]
-            table["lane"], table["round"] = lane, rounds
-            table["start"], table["end"] = starts, ends
-            tables.append(table.ravel())
-        return np.concatenate(tables)
-
-    def text(self, width: int = 72) -> str:
-        """The timeline in ``width`` columns: ``#`` computes, ``=`` exchanges.
-
-        Every other round has ``+`` and ``-`` instead; the first workers stand for
-        the others.
-
-        Args:
-          width: of a line, in characters.
-
-        Returns:
-          Lines, joined.
-        """
-        return picture(self, width)
-
-    def plot(self, ax: Any = None) -> Any:
-        """The timeline on matplotlib axes.
-
-        Args:
-          ax: where to draw; None makes a figure of its own.
-
-        Returns:
-          The axes.
-
-        Raises:
-          ImportError: when matplotlib is not installed; it says how to install it.
-        """
-        return draw(self, ax)
 
 
 def simulate(

@@ -1,18 +1,18 @@
-"""From one worker to N and back: replicate, consensus, and the check between."""
+"""From one worker to N: copies, their devices and their weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cocod_jax._checks import check_counts
-from cocod_jax._typing import ModelState, Params
+from cocod_jax._trees import is_key
 from cocod_jax.exchanges._base import normalised
-from cocod_jax.rounds._round import RoundState, check_workers
+from cocod_jax.rounds._checks import check_workers
+from cocod_jax.rounds._types import RoundState
 
 
 def replicate(
@@ -61,18 +61,25 @@ def replicate(
                 f"devices has {len(devices)} entries, but workers={workers}; give one "
                 "device for each worker."
             )
-        return place(replicate(tree, workers), devices, axis_name)
+        # Views of one copy on the host: no device ever holds what is another's.
+        repeat = lambda leaf: np.broadcast_to(leaf, (workers, *np.shape(leaf)))
+        return place(_spread(tree, workers, repeat), devices, axis_name)
+    repeat = lambda leaf: jnp.broadcast_to(leaf, (workers, *jnp.shape(leaf)))
+    return _spread(tree, workers, repeat)
+
+
+def _spread(tree: Any, workers: int, repeat: Callable[[Any], Any]) -> Any:
+    """The tree with an axis of workers: repeated, but for keys and weights."""
     own = _own_workers(workers)
 
-    def spread(leaf: jax.Array) -> jax.Array:
-        leaf = jnp.asarray(leaf)
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-            own_keys = lambda worker: fold_in(leaf.ravel(), worker).reshape(leaf.shape)
-            return jax.vmap(own_keys)(jnp.arange(own.start, own.stop))
-        return jnp.broadcast_to(leaf, (workers, *leaf.shape))
+    def spread(leaf: Any) -> Any:
+        if not is_key(leaf):
+            return repeat(leaf)
+        fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+        own_keys = lambda worker: fold_in(leaf.ravel(), worker).reshape(leaf.shape)
+        return jax.vmap(own_keys)(jnp.arange(own.start, own.stop))
 
-    def spread_state(node: jax.Array | RoundState) -> jax.Array | RoundState:
+    def spread_state(node: Any) -> Any:
         if not isinstance(node, RoundState):
             return spread(node)
         weight = _first_shares(node, workers)
@@ -100,13 +107,13 @@ def _first_shares(state: RoundState, workers: int) -> jax.Array:
 
 
 def _own_workers(workers: int) -> slice:
-    """Which of all workers this process's are; each process has as many."""
+    """The place of this process's workers among all; each process has as many."""
     first = workers * jax.process_index()
     return slice(first, first + workers)
 
 
 def _shares(weights: jax.Array, workers: int) -> jax.Array:
-    """Those of this process's workers.
+    """The weights of this process's workers.
 
     Raises:
       ValueError: when there is not one weight for each worker of all processes.
@@ -200,184 +207,3 @@ def reweight(state: RoundState, weights: Sequence[float]) -> RoundState:
         # Elsewhere they would make the next call compile again.
         shares = jax.device_put(shares, now.sharding)
     return state._replace(weight=shares)
-
-
-def consensus(state: RoundState) -> Params:
-    r"""The weighted mean of the workers' parameters: the model to evaluate.
-
-    .. math:: \hat x = \sum_i p_i x_i
-
-    Workers differ between rounds, each by its own progress; no single one is the
-    model. Leaves of integers take their maximum. The mean is computed where the
-    arrays are, and does not change ``state``. With several processes all of them
-    must call it, outside of ``jax.jit``, and all get the same. In a loop with
-    :func:`cocod_jax.every` it is
-    ``jax.tree.map(lambda leaf: leaf.mean(axis=0), params)``.
-
-    Args:
-      state: after ``replicate`` (per worker, leading axis N).
-
-    Returns:
-      The parameters, without the worker axis, in their own dtypes (shared).
-
-    Raises:
-      TypeError: when ``state`` is not a RoundState.
-      ValueError: when ``state`` has no axis of workers, or with several processes
-        when it is called within ``jax.jit``.
-
-    Examples:
-      >>> loss = lambda w, batch: (w * batch) ** 2
-      >>> round_ = cj.make_round(loss, optax.sgd(0.1), cj.cocod("workers"), period=1)
-      >>> state = cj.replicate(round_.init(jnp.array(1.0)), 2)
-      >>> print(cj.consensus(state._replace(params=jnp.array([1.0, 4.0]))))
-      2.5
-    """
-    check_workers(state)
-    return _weighted_mean(state.params, state.weight)
-
-
-def consensus_model_state(state: RoundState) -> ModelState:
-    """The model state that goes with :func:`consensus`.
-
-    Batch statistics stay with their worker while it trains. For evaluation the
-    floating-point leaves are averaged with the workers' weights, and the others,
-    such as counters, take their maximum over the workers; PRNG keys are those of the
-    process's first worker. They are averaged, never merged by difference: a variance
-    could turn negative. With several processes all of them must call it, outside of
-    ``jax.jit``.
-
-    Args:
-      state: after ``replicate`` (per worker, leading axis N).
-
-    Returns:
-      The model state, without the worker axis (shared).
-
-    Raises:
-      TypeError, ValueError: as :func:`consensus`.
-
-    Examples:
-      >>> loss = lambda w, statistics, batch, key: (w, statistics)
-      >>> round_ = cj.make_round(
-      ...     loss, optax.sgd(0.1), cj.cocod("workers"), period=1, stateful=True
-      ... )
-      >>> state = cj.replicate(round_.init(jnp.array(1.0), {"n": jnp.array(0)}), 2)
-      >>> state = state._replace(model_state={"n": jnp.array([3, 5])})
-      >>> print(cj.consensus_model_state(state)["n"])
-      5
-    """
-    check_workers(state)
-    return _weighted_mean(state.model_state, state.weight)
-
-
-def _weighted_mean(tree: Any, weight: jax.Array) -> Any:
-    part = _own_part(tree, weight)
-    if _is_one_of_several(weight):
-        part = jax.tree.map(_over_processes, part)
-    return jax.tree.map(_narrow, part, tree)
-
-
-@jax.jit
-def _own_part(tree: Any, weight: jax.Array) -> Any:
-    """What the workers of these arrays add to the mean, in float32 at least."""
-
-    def part(leaf: jax.Array) -> jax.Array:
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return leaf[0]
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            return leaf.max(axis=0)
-        wide = jnp.promote_types(leaf.dtype, jnp.float32)
-        return jnp.tensordot(
-            weight.astype(wide), leaf.astype(wide), axes=1, precision="highest"
-        )
-
-    return jax.tree.map(part, tree)
-
-
-def _narrow(leaf: jax.Array, like: jax.Array) -> jax.Array:
-    is_key = jnp.issubdtype(like.dtype, jax.dtypes.prng_key)
-    return leaf if is_key else leaf.astype(like.dtype)
-
-
-def _is_one_of_several(weight: jax.Array) -> bool:
-    """Whether there are workers in other processes, whose arrays are not here.
-
-    Arrays that span processes are whole.
-    """
-    if jax.process_count() == 1:
-        return False
-    if isinstance(weight, jax.core.Tracer):
-        raise ValueError(
-            "within jax.jit the workers of other processes cannot be asked; call this "
-            "outside of it."
-        )
-    return getattr(weight, "is_fully_addressable", True)  # as NumPy arrays are
-
-
-def _over_processes(part: jax.Array) -> jax.Array:
-    if jnp.issubdtype(part.dtype, jax.dtypes.prng_key):
-        return part
-    parts = multihost_utils.process_allgather(part)
-    floats = jnp.issubdtype(part.dtype, jnp.inexact)
-    return jnp.asarray(parts.sum(axis=0) if floats else parts.max(axis=0))
-
-
-def check_equal_start(state: RoundState) -> None:
-    """Makes sure that all workers start from the same model.
-
-    Averaging cannot repair workers that never had a common start, and the loss
-    does not show it. Call it after ``replicate``, or after loading a checkpoint of
-    workers that should agree. With several processes all of them must call it.
-
-    Args:
-      state: after ``replicate`` (per worker, leading axis N).
-
-    Raises:
-      ValueError: naming the first array of the parameters or of the model state in
-        which a worker differs from the first, and the worker, by its index among
-        those of its process; or when ``state`` has no axis of workers.
-
-    Examples:
-      >>> round_ = cj.make_round(
-      ...     lambda w, batch: w, optax.sgd(0.1), cj.cocod("workers"), period=1
-      ... )
-      >>> state = cj.replicate(round_.init(jnp.array(1.0)), 2)
-      >>> cj.workers.check_equal_start(state)
-      >>> cj.workers.check_equal_start(state._replace(params=jnp.array([1.0, 1.5])))
-      Traceback (most recent call last):
-      ...
-      ValueError: the workers do not start equal: params of worker 1 differs ...
-    """
-    trees = {"params": state.params, "model_state": state.model_state}
-    check_workers(state)
-    with_others = _is_one_of_several(state.weight)
-    found = _first_difference(trees, with_others)
-    if with_others:
-        # All raise, or one would leave the others waiting for it.
-        differ = multihost_utils.process_allgather(np.array(found is not None))
-        if found is None and differ.any():
-            found = f"see process {', '.join(map(str, np.flatnonzero(differ)))}"
-    if found is not None:
-        raise ValueError(
-            f"the workers do not start equal: {found}. Start all from one tree with "
-            "cj.replicate."
-        )
-
-
-def _first_difference(trees: dict[str, Any], with_others: bool) -> str | None:
-    """What differs from the first worker, of the first process with others."""
-    differences = []
-    for path, leaf in jax.tree.leaves_with_path(trees):
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            continue  # every worker draws numbers of its own
-        rows = np.asarray(leaf)
-        first = (
-            multihost_utils.broadcast_one_to_all(rows[0]) if with_others else rows[0]
-        )
-        floats = jnp.issubdtype(leaf.dtype, jnp.inexact)
-        name = path[0].key + jax.tree_util.keystr(path[1:])
-        differences += [
-            f"{name} of worker {worker} differs from the first worker's"
-            for worker, row in enumerate(rows)
-            if not np.array_equal(row, first, equal_nan=floats)
-        ]
-    return differences[0] if differences else None

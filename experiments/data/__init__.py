@@ -16,7 +16,7 @@ SHAPES = {
     "cifar10": ((32, 32, 3), 10),
     "cifar100": ((32, 32, 3), 100),
 }
-"""Of each data set: the shape of an image, and the number of classes."""
+"""By data set, the shape of an image and the number of classes."""
 
 
 def load(name: str, data_dir: Path | None = None) -> Dataset:

@@ -23,14 +23,14 @@ class Archive:
     """What is known about an official archive.
 
     Attributes:
-      url: where it is to be downloaded.
+      url: where to download it.
       size: in bytes.
       md5: its checksum, in hexadecimal.
       folder: the folder inside.
       train: the files of the training half.
       test: the file of the test half.
-      records: in each file of the training half, and in the test file.
-      label_bytes: of each record; the last one is the label.
+      records: how many a file of the training half has, and the test file.
+      label_bytes: how many each record has; the last one is the label.
       num_classes: labels are below it.
     """
 
@@ -77,7 +77,7 @@ CIFAR100 = Archive(
 def read_cifar(archive: Archive, data_dir: Path | None) -> Dataset:
     """The data set from the archive, or from its unpacked folder, in ``data_dir``.
 
-    The checksum is the archive's; of an unpacked folder, the sizes are checked.
+    An archive is checked by its checksum, an unpacked folder by the files' sizes.
 
     Raises:
       FileNotFoundError: when neither is there, saying what to download and where to.

@@ -14,8 +14,8 @@ class Dataset(NamedTuple):
       test_images: uint8 [m, height, width, channels].
       test_labels: int32 [m].
       num_classes: labels are below it.
-      mean: float32 [channels], of pixels in 0..1, over the training images.
-      std: float32 [channels], as ``mean``.
+      mean: float32 [channels], the training images' mean with pixels in 0..1.
+      std: float32 [channels], their standard deviation.
       crop: pixels of padding for the random crop of training images.
       flip: whether training images may be mirrored.
     """
@@ -38,7 +38,7 @@ def make_dataset(
     crop: int,
     flip: bool,
 ) -> Dataset:
-    """A data set from (images, labels) pairs; its statistics from the training half."""
+    """A data set from (images, labels) pairs, with the training half's statistics."""
     images, labels = train
     # From the histogram of each channel: exact, and without a float copy.
     levels = np.arange(256) / 255

@@ -17,14 +17,13 @@ def partition(
     """Disjoint shards of the training data, one for each worker.
 
     Args:
-      labels: int [n], those of the training data.
+      labels: the training data's, int [n].
       workers: the number of shards.
-      scheme: ``iid``, shards of equal size (to within one, or in proportion to
-        ``shares``) drawn at random; or
-        ``dirichlet:ALPHA``, where each class is divided by a Dirichlet
-        distribution: the smaller ALPHA, the more a worker's labels are skewed and
-        the more the sizes differ. Every example is in one shard.
-      seed: of the draw.
+      scheme: ``iid``, shards drawn at random, of equal size to within one or in
+        proportion to ``shares``; or ``dirichlet:ALPHA``, where each class is divided
+        by a Dirichlet distribution: the smaller ALPHA, the more a worker's labels are
+        skewed and the more the sizes differ. Every example is in one shard.
+      seed: decides the draw.
       shares: for each worker a positive number, for shards of unequal size.
 
     Returns:

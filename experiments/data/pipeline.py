@@ -27,7 +27,7 @@ class Pipeline:
       dataset: where the images are.
       shards: for each worker the indices of its examples.
       batch_size: examples in a local batch, or in a micro-batch.
-      seed: of the orders and of the augmentation.
+      seed: draws the orders and the augmentation.
       micro_batches: for each worker, how many make its local batch; None means that
         there are none.
 

@@ -13,10 +13,7 @@ The log is ``iterations.jsonl``, and the figures are drawn from it alone.
 
 import time
 
-import tyro
-
-from cocod_jax.observe.loggers import to_jsonl
-from experiments import logbook
+from experiments import command, logbook, progress
 from experiments.iterations import figures
 from experiments.iterations.config import IterationsConfig
 from experiments.iterations.drift import cost, drift
@@ -26,15 +23,19 @@ from experiments.iterations.speedup import speedup
 
 def main(config: IterationsConfig) -> None:
     """Measures everything, then draws it."""
-    with to_jsonl(config.out / "iterations.jsonl") as log:
-        log.write("run", **logbook.circumstances(config))
-        for part in (speedup, drift, cost, seconds, scaling):
-            start = time.perf_counter()
-            part(config, log)
-            log.write("took", part=part.__name__, seconds=time.perf_counter() - start)
-        log.write("end", status="finished")
-    figures.draw(config.out / "iterations.jsonl", config.out)
+    path = config.out / "iterations.jsonl"
+    parts = (speedup, drift, cost, seconds, scaling)
+    with progress.report() as show:
+        with logbook.opened(path, config) as log:
+            for number, part in enumerate(parts):
+                show.now(part.__name__, number, len(parts))
+                start = time.perf_counter()
+                part(config, log, show)
+                took = time.perf_counter() - start
+                log.write("took", part=part.__name__, seconds=took)
+        show.now("drawing", len(parts))
+        figures.draw(path, config.out)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(IterationsConfig, description=__doc__))
+    command.run(main, IterationsConfig, __doc__)

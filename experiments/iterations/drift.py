@@ -7,10 +7,11 @@ from cocod_jax.observe.loggers import Logbook
 from experiments.iterations.config import IterationsConfig
 from experiments.iterations.quadratic import descend, make_trainers, problem_of
 from experiments.iterations.speedup import finite
-from experiments.iterations.trainer import factories, with_delay
+from experiments.iterations.trainer import factory
+from experiments.progress import Reporter
 
 
-def drift(config: IterationsConfig, log: Logbook) -> None:
+def drift(config: IterationsConfig, log: Logbook, show: Reporter) -> None:
     """The workers' deviation at every delay of every period, beside the expected one.
 
     The learning rate is Corollary 1's for the longest runs: the expectation is the
@@ -18,8 +19,11 @@ def drift(config: IterationsConfig, log: Logbook) -> None:
     """
     for period in config.drift_periods:
         delays = range(period + 1)
-        trainers = make_trainers({str(d): with_delay(period, d) for d in delays})
+        trainers = make_trainers(
+            {str(d): factory("just_in_time", period, d) for d in delays}
+        )
         for zeta in (0.0, config.dissimilarity):
+            show.now(f"drift: period {period}, dissimilarity {zeta:g}")
             problem = problem_of(config, config.drift_workers, zeta)
             rate = theory.speedup_learning_rate(problem, config.steps)
             measured = descend(
@@ -37,16 +41,15 @@ def drift(config: IterationsConfig, log: Logbook) -> None:
                         problem, learning_rate=rate, period=period, delay=delay
                     ),
                 )
-        print(f"drift: period {period}", flush=True)
 
 
-def cost(config: IterationsConfig, log: Logbook) -> None:
+def cost(config: IterationsConfig, log: Logbook, show: Reporter) -> None:
     """The error of many workers at long periods, relative to S-SGD's."""
     workers, steps = config.workers[-1], config.drift_steps
-    synchronous = make_trainers({"ssgd": factories(1)["ssgd"]})
+    synchronous = make_trainers({"ssgd": factory("ssgd", 1)})
     relaxed = {
         period: make_trainers(
-            {"local_sgd": with_delay(period, 0), "cocod": with_delay(period)}
+            {name: factory(name, period) for name in ("local_sgd", "cocod")}
         )
         for period in config.long_periods
     }
@@ -58,6 +61,7 @@ def cost(config: IterationsConfig, log: Logbook) -> None:
         )
         least = run(synchronous)["ssgd"][0]
         for period, trainers in relaxed.items():
+            show.now(f"cost: dissimilarity {zeta:g}, period {period}")
             bound = theory.gradient_bound(
                 problem, learning_rate=rate, period=period, steps=steps
             )
@@ -75,4 +79,3 @@ def cost(config: IterationsConfig, log: Logbook) -> None:
                     bound=finite(bound),
                     largest_period=theory.largest_period(rate, problem.smoothness),
                 )
-        print(f"cost: dissimilarity {zeta:g}", flush=True)

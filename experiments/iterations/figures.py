@@ -17,7 +17,6 @@ from cocod_jax.style import (
     BLACK,
     BLUE,
     GREY,
-    JUST_IN_TIME,
     PURPLE,
     SKY_BLUE,
     tidy,
@@ -26,12 +25,12 @@ from experiments.figures import records_of
 
 Records: TypeAlias = list[dict[str, Any]]
 
-# Curves may lie on each other: a marker inside of the next larger one shows both.
+# Curves may lie on each other: a marker inside the next larger one shows both.
 MARKERS = {"ssgd": ("o", 9), "local_sgd": ("s", 6), "cocod": ("D", 3.5)}
-PERIODS = (SKY_BLUE, PURPLE, BLUE, BLACK)  # one for each
+PERIODS = (SKY_BLUE, PURPLE, BLUE, BLACK)  # one colour each
 LINES = {
-    **{name: (label, colour, "-") for name, (label, colour) in ALGORITHMS.items()},
-    "just_in_time": (*JUST_IN_TIME, "--"),
+    **{name: (*look, "-") for name, look in ALGORITHMS.items()},
+    "just_in_time": (*ALGORITHMS["just_in_time"], "--"),
     "ssgd_backward": ("S-SGD, sends during the backward pass", BLACK, ":"),
 }
 TEXT = "#555555"
@@ -254,7 +253,7 @@ def seconds(log: Path, out: Path) -> None:
 
 
 def loss_panel(axis: Any, losses: Records, config: dict[str, Any]) -> None:
-    """The mean of the runs, and a band of all of them."""
+    """The mean of the runs, and a band from the least to the greatest."""
     records = {record["algorithm"]: record for record in losses}
     for name, (_, colour, style) in LINES.items():
         x = records[name]["seconds"][1:]
@@ -274,7 +273,7 @@ def loss_panel(axis: Any, losses: Records, config: dict[str, Any]) -> None:
 
 
 def clock_panel(axis: Any, clock: Records) -> None:
-    """Dashed: a step without jitter of a worker that waits for nobody."""
+    """The dashed line is a step without jitter of a worker that never waits."""
     workers = values_of(clock, "workers")
     for name, (label, colour, style) in LINES.items():
         y = [r["seconds_per_step"] for r in clock if r["algorithm"] == name]

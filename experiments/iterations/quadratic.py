@@ -1,4 +1,4 @@
-"""A problem of which all constants of the theory are known."""
+"""A problem whose constants in the theory are all known."""
 
 import math
 from collections.abc import Mapping
@@ -32,18 +32,21 @@ def worker_loss(x: jax.Array, tilt: jax.Array) -> jax.Array:
 
 
 def gradient_and_deviation(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Squared: the consensus's gradient, and how far workers are from it; x [N, D]."""
+    """Squared norms: the consensus's gradient, and the workers' distance from it.
+
+    Args:
+      x: the workers, [N, D].
+    """
     consensus = x.mean(axis=0)
     deviation = jnp.sum((x - consensus[None]) ** 2, axis=1).mean()
     return jnp.sum(jax.grad(objective)(consensus) ** 2), deviation
 
 
 def make_trainers(factories: Mapping[str, Factory]) -> dict[str, Trainer]:
-    """Of the algorithms that the theory is about: Pipe-SGD's gradients are stale."""
+    """A trainer on this problem for each algorithm."""
     return {
-        name: trainer(factory, worker_loss, gradient_and_deviation)
-        for name, factory in factories.items()
-        if name != "pipe_sgd"
+        name: trainer(make, worker_loss, gradient_and_deviation)
+        for name, make in factories.items()
     }
 
 
@@ -82,7 +85,7 @@ def descend(
     All algorithms meet the same noise, and all dissimilarities as well.
 
     Args:
-      trainers: of one algorithm each.
+      trainers: one for each algorithm.
       problem: the constants.
       rate: the learning rate.
       steps: local steps, a multiple of 256.

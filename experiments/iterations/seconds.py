@@ -13,15 +13,11 @@ from sklearn.datasets import load_digits
 import cocod_jax as cj
 from cocod_jax import timeline
 from cocod_jax.observe.loggers import Logbook
+from experiments.algorithms import RECIPES
 from experiments.iterations.config import ROW, IterationsConfig
 from experiments.iterations.speedup import finite
-from experiments.iterations.trainer import (
-    Factory,
-    Trainer,
-    factories,
-    trainer,
-    with_delay,
-)
+from experiments.iterations.trainer import Factory, Trainer, factory, trainer
+from experiments.progress import Reporter
 
 HIDDEN, BATCH = 32, 8
 
@@ -47,7 +43,7 @@ class Network(NamedTuple):
     period: int
 
     def exchange_seconds(self, workers: int) -> float:
-        """Of the faster of two all-reduces, as communication libraries choose."""
+        """Seconds of the faster of two all-reduces, as libraries choose it."""
         ring, tree = (
             timeline.Link(self.latency, self.bandwidth, topology)
             for topology in ("ring", "tree")
@@ -64,7 +60,7 @@ NETWORKS = (
 def algorithms(
     network: Network, workers: int
 ) -> dict[str, tuple[Factory, timeline.Algorithm]]:
-    """By name, what trains and what the clock runs.
+    """What trains and what the clock runs, by the algorithm's name.
 
     S-SGD has a second clock, that of frameworks which send gradients while others are
     being computed. The just-in-time merge has the smallest delay that hides the
@@ -72,18 +68,13 @@ def algorithms(
     """
     period, exchange = network.period, network.exchange_seconds(workers)
     delay = cj.advise(STEP_SECONDS, exchange, workers, period=period).delay
-    trained = factories(period)
-    return {
-        "ssgd": (trained["ssgd"], timeline.SSGD()),
-        "ssgd_backward": (trained["ssgd"], timeline.SSGD(sends_after=1 / 3)),
-        "pipe_sgd": (trained["pipe_sgd"], timeline.PipeSGD()),
-        "local_sgd": (trained["local_sgd"], timeline.LocalSGD(period)),
-        "just_in_time": (
-            with_delay(period, delay),
-            timeline.CoCoDSGD(period, delay),
-        ),
-        "cocod": (trained["cocod"], timeline.CoCoDSGD(period)),
-    }
+    every = {}
+    for name, recipe in RECIPES.items():
+        own = delay if name == "just_in_time" else None
+        every[name] = factory(name, period, own), recipe.clock(period, delay)
+    train_synchronously, _ = every["ssgd"]
+    sends_early = timeline.SSGD(sends_after=1 / 3)
+    return every | {"ssgd_backward": (train_synchronously, sends_early)}
 
 
 def compute_of(workers: int) -> timeline.Compute:
@@ -103,7 +94,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def batch_loss(params: Any, chosen: jax.Array) -> jax.Array:
-    """Of one hidden layer, on the digits with these numbers."""
+    """The mean cross-entropy of one hidden layer on the digits with these numbers."""
     images, labels = map(jnp.asarray, digits())
     logits = jnp.tanh(images[chosen] @ params["hidden"]) @ params["out"]
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[chosen])
@@ -111,7 +102,7 @@ def batch_loss(params: Any, chosen: jax.Array) -> jax.Array:
 
 
 def training_loss(params: Any) -> jax.Array:
-    """Of the consensus, on all digits."""
+    """The loss of the consensus on all digits."""
     consensus = jax.tree.map(lambda leaf: leaf.mean(axis=0), params)
     return batch_loss(consensus, jnp.arange(len(digits()[1])))
 
@@ -135,17 +126,22 @@ def learn(config: IterationsConfig, each: Trainer, rate: float) -> np.ndarray:
 
 
 def reached(losses: np.ndarray, goal: float) -> int | None:
-    """The row from which on the mean of the runs [rows, runs] stays below the goal."""
+    """The first row after which the mean of the runs stays below the goal.
+
+    Args:
+      losses: [rows, runs].
+      goal: the loss.
+    """
     above = np.flatnonzero(~(losses.mean(axis=1) < goal))  # nan is, too
     first = int(above[-1]) + 1 if above.size else 0
     return first if first < len(losses) else None
 
 
 def train(
-    config: IterationsConfig, log: Logbook, name: str, factory: Factory, period: int
+    config: IterationsConfig, log: Logbook, name: str, make: Factory, period: int
 ) -> np.ndarray:
     """The training losses of an algorithm at its best learning rate."""
-    each = trainer(factory, batch_loss, training_loss)
+    each = trainer(make, batch_loss, training_loss)
     curves = {rate: learn(config, each, rate) for rate in config.rates}
     final = {rate: float(curve[-1].mean()) for rate, curve in curves.items()}
     rows = {rate: reached(curve, config.goal) for rate, curve in curves.items()}
@@ -164,20 +160,20 @@ def train(
         steps_to_goal=[None if row is None else row * ROW for row in rows.values()],
         best_rate=best,
     )
-    print(f"digits: {name}, period {period}", flush=True)
     return curves[best]
 
 
-def seconds(config: IterationsConfig, log: Logbook) -> None:
+def seconds(config: IterationsConfig, log: Logbook, show: Reporter) -> None:
     """Losses against the clock's seconds, on each network."""
     workers = config.clock_workers
     curves: dict[tuple[str, int], np.ndarray] = {}
     for network in NETWORKS:
         exchange = network.exchange_seconds(workers)
-        for name, (factory, algorithm) in algorithms(network, workers).items():
+        for name, (make, algorithm) in algorithms(network, workers).items():
             key = name.removesuffix("_backward"), algorithm.period
             if key not in curves:
-                curves[key] = train(config, log, key[0], factory, key[1])
+                show.now(f"digits: {key[0]}, period {key[1]}")
+                curves[key] = train(config, log, key[0], make, key[1])
             line = timeline.simulate(
                 algorithm, compute_of(workers), exchange, steps=config.clock_steps
             )
@@ -199,12 +195,13 @@ def seconds(config: IterationsConfig, log: Logbook) -> None:
             )
 
 
-def scaling(config: IterationsConfig, log: Logbook) -> None:
+def scaling(config: IterationsConfig, log: Logbook, show: Reporter) -> None:
     """Seconds for each step up to thousands of workers: the clock on its own."""
     for network in NETWORKS:
         chosen = algorithms(network, config.clock_workers)
         workers = 1
         while workers <= config.most_workers:
+            show.now(f"clock: {network.name}, {workers} workers")
             for name, (_, algorithm) in chosen.items():
                 line = timeline.simulate(
                     algorithm,
@@ -222,4 +219,3 @@ def scaling(config: IterationsConfig, log: Logbook) -> None:
                     step_seconds=STEP_SECONDS,
                 )
             workers *= 4
-        print(f"clock: {network.name}", flush=True)

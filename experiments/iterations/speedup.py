@@ -7,25 +7,30 @@ import numpy as np
 
 from cocod_jax import theory
 from cocod_jax.observe.loggers import Logbook
+from experiments.config import Algorithm
 from experiments.iterations.config import IterationsConfig
 from experiments.iterations.quadratic import descend, make_trainers, problem_of
-from experiments.iterations.trainer import factories
+from experiments.iterations.trainer import factory
+from experiments.progress import Reporter
 
+# The algorithms that the theorem is about: Pipe-SGD's gradients are stale.
+PROVEN: tuple[Algorithm, ...] = ("ssgd", "local_sgd", "cocod")
 _RESAMPLES = 100
 
 
-def speedup(config: IterationsConfig, log: Logbook) -> None:
+def speedup(config: IterationsConfig, log: Logbook, show: Reporter) -> None:
     """Errors for all numbers of workers and of steps, and the slopes they have.
 
     Each run has the learning rate of Corollary 1 for its own N and T.
     """
-    trainers = make_trainers(factories(config.period))
+    trainers = make_trainers({name: factory(name, config.period) for name in PROVEN})
     halvings = round(math.log2(config.steps / config.shortest))
     lengths = [config.shortest << power for power in range(halvings + 1)]
     shape = (len(config.workers), len(lengths), config.runs)
     for zeta in (0.0, config.dissimilarity):
         tables = {name: np.empty(shape) for name in trainers}
         for row, workers in enumerate(config.workers):
+            show.now(f"speed-up: dissimilarity {zeta:g}, {workers} workers")
             problem = problem_of(config, workers, zeta)
             for column, steps in enumerate(lengths):
                 rate = theory.speedup_learning_rate(problem, steps)
@@ -47,7 +52,6 @@ def speedup(config: IterationsConfig, log: Logbook) -> None:
                         errors=errors.tolist(),
                         bound=finite(bound),
                     )
-            print(f"speed-up: dissimilarity {zeta:g}, {workers} workers", flush=True)
         # What one worker reaches in half of the longest run.
         target = float(tables["ssgd"][0, -2].mean())
         for name, table in tables.items():
@@ -78,7 +82,7 @@ def steps_to(target: float, lengths: Sequence[int], errors: np.ndarray) -> np.nd
 
     Args:
       target: the error.
-      lengths: steps of the runs.
+      lengths: how many steps the runs took.
       errors: that they reached, the mean over runs, falling, [lengths, resamples].
 
     Returns:

@@ -7,9 +7,8 @@ import jax
 import optax
 from jax import lax
 
-import cocod_jax as cj
-
-AXIS = "workers"
+from experiments.algorithms import AXIS, per_step
+from experiments.config import Measured
 
 Factory: TypeAlias = Callable[[Any], optax.GradientTransformation]
 """From a learning rate to an optimizer."""
@@ -30,21 +29,21 @@ class Trainer(NamedTuple):
 
 
 def trainer(
-    factory: Factory,
+    make: Factory,
     loss_fn: Callable[[Any, Any], jax.Array],
     observe: Callable[[Any], Any],
 ) -> Trainer:
     """One program for each shape, whatever the learning rate.
 
     Args:
-      factory: the optimizer of one worker.
+      make: the optimizer of one worker.
       loss_fn: ``(params, batch) -> loss`` of one worker.
       observe: ``(params) -> arrays``; sees all workers of one run, [N, ...].
     """
 
     def step(params: Any, state: Any, rate: Any, batch: Any) -> tuple[Any, Any]:
         gradient = jax.grad(loss_fn)(params, batch)
-        updates, state = factory(rate).update(gradient, state, params)
+        updates, state = make(rate).update(gradient, state, params)
         return optax.apply_updates(params, updates), state
 
     workers = jax.vmap(step, (0, 0, None, 0), axis_name=AXIS)
@@ -62,20 +61,9 @@ def trainer(
 
         return lax.scan(row, (params, state), batches)
 
-    return Trainer(jax.jit(jax.vmap(jax.vmap(factory(0.0).init))), advance)
+    return Trainer(jax.jit(jax.vmap(jax.vmap(make(0.0).init))), advance)
 
 
-def with_delay(period: int, delay: int | None = None) -> Factory:
-    """Local SGD (delay 0), CoCoD-SGD (None), or what lies between."""
-    return lambda rate: cj.every(period, optax.sgd(rate), cj.cocod(AXIS), delay)
-
-
-def factories(period: int) -> dict[str, Factory]:
-    """The algorithms, by their names in ``cocod_jax.style``."""
-    mean, stale = cj.mean_gradients(AXIS), cj.stale_mean_gradients(AXIS)
-    return {
-        "ssgd": lambda rate: optax.chain(mean, optax.sgd(rate)),
-        "pipe_sgd": lambda rate: optax.chain(stale, optax.sgd(rate)),
-        "local_sgd": with_delay(period, 0),
-        "cocod": with_delay(period),
-    }
+def factory(name: Measured, period: int, delay: int | None = None) -> Factory:
+    """An algorithm with plain SGD as its local optimizer."""
+    return lambda rate: per_step(name, optax.sgd(rate), period, delay)

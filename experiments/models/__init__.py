@@ -83,7 +83,7 @@ def _filled(state: nnx.State, values: Any) -> nnx.State:
     return state
 
 
-def parameter_count(model: Model) -> int:
-    """The number of scalars that are trained."""
-    params, _ = jax.eval_shape(lambda: model.init(jax.random.key(0)))
+def parameter_count(init: Callable[[jax.Array], tuple[Any, Any]]) -> int:
+    """The number of scalars that are trained, of a model by its initial values."""
+    params, _ = jax.eval_shape(lambda: init(jax.random.key(0)))
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -6,61 +6,35 @@ and iproute2. In one run, interleaved and repeated: the local steps alone (Tc), 
 exchange alone (Tm), and a round of every algorithm.
 """
 
-import dataclasses
 import math
 import sys
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-import tyro
-from rich.console import Console
 from rich.table import Table
 
-from cocod_jax.observe.loggers import Logbook, to_jsonl
-from experiments.logbook import circumstances
+from cocod_jax.observe.loggers import Logbook
+from cocod_jax.style import ALGORITHMS
+from experiments import command, logbook, progress
+from experiments.cluster.network import Network, links_of
+from experiments.cluster.processes import machine, run_program
 from experiments.overlap import figures
-from experiments.overlap.jax_worker import Algorithm
-from experiments.overlap.network import Network, links_of
+from experiments.overlap.config import OverlapConfig
 from experiments.overlap.peers import run_torch, torch_python
-from experiments.overlap.processes import machine, run_program
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OverlapConfig:
-    """What is measured, and on which links."""
-
-    rate: str = "500mbit,200mbit"
-    """Rates of the links, as ``tc`` writes them, with commas; none for loopback."""
-    workers: int = 2
-    """Processes, each on its core."""
-    width: int = 64
-    """Channels of the first stage of ResNet-18."""
-    batch_size: int = 16
-    """Images of 32 x 32 pixels in a local batch."""
-    period: int = 4
-    """Local steps in a round."""
-    repeats: int = 5
-    """Interleaved measurements of each algorithm; their median counts."""
-    algorithms: tuple[Algorithm, ...] = get_args(Algorithm)
-    """Which of this library's."""
-    peers: Literal["none", "torch"] = "none"
-    """Whether PyTorch runs on the same links, in a virtual environment of its own."""
-    peers_environment: Path = Path(".venv-torch")
-    """Where that environment is, or will be made."""
-    out: Path = Path("runs/overlap")
-    """Folder for the log and the figure."""
 
 
 def measure_ours(
-    config: OverlapConfig, network: Network, log: Logbook
+    config: OverlapConfig, network: Network, log: Logbook, show: progress.Reporter
 ) -> list[dict[str, Any]]:
     """This library's results at one rate, and what explains them, logged."""
     rate = network.rate or "none"
     with network:
         records = run_program(
             network,
-            [sys.executable, "-m", "experiments.overlap.jax_worker"],
+            [sys.executable, "-m", "experiments.overlap.worker"],
             timeout=3600,
+            show=show.within(links_of(rate)),
+            model=config.model,
             width=config.width,
             batch_size=config.batch_size,
             period=config.period,
@@ -90,14 +64,22 @@ def measure_ours(
 
 
 def measure_torch(
-    config: OverlapConfig, network: Network, log: Logbook, python: Path
+    config: OverlapConfig,
+    network: Network,
+    log: Logbook,
+    show: progress.Reporter,
+    python: Path,
 ) -> list[dict[str, Any]]:
     """PyTorch's results on links of the same rate, logged."""
+    rate = network.rate or "none"
     with network:
         records = run_torch(
-            network, python, period=config.period, repeats=config.repeats
+            network,
+            python,
+            period=config.period,
+            repeats=config.repeats,
+            show=show.within(links_of(rate)),
         )
-    rate = network.rate or "none"
     results = [
         _result(config, rate, "PyTorch", record, record["seconds_per_round"])
         for record in records
@@ -125,23 +107,24 @@ def _result(
 def table(config: OverlapConfig, rate: str, results: list[dict[str, Any]]) -> Table:
     """Seconds per step, from the least to the greatest, and how good that is.
 
-    The last two columns: the part of the round that computation or exchange needs
-    anyway, and the part of the exchange beside which a worker computed, at least.
+    The last two columns are the part of the round that computation or exchange needs
+    anyway, and the least part of the exchange beside which a worker computed.
     """
     ours = {
         r["algorithm"]: r["seconds_per_round"] for r in results if r["side"] == "ours"
     }
     compute, exchange = ours["local steps"], ours["exchange"]
+    baseline = ALGORITHMS["ssgd"][0]
     each = f"Tc {compute / config.period:.3f} s, Tm {exchange:.3f} s"
     shown = Table(title=f"{links_of(rate)}: {each}")
     shown.add_column("algorithm")
-    for column in ("s per step", "from", "to", "against S-SGD"):
+    for column in ("s per step", "from", "to", f"against {baseline}"):
         shown.add_column(column, justify="right")
     for column in ("max(k Tc, Tm) / round", "hidden"):
         shown.add_column(column, justify="right")
     for r in results:
         if r["is_algorithm"]:
-            faster = ours.get("S-SGD", math.nan) / r["seconds_per_round"]
+            faster = ours.get(baseline, math.nan) / r["seconds_per_round"]
             shown.add_row(
                 f"{r['algorithm']} ({r['side']})",
                 f"{r['seconds_per_step']:.3f}",
@@ -160,33 +143,22 @@ def main(config: OverlapConfig) -> None:
     fails takes no more than its own rate's.
 
     Raises:
-      ValueError: when a rate cannot be parsed, there are fewer than 2 workers, or
-        PyTorch would run another network or batch.
       RuntimeError: when the network cannot be made, or a worker fails.
     """
-    if config.workers < 2:
-        raise ValueError(f"workers={config.workers} must be 2 or more: they exchange.")
-    rates = [None if rate == "none" else rate for rate in config.rate.split(",")]
-    networks = [Network(config.workers, rate) for rate in rates]
-    if config.peers == "torch" and (config.width, config.batch_size) != (64, 16):
-        raise ValueError(
-            f"--peers torch has width 64 and batch size 16, not {config.width} and "
-            f"{config.batch_size}."
-        )
     python = torch_python(config.peers_environment) if config.peers == "torch" else None
-    console = Console()
     path = config.out / "overlap.jsonl"
-    with to_jsonl(path) as log:
-        log.write("run", **circumstances(config), machine=machine())
-        for network in networks:
-            results = measure_ours(config, network, log)
-            if python:
-                results += measure_torch(config, network, log, python)
-            console.print(table(config, network.rate or "none", results))
-    figures.bars(path, config.out / "bars.png")
-    figures.timelines(path, config.out / "timelines.png")
-    console.print(f"log and figures: {config.out}")
+    with progress.report() as show:
+        with logbook.opened(path, config, machine=machine()) as log:
+            for network in config.networks():
+                results = measure_ours(config, network, log, show)
+                if python:
+                    results += measure_torch(config, network, log, show, python)
+                show.print(table(config, network.rate or "none", results))
+        show.now("drawing")
+        figures.bars(path, config.out / "bars.png")
+        figures.timelines(path, config.out / "timelines.png")
+        show.line(f"log and figures: {config.out}")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(OverlapConfig, description=__doc__))
+    command.run(main, OverlapConfig, __doc__)

@@ -3,11 +3,12 @@
 import subprocess
 import sys
 import venv
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.overlap.network import Network
-from experiments.overlap.processes import run_program
+from experiments.cluster.network import Network
+from experiments.cluster.processes import run_program
 
 REQUIREMENTS = ("torch==2.13.0", "numpy")
 _SCRIPT = Path(__file__).with_name("torch_worker.py")
@@ -46,6 +47,7 @@ def run_torch(
     *,
     period: int,
     repeats: int,
+    show: Callable[..., None],
     timeout: float = 3600.0,
 ) -> list[dict[str, Any]]:
     """Seconds per round of PyTorch's algorithms, one record of each per worker.
@@ -55,12 +57,14 @@ def run_torch(
       python: an interpreter that has PyTorch.
       period: local steps per round of its local SGD.
       repeats: interleaved measurements of each algorithm.
+      show: takes the progress, as in :func:`run_program`.
       timeout: seconds that the whole run has.
     """
     return run_program(
         network,
         [str(python), str(_SCRIPT)],
         timeout=timeout,
+        show=show,
         period=period,
         repeats=repeats,
     )

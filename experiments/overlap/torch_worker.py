@@ -1,6 +1,6 @@
 """PyTorch on the same links: seconds per round of DDP and of its local SGD.
 
-Needs nothing but torch: it runs in an environment of its own.
+It needs nothing but torch, and runs in an environment of its own.
 """
 
 # pyrefly: ignore-errors
@@ -105,8 +105,8 @@ def ddp(bucket_mb: float, broadcast_buffers: bool = True) -> Step:
 def local_sgd(period: int, through_ddp: bool) -> Step:
     """Local SGD: the models are averaged after every ``period`` steps.
 
-    As documented, it goes through DDP and a hook that leaves each worker its own
-    gradients; without DDP the same steps have less to do.
+    PyTorch documents it with DDP and a hook that leaves each worker its own gradients;
+    without DDP the same steps have less to do.
     """
     model = resnet18()
     if through_ddp:
@@ -170,7 +170,10 @@ def main() -> None:
     for name, step in algorithms.items():
         seconds(step, in_a_round[name])
     times: dict[str, list[float]] = {name: [] for name in algorithms}
-    for _ in range(args.repeats):
+    for repeat in range(args.repeats):
+        words = f"PyTorch: repeat {repeat + 1} of {args.repeats}"
+        told = {"words": words, "done": repeat, "total": args.repeats}
+        print(json.dumps({"progress": told}), flush=True)
         for name, step in algorithms.items():
             times[name].append(seconds(step, in_a_round[name]))
     for name, values in times.items():

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 import matplotlib
 
@@ -13,12 +14,12 @@ from cocod_jax import style
 from cocod_jax.observe.plots import curve
 from cocod_jax.style import ALGORITHMS
 from cocod_jax.timeline import SSGD, Algorithm, gantt
+from experiments.clock import Clock
+from experiments.cluster.network import links_of
+from experiments.config import Algorithm as Trained
 from experiments.figures import by_algorithm
-from experiments.overlap.clock import Clock
-from experiments.overlap.network import links_of
+from experiments.paper.config import SPEEDS
 
-# How fast each of four unequal workers is; equal shares give each the mean.
-SPEEDS = (3, 2, 2, 1)
 SHARES = {"equal": "equal shares", "proportional": "shares in proportion"}
 COUNTS = range(1, 17)
 SECONDS = "seconds (clock, ResNet-18 at full width)"
@@ -89,14 +90,15 @@ def speedup(clocks: dict[str, Clock], out: Path) -> None:
         layout="constrained",
         squeeze=False,
     )
-    sizes = dict(zip(ALGORITHMS, (4, 6, 8, 10), strict=True))
+    trained = get_args(Trained)
     for axis, clock in zip(axes[0], clocks.values(), strict=True):
         axis.plot(COUNTS, COUNTS, "--", color=style.GREY, linewidth=1, label="linear")
-        for key, (name, colour) in ALGORITHMS.items():
+        for rank, key in enumerate(trained):
+            name, colour = ALGORITHMS[key]
             line = _speedups(clock, clock.algorithms[name])
             axis.plot(COUNTS, line, color=colour, label=name)
             measured = clock.workers * clock.compute / clock.measured[name]
-            mark = {"markersize": sizes[key], "markerfacecolor": "none"}
+            mark = {"markersize": 4 + 2 * rank, "markerfacecolor": "none"}
             axis.plot(clock.workers, measured, "o", color=colour, **mark)
         line = _speedups(clock, IN_BUCKETS)
         axis.plot(COUNTS, line, ":", color=style.BLACK, label="S-SGD in buckets")
@@ -113,7 +115,7 @@ def timelines(clock: Clock, out: Path, workers: int = 4) -> None:
     """Two rounds of each algorithm, as the clock of these links predicts them."""
     every = {
         name: clock.timeline(clock.algorithms[name], workers, steps=2 * clock.period)
-        for name, _ in ALGORITHMS.values()
+        for name in (ALGORITHMS[key][0] for key in get_args(Trained))
     }
     figure = gantt(every)
     figure.suptitle(f"{workers} workers, {links_of(clock.rate)} (clock)", fontsize=11)

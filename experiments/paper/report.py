@@ -1,11 +1,15 @@
 """What came out, beside what the paper says, as Markdown from logs and clock."""
 
+from typing import get_args
+
 from cocod_jax.style import ALGORITHMS
+from experiments.clock import Clock
+from experiments.cluster.network import links_of
 from experiments.compare import accuracies, mean_and_spread
+from experiments.config import Algorithm
 from experiments.figures import by_algorithm
-from experiments.overlap.clock import Clock
-from experiments.overlap.network import links_of
 from experiments.paper import figures
+from experiments.paper.config import SPEEDS
 
 
 def report(logs: figures.Logs, shares: figures.Logs, clocks: dict[str, Clock]) -> str:
@@ -16,14 +20,15 @@ def report(logs: figures.Logs, shares: figures.Logs, clocks: dict[str, Clock]) -
 
 def accuracy(logs: figures.Logs) -> str:
     """Test accuracy of the consensus after the last epoch, in percent."""
-    others = [name for name in ALGORITHMS if name != "ssgd"]
+    trained = get_args(Algorithm)
+    others = [name for name in trained if name != "ssgd"]
     lines = [
         "## Test accuracy at equal epochs",
         "",
         "Of the consensus, in percent: mean ± standard deviation over seeds.",
         "",
-        "| network | " + " | ".join(ALGORITHMS[name][0] for name in ALGORITHMS) + " |",
-        "|---" * (1 + len(ALGORITHMS)) + "|",
+        "| network | " + " | ".join(ALGORITHMS[name][0] for name in trained) + " |",
+        "|---" * (1 + len(trained)) + "|",
     ]
     less = [
         "",
@@ -34,7 +39,7 @@ def accuracy(logs: figures.Logs) -> str:
     ]
     for model, paths in logs.items():
         runs = by_algorithm(paths)
-        cells = [mean_and_spread(runs[name]) for name in ALGORITHMS]
+        cells = [mean_and_spread(runs[name]) for name in trained]
         lines.append(f"| {model} | {' | '.join(cells)} |")
         cells = [_differences(runs[name], runs["ssgd"]) for name in others]
         less.append(f"| {model} | {' | '.join(cells)} |")
@@ -49,7 +54,8 @@ def _differences(runs: list[dict], to: list[dict]) -> str:
 
 def speed(clocks: dict[str, Clock]) -> str:
     """How much faster a step of CoCoD-SGD is than one of the others."""
-    others = ("S-SGD", "Pipe-SGD", "Local SGD")
+    ours = ALGORITHMS["cocod"][0]
+    others = [ALGORITHMS[key][0] for key in get_args(Algorithm) if key != "cocod"]
     buckets = "S-SGD in buckets"
     lines = [
         "## Time",
@@ -72,9 +78,9 @@ def speed(clocks: dict[str, Clock]) -> str:
             ratios[f"{workers}, clock"] = clock.exchange_of(workers) / clock.compute
         for label, seconds in rows.items():
             cells = [clock.rate, label, f"{ratios[label]:.2f}"]
-            cells += [f"{seconds[n] / seconds['CoCoD-SGD']:.2f} x" for n in others]
+            cells += [f"{seconds[n] / seconds[ours]:.2f} x" for n in others]
             last = seconds.get(buckets)
-            cells.append(f"{last / seconds['CoCoD-SGD']:.2f} x" if last else "")
+            cells.append(f"{last / seconds[ours]:.2f} x" if last else "")
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -84,7 +90,7 @@ def unequal(shares: figures.Logs, clock: Clock) -> str:
     lines = [
         "## Unequal workers",
         "",
-        f"ResNet-18 on workers of speeds {figures.SPEEDS}, {links_of(clock.rate)}.",
+        f"ResNet-18 on workers of speeds {SPEEDS}, {links_of(clock.rate)}.",
         "",
         "| | test accuracy [%] | seconds of an epoch (clock) |",
         "|---|---|---|",

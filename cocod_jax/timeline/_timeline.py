@@ -1,22 +1,111 @@
-"""A timeline as a picture, in text and in matplotlib.
+"""What the clock has recorded, and its pictures in text and in matplotlib.
 
-Both draw the first workers, each with a row that computes, and a row that exchanges:
-one for all, or one for each where the workers do not exchange at the same times.
+Both pictures draw the first workers, each with a row that computes, and a row that
+exchanges: one for all, or one for each where the workers do not exchange at the same
+times.
 """
 
+import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cocod_jax.style import BLUE, ORANGE, SKY_BLUE, VERMILION, bars, pyplot
 
-if TYPE_CHECKING:
-    from cocod_jax.timeline._simulate import Timeline
-
 _MANY = 4  # workers to draw
 _MARKS = {"compute": "#+", "exchange": "=-"}  # of even rounds, and of odd ones
 _COLOURS = {"compute": (BLUE, SKY_BLUE), "exchange": (VERMILION, ORANGE)}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Timeline:
+    """What every worker did when; times are float64, in seconds from the start.
+
+    Attributes:
+      step_starts: [N, steps].
+      step_ends: [N, steps]: draw a loss of each step against them.
+      step_rounds: [steps], the number of each step's round.
+      exchange_starts: [N, exchanges]; the same for all workers, but for gossip.
+      exchange_ends: [N, exchanges].
+      exchange_rounds: [exchanges], the number of each exchange's round.
+    """
+
+    step_starts: np.ndarray
+    step_ends: np.ndarray
+    step_rounds: np.ndarray
+    exchange_starts: np.ndarray
+    exchange_ends: np.ndarray
+    exchange_rounds: np.ndarray
+
+    @property
+    def seconds(self) -> float:
+        """From the start until the last worker has everything."""
+        return float(max(self.step_ends.max(), self.exchange_ends.max(initial=0)))
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Seconds for one local step of every worker, waiting included."""
+        return self.seconds / self.step_ends.shape[1]
+
+    @property
+    def idle(self) -> np.ndarray:
+        """[N], the fraction of the time in which a worker computes nothing."""
+        return 1 - (self.step_ends - self.step_starts).sum(axis=1) / self.seconds
+
+    @property
+    def intervals(self) -> np.ndarray:
+        """All steps and exchanges, with worker, lane, round, start and end.
+
+        A structured array; ``lane`` is "compute" or "exchange".
+        """
+        kinds = (
+            ("compute", self.step_starts, self.step_ends, self.step_rounds),
+            (
+                "exchange",
+                self.exchange_starts,
+                self.exchange_ends,
+                self.exchange_rounds,
+            ),
+        )
+        tables = []
+        for lane, starts, ends, rounds in kinds:
+            fields = [("worker", int), ("lane", "U8"), ("round", int)]
+            times = [("start", float), ("end", float)]
+            table = np.empty(starts.shape, np.dtype(fields + times))
+            table["worker"] = np.arange(len(starts))[:, None]
+            table["lane"], table["round"] = lane, rounds
+            table["start"], table["end"] = starts, ends
+            tables.append(table.ravel())
+        return np.concatenate(tables)
+
+    def text(self, width: int = 72) -> str:
+        """The timeline in ``width`` columns: ``#`` computes, ``=`` exchanges.
+
+        Every other round has ``+`` and ``-`` instead; the first workers stand for
+        the others.
+
+        Args:
+          width: of a line, in characters.
+
+        Returns:
+          Lines, joined.
+        """
+        return _picture(self, width)
+
+    def plot(self, ax: Any = None) -> Any:
+        """The timeline on matplotlib axes.
+
+        Args:
+          ax: where to draw; None makes a figure of its own.
+
+        Returns:
+          The axes.
+
+        Raises:
+          ImportError: when matplotlib is not installed; it says how to install it.
+        """
+        return _draw(self, ax)
 
 
 class _Row(NamedTuple):
@@ -29,7 +118,7 @@ class _Row(NamedTuple):
     rounds: np.ndarray
 
 
-def _rows(timeline: "Timeline") -> list[_Row]:
+def _rows(timeline: Timeline) -> list[_Row]:
     """What to draw, from the top: the first workers, and how they exchange."""
     starts, ends = timeline.exchange_starts, timeline.exchange_ends
     exchange = [
@@ -49,7 +138,7 @@ def _rows(timeline: "Timeline") -> list[_Row]:
     return [row for pair in zip(compute, exchange, strict=True) for row in pair]
 
 
-def picture(timeline: "Timeline", width: int) -> str:
+def _picture(timeline: Timeline, width: int) -> str:
     """The timeline in text, ``width`` columns wide."""
     rows = _rows(timeline)
     label = max(len(row.label) for row in rows) + 2
@@ -63,7 +152,7 @@ def picture(timeline: "Timeline", width: int) -> str:
     return "\n".join(lines)
 
 
-def _cells(row: _Row, timeline: "Timeline", columns: int) -> str:
+def _cells(row: _Row, timeline: Timeline, columns: int) -> str:
     cell = timeline.seconds / columns
     cells = np.full(columns, "." if row.lane == "compute" else " ")
     marks = np.array(list(_MARKS[row.lane]))[row.rounds % 2]
@@ -78,7 +167,7 @@ def _cells(row: _Row, timeline: "Timeline", columns: int) -> str:
     return "".join(cells).rstrip()
 
 
-def draw(timeline: "Timeline", ax: Any = None) -> Any:
+def _draw(timeline: Timeline, ax: Any = None) -> Any:
     """The timeline on matplotlib axes, made here when there are none."""
     rows = _rows(timeline)
     if ax is None:
@@ -98,7 +187,7 @@ def draw(timeline: "Timeline", ax: Any = None) -> Any:
     return ax
 
 
-def gantt(timelines: Mapping[str, "Timeline"]) -> Any:
+def gantt(timelines: Mapping[str, Timeline]) -> Any:
     """Several timelines under each other, on one axis of time.
 
     Rounds are dark and light in turn; a dotted line is a timeline's end.
@@ -134,7 +223,7 @@ def gantt(timelines: Mapping[str, "Timeline"]) -> Any:
         squeeze=False,
     )
     for ax, (name, timeline) in zip(axes[:, 0], timelines.items(), strict=True):
-        draw(timeline, ax)
+        _draw(timeline, ax)
         workers = len(timeline.step_starts)
         shown = f"   {_MANY} of {workers:,} workers" if workers > _MANY else ""
         ax.set_title(name + shown, loc="left", fontsize=10, fontweight="bold")

@@ -1,7 +1,7 @@
 """One worker of the benchmark of unequal workers; prints JSON lines.
 
-One worker's core is shared with a process that spins, so that it is really slow. Then
-nobody is slowed, but all are stopped now and then, at random.
+First the last worker shares its core with a process that spins, so that it is really
+slow. Then all workers are equal, and each is stopped now and then, at random.
 """
 
 import dataclasses
@@ -19,10 +19,12 @@ import tyro
 from jax.experimental import multihost_utils
 
 import cocod_jax as cj
-from experiments.overlap import trace
-from experiments.overlap.jax_worker import (
-    AXIS,
+from cocod_jax.style import ALGORITHMS
+from experiments.algorithms import AXIS
+from experiments.cluster import trace
+from experiments.cluster.worker import (
     Run,
+    Stages,
     Worker,
     WorkerConfig,
     report,
@@ -96,9 +98,10 @@ def capabilities(worker: Worker) -> tuple[float, ...]:
     return cj.workers.gather_capabilities(own)
 
 
-def slowed(worker: Worker, config: UnequalWorkerConfig) -> None:
+def slowed(worker: Worker, config: UnequalWorkerConfig, stages: Stages) -> None:
     """Equal shares against shares in proportion, with a last worker that is slow."""
     workers, total = config.workers, config.micro_batches
+    stages.begin("a slow worker: capabilities")
     measured = capabilities(worker)
     shares = {
         "equal": cj.workers.batch_shares([1] * workers, total),
@@ -108,7 +111,8 @@ def slowed(worker: Worker, config: UnequalWorkerConfig) -> None:
     for run in runs.values():
         seconds(run, 2)
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(config.repeats):
+    for repeat in range(config.repeats):
+        stages.begin(f"a slow worker: repeat {repeat + 1} of {config.repeats}")
         for name, run in runs.items():
             times[name].append(seconds(run, _ROUNDS))
     images = total * config.batch_size * config.period
@@ -128,21 +132,24 @@ def slowed(worker: Worker, config: UnequalWorkerConfig) -> None:
         )
 
 
-def stopped(worker: Worker, config: UnequalWorkerConfig) -> None:
+def stopped(worker: Worker, config: UnequalWorkerConfig, stages: Stages) -> None:
     """Seconds of a round with and without random pauses of every worker.
 
     Means, not medians: pauses are rare, and a median would not show them.
     """
+    stages.begin("random pauses: compiling")
     synchronous = optax.chain(cj.mean_gradients(AXIS), worker.optimizer)
-    runs = {
-        "S-SGD": steps(worker, synchronous),
-        "Local SGD": rounds(worker, 0),
-        "CoCoD-SGD": rounds(worker, config.period),
+    each = {
+        "ssgd": steps(worker, synchronous),
+        "local_sgd": rounds(worker, cj.cocod(AXIS), 0),
+        "cocod": rounds(worker, cj.cocod(AXIS)),
     }
+    runs = {ALGORITHMS[key][0]: run for key, run in each.items()}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for run in runs.values():
         seconds(run, 2)
     for repeat in range(config.repeats):
+        stages.begin(f"random pauses: repeat {repeat + 1} of {config.repeats}")
         # The same pauses for each algorithm, others for each worker and repeat.
         seed = repeat * config.workers + config.rank
         command = (_STOP_AND_GO, *map(str, (seed, config.pause, config.interval)))
@@ -167,13 +174,11 @@ def stopped(worker: Worker, config: UnequalWorkerConfig) -> None:
 
 def main(config: UnequalWorkerConfig) -> None:
     """Measures both."""
-    jax.config.update("jax_num_cpu_devices", 2)
-    jax.distributed.initialize(config.address, config.workers, config.rank)
-    worker = Worker(config)
+    worker, stages = Worker(config), Stages(2 + 2 * config.repeats)
     is_slow = config.rank == config.workers - 1
     with beside(_SPIN) if is_slow else nullcontext():
-        slowed(worker, config)
-    stopped(worker, config)
+        slowed(worker, config, stages)
+    stopped(worker, config, stages)
     jax.distributed.shutdown()
 
 

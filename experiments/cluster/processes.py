@@ -7,13 +7,14 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from experiments.overlap.network import Network, free_port, undisturbed
+from experiments.cluster.network import Network, free_port
+from experiments.signals import undisturbed
 
 _ENVIRONMENT = {
     # One thread computes. JAX gives a process as many as it has cores or devices; a
@@ -36,6 +37,7 @@ def run_workers(
     argv_of_worker: Callable[[int], Sequence[str]],
     env: Mapping[str, str] | None = None,
     timeout: float = 600.0,
+    show: Callable[..., None] = lambda **progress: None,
 ) -> list[dict[str, Any]]:
     """Runs one process per worker of a network, each on its own core.
 
@@ -48,16 +50,20 @@ def run_workers(
       argv_of_worker: the command of worker i.
       env: added to this process's environment.
       timeout: seconds that all of them have.
+      show: called with ``words`` when the workers start, and with the fields of every
+        ``{"progress": {...}}`` that worker 0 prints, when it prints it.
 
     Returns:
       Every JSON object printed on a line of its own, in the order of the workers, with
-      the worker's number under "worker". Other lines are skipped: libraries chat.
+      the worker's number under "worker". Progress is left out, and so are other lines:
+      libraries chat.
 
     Raises:
       RuntimeError: when a worker fails, with the end of what it wrote to stderr.
       TimeoutError: when they take too long, with the same of every worker.
     """
     environment = {**os.environ, **_ENVIRONMENT, **(env or {})}
+    show(words="workers start")
     with ExitStack() as stack:
         workers: list[_Worker] = []
         stack.callback(_end, workers)
@@ -73,7 +79,7 @@ def run_workers(
                     start_new_session=True,  # a group of its own, ended as a whole
                 )
             workers.append(_Worker(process, out, err))
-        _wait(workers, timeout)
+        _wait(workers, timeout, show)
         return [
             {**record, "worker": i}
             for i, worker in enumerate(workers)
@@ -82,7 +88,12 @@ def run_workers(
 
 
 def run_program(
-    network: Network, program: Sequence[str], *, timeout: float, **options: Any
+    network: Network,
+    program: Sequence[str],
+    *,
+    timeout: float,
+    show: Callable[..., None] = lambda **progress: None,
+    **options: Any,
 ) -> list[dict[str, Any]]:
     """Runs a program that knows its rank as every worker of a network.
 
@@ -91,7 +102,8 @@ def run_program(
       program: the command. It gets ``--rank``, ``--workers``, the ``--address``
         where they meet, and the options.
       timeout: seconds that all of them have.
-      **options: ``batch_size=16`` becomes ``--batch-size 16``; of a tuple every entry
+      show: takes the progress, as in :func:`run_workers`.
+      **options: ``batch_size=16`` becomes ``--batch-size 16``; every entry of a tuple
         becomes a word.
 
     Returns:
@@ -110,6 +122,7 @@ def run_program(
         network,
         lambda rank: [*program, "--rank", str(rank), *words],
         timeout=timeout,
+        show=show,
     )
 
 
@@ -131,14 +144,22 @@ class _Worker:
     process: subprocess.Popen
     out: IO[bytes]
     err: IO[bytes]
+    seen: int = 0
 
     def records(self) -> Iterator[dict[str, Any]]:
+        """What it has printed, when it has ended."""
         self.out.seek(0)
-        for line in self.out:
-            with suppress(ValueError):
-                record = json.loads(line)
-                if isinstance(record, dict):
-                    yield record
+        return (each for each in _objects(self.out) if "progress" not in each)
+
+    def progress(self) -> Iterator[dict[str, Any]]:
+        """The progress that it has printed since the last call, while it runs."""
+        # It writes where the file's position is: reading must not move that.
+        text = os.pread(self.out.fileno(), 1 << 20, self.seen)
+        whole = text[: text.rfind(b"\n") + 1]
+        self.seen += len(whole)
+        for record in _objects(whole.splitlines()):
+            if "progress" in record:
+                yield record["progress"]
 
     def last_words(self, lines: int = 20) -> str:
         self.err.seek(0)
@@ -146,10 +167,23 @@ class _Worker:
         return "\n".join(text.splitlines()[-lines:]) or "(nothing on stderr)"
 
 
-def _wait(workers: Sequence[_Worker], timeout: float) -> None:
+def _objects(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """The lines that are JSON objects."""
+    for line in lines:
+        with suppress(ValueError):
+            record = json.loads(line)
+            if isinstance(record, dict):
+                yield record
+
+
+def _wait(
+    workers: Sequence[_Worker], timeout: float, show: Callable[..., None]
+) -> None:
     deadline = time.monotonic() + timeout
     while any(worker.process.poll() is None for worker in workers):
         _check(workers)
+        for progress in workers[0].progress():
+            show(**progress)
         if time.monotonic() > deadline:
             words = "\n".join(
                 f"worker {i}: {worker.last_words()}" for i, worker in enumerate(workers)

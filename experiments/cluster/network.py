@@ -7,14 +7,15 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
+
+from experiments.signals import like_ctrl_c, undisturbed
 
 _PREFIX = "cocod"
 _NAMESPACES = Path("/run/netns")
 _CONFIGS = Path("/etc/netns")  # iproute2 mounts NAME/hosts over a process's /etc/hosts
-_ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # the last is Ctrl-\\
 _UNITS = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
 
 
@@ -96,7 +97,7 @@ class Network:
     def __enter__(self) -> "Network":
         # Whatever interrupts the construction, what stands of it goes.
         with ExitStack() as undo:
-            undo.enter_context(_signals_exit())
+            undo.enter_context(like_ctrl_c())
             if self.rate is not None:
                 _require_tools()
                 _remove_stale()
@@ -210,28 +211,3 @@ def _remove(run: str | None) -> None:
             shutil.rmtree(_CONFIGS / name, ignore_errors=True)
         with suppress(OSError):  # it is not there, or holds what is not ours
             _CONFIGS.rmdir()
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Holds signals back, Ctrl-C too; commands started meanwhile ignore them."""
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *_ENDS})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-
-
-@contextmanager
-def _signals_exit() -> Iterator[None]:
-    """Lets signals unwind the stack as Ctrl-C does, instead of ending on the spot."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    previous = {number: signal.signal(number, leave) for number in _ENDS}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -1,0 +1,61 @@
+"""Trees as flat buffers, one for each dtype on the wire.
+
+Separate leaves would become several collectives as soon as they exceed the compiler's
+combining threshold (30 MiB on GPUs), and only one of them can be in flight beside the
+local steps.
+"""
+
+from collections import defaultdict
+
+import jax
+import jax.numpy as jnp
+
+from cocod_jax._typing import Tree
+
+
+def ravel(tree: Tree) -> dict[str, jax.Array]:
+    """The floating-point leaves in one flat buffer for each dtype, by its name.
+
+    Leaves narrower than 32 bits (bfloat16, float16) go into the float32 buffer: sums
+    of many narrow floats lose the small differences between workers.
+
+    Raises:
+      ValueError: when the tree has no floating-point leaf.
+    """
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    buffers = {
+        name: jnp.concatenate([leaves[i].astype(name).ravel() for i in members])
+        for name, members in _by_wire_dtype(leaves).items()
+    }
+    if not buffers:
+        dtypes = sorted({str(leaf.dtype) for leaf in leaves})
+        raise ValueError(
+            f"the tree has no floating-point leaf to average (it has {len(leaves)} "
+            f"leaves, of dtypes {dtypes}); give the parameters as arrays of floats."
+        )
+    return buffers
+
+
+def unravel(buffers: dict[str, jax.Array], like: Tree) -> Tree:
+    """The tree that was raveled, with the buffers' numbers in its own dtypes.
+
+    Leaves that are not floating point were not raveled; they are those of ``like``.
+    """
+    leaves, treedef = jax.tree.flatten(jax.tree.map(jnp.asarray, like))
+    for name, members in _by_wire_dtype(leaves).items():
+        sizes = [leaves[i].size for i in members]
+        ends = [sum(sizes[: n + 1]) for n in range(len(sizes) - 1)]
+        parts = jnp.split(buffers[name], ends)
+        for i, part in zip(members, parts, strict=True):
+            leaves[i] = part.reshape(leaves[i].shape).astype(leaves[i].dtype)
+    return jax.tree.unflatten(treedef, leaves)
+
+
+def _by_wire_dtype(leaves: list[jax.Array]) -> dict[str, list[int]]:
+    """The positions of the floating-point leaves, by the dtype they travel in."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for i, leaf in enumerate(leaves):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            narrow = jnp.finfo(leaf.dtype).bits < 32
+            groups["float32" if narrow else leaf.dtype.name].append(i)
+    return groups

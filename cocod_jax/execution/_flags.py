@@ -1,0 +1,40 @@
+"""Flags of the compiler without which it hides nothing."""
+
+import os
+import re
+import warnings
+
+import jax
+
+SCHEDULER = "xla_gpu_enable_latency_hiding_scheduler"
+
+
+def needs_scheduler(device: jax.Device) -> bool:
+    """Whether this GPU is one on which the scheduler is off by default.
+
+    From compute capability 9.0 (Hopper) on it is on for programs such as a round.
+    """
+    major, _, _ = str(getattr(device, "compute_capability", "")).partition(".")
+    return device.platform == "gpu" and major in ("6", "7", "8")
+
+
+def xla_flag(name: str) -> bool | None:
+    """What ``XLA_FLAGS`` say of a switch, None when nothing; the last word counts."""
+    flags = os.environ.get("XLA_FLAGS", "").lower()
+    values = re.findall(rf"--{name}(?:=(\w+))?(?=\s|$)", flags)
+    return values[-1] in ("", "true", "1") if values else None
+
+
+def compiler_options(device: jax.Device) -> dict[str, bool] | None:
+    """What ``jax.jit`` is given for programs of this device."""
+    return {SCHEDULER: True} if needs_scheduler(device) else None
+
+
+def warn_without_scheduler(device: jax.Device) -> None:
+    """Warns when the compiler would not hide the exchange on this device."""
+    if needs_scheduler(device) and not xla_flag(SCHEDULER):
+        warnings.warn(
+            f"On {device.device_kind} the exchange is not hidden: set XLA_FLAGS="
+            f"--{SCHEDULER}=true before JAX starts, or take via='shard_map'.",
+            stacklevel=3,
+        )

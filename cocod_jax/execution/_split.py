@@ -1,0 +1,97 @@
+"""The split execution: a round as programs of their own."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from cocod_jax._typing import Batches, ExchangeState, Params, Sent
+from cocod_jax.execution._map import WorkerMap
+from cocod_jax.rounds._round import Round, compose
+from cocod_jax.rounds._types import (
+    MergeMetrics,
+    RoundMetrics,
+    RoundState,
+    StepMetrics,
+)
+from cocod_jax.rules._base import the_snapshot
+
+
+class Split:
+    """A round as separate programs: send, each local step, merge.
+
+    None of them may overwrite what it is given: XLA would copy it first on a CPU, which
+    takes longer than new buffers do. So the snapshot is the state's own parameters.
+
+    Args:
+      round_: what it runs.
+      compute: where the workers take their local steps, and merge.
+      exchange: where they exchange: beside the steps if on other devices. The state of
+        the exchange stays there.
+    """
+
+    def __init__(self, round_: Round, compute: WorkerMap, exchange: WorkerMap):
+        rule = round_.rule
+        self._compute, self._exchange = compute, exchange
+        self._outgoing = compute.over(rule.outgoing)
+        self._sends_snapshot = rule.outgoing is the_snapshot
+        self._send = exchange.over(rule.exchange.send)
+        self._step = compute.over(functools.partial(_step_of_round, round_))
+        self._merge = compute.over(round_.merge)
+        self._round = compose(
+            round_, self.send, self.local_steps, self.merge, step_axis=1
+        )
+
+    def __call__(
+        self, state: RoundState, batches: Batches
+    ) -> tuple[RoundState, RoundMetrics]:
+        """Runs the round; all arrays move to their devices once, at its start."""
+        own = self._compute.place(state._replace(exchange_state=()))
+        own = own._replace(exchange_state=state.exchange_state)
+        return self._round(own, self._compute.place(batches))
+
+    def send(self, state: RoundState) -> tuple[Sent, ExchangeState]:
+        """What the exchange's devices get is what they need."""
+        outgoing = state.params
+        if not self._sends_snapshot:
+            outgoing = self._outgoing(state.rule_state, state.params)
+        return self._send(
+            *self._exchange.place((state.exchange_state, outgoing, state.weight))
+        )
+
+    def local_steps(
+        self, state: RoundState, batches: Batches, start: int, stop: int
+    ) -> tuple[RoundState, list[StepMetrics]]:
+        """One program for each step; it takes its own batch out of the round's."""
+        taken = []
+        for t in self._numbers(len(state.count), stop)[start:]:
+            state, metrics = self._step(state, batches, t)
+            taken.append(metrics)
+        if not taken:
+            return state, []
+        stack = lambda *steps: jnp.stack(steps, axis=1)
+        return state, [jax.tree.map(stack, *taken)]
+
+    def merge(
+        self, state: RoundState, snapshot: Params, sent: Sent
+    ) -> tuple[RoundState, MergeMetrics]:
+        """Without what no merge reads, which would go in and out for nothing."""
+        light = state._replace(opt_state=(), model_state=(), exchange_state=())
+        light, metrics = self._merge(light, snapshot, self._compute.place(sent))
+        state = state._replace(params=light.params, rule_state=light.rule_state)
+        return state, metrics
+
+    @functools.cache  # noqa: B019 (lives as long as the run that it belongs to)
+    def _numbers(self, workers: int, stop: int) -> list[Any]:
+        """The numbers of the first local steps, each once for every worker."""
+        return [self._compute.place(np.full(workers, t, np.int32)) for t in range(stop)]
+
+
+def _step_of_round(
+    round_: Round, state: RoundState, batches: Batches, t: jax.Array
+) -> tuple[RoundState, StepMetrics]:
+    take = lambda leaf: lax.dynamic_index_in_dim(leaf, t, keepdims=False)
+    return round_.step(state, jax.tree.map(take, batches))

@@ -1,0 +1,96 @@
+"""What a round refuses, with a message that names the argument or the leaf."""
+
+from numbers import Real
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cocod_jax._text import shown
+from cocod_jax._typing import Batches
+from cocod_jax.rounds._micro_batches import MicroBatches, check_micro_batches
+from cocod_jax.rounds._types import RoundState
+from cocod_jax.rules import MergeRule
+
+
+def check_transforms(inner: optax.GradientTransformation, rule: MergeRule) -> None:
+    """Raises TypeError unless these are an optax transform and a merge rule."""
+    if not isinstance(rule, MergeRule):
+        raise TypeError(
+            f"rule={shown(rule)} must be a MergeRule, such as cj.cocod('workers'). A "
+            "transform that averages gradients belongs to inner, with the rule "
+            "cj.independent(), which averages nothing else."
+        )
+    parts = (getattr(inner, name, None) for name in ("init", "update"))
+    if isinstance(inner, MergeRule) or not all(map(callable, parts)):
+        raise TypeError(
+            f"inner={shown(inner)} must be an optax transform of gradients, such as "
+            "optax.sgd(0.1)."
+        )
+
+
+def check_workers(state: RoundState) -> int:
+    """The number of workers in a state's arrays.
+
+    Raises:
+      TypeError: when it is no state.
+      ValueError: when the state is that of one worker, without an axis of workers.
+    """
+    if not isinstance(state, RoundState):
+        both = isinstance(state, tuple) and any(
+            isinstance(s, RoundState) for s in state
+        )
+        raise TypeError(
+            "state is a tuple, as a run returns: state, metrics = run(state, batches)."
+            if both
+            else f"state={shown(state)} must be a RoundState, such as "
+            "cj.replicate(round_.init(params), workers)."
+        )
+    if jnp.ndim(state.count) != 1:
+        raise ValueError(
+            "state has no axis of workers; give every worker its own with "
+            "cj.replicate(state, workers)."
+        )
+    return state.count.shape[0]
+
+
+def check_batches(batches: Batches, period: int, *, workers: int | None = None) -> None:
+    """Raises ValueError unless every leaf begins with the axes [workers, period].
+
+    None is one worker, without an axis. Of :class:`MicroBatches` the next axis and
+    the counts are checked as well.
+    """
+    axis = 0 if workers is None else 1
+    for path, leaf in jax.tree.leaves_with_path(batches):
+        shape = jnp.shape(leaf)
+        name = "batches" + jax.tree_util.keystr(path)
+        if workers is not None and shape[:1] != (workers,):
+            raise ValueError(
+                f"{name} has shape {shape}; axis 0 must have length {workers}: the "
+                "batches of each worker."
+            )
+        if len(shape) <= axis or shape[axis] != period:
+            raise ValueError(
+                f"{name} has shape {shape}; axis {axis} must have length "
+                f"period={period}: one batch for each local step."
+            )
+    if isinstance(batches, MicroBatches):
+        check_micro_batches(batches, axis=axis + 1)
+
+
+def check_loss(returned: Any, stateful: bool) -> None:
+    """Raises TypeError unless it is a loss and a model state."""
+    is_pair = isinstance(returned, tuple) and len(returned) == 2
+    loss = returned[0] if is_pair else returned
+    is_array = isinstance(loss, jax.Array | np.ndarray)
+    if is_pair and (isinstance(loss, Real) or (is_array and loss.ndim == 0)):
+        return
+    came = f"an array of shape {loss.shape}" if is_array else f"a {type(loss).__name__}"
+    raise TypeError(
+        "with stateful=True loss_fn must return (loss, model_state), where the loss is "
+        f"a scalar; it returned {came}{' as the loss' * is_pair}."
+        if stateful
+        else f"loss_fn must return its loss, a scalar; it returned {came}."
+    )

@@ -1,0 +1,216 @@
+"""What the workers are together: their mean, and whether they start equal."""
+
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from cocod_jax._trees import is_key
+from cocod_jax._typing import ModelState, Params
+from cocod_jax.rounds._checks import check_workers
+from cocod_jax.rounds._types import RoundState
+
+
+def consensus(state: RoundState) -> Params:
+    r"""The weighted mean of the workers' parameters: the model to evaluate.
+
+    .. math:: \hat x = \sum_i p_i x_i
+
+    Workers differ between rounds, each by its own progress; no single one is the
+    model. Leaves of integers take their maximum. The mean is computed where the
+    arrays are, and does not change ``state``. With several processes all of them
+    must call it, outside of ``jax.jit``, and all get the same. In a loop with
+    :func:`cocod_jax.every` it is
+    ``jax.tree.map(lambda leaf: leaf.mean(axis=0), params)``.
+
+    Args:
+      state: after ``replicate`` (per worker, leading axis N).
+
+    Returns:
+      The parameters, without the worker axis, in their own dtypes (shared).
+
+    Raises:
+      TypeError: when ``state`` is not a RoundState.
+      ValueError: when ``state`` has no axis of workers, or with several processes
+        when it is called within ``jax.jit``.
+
+    Examples:
+      >>> loss = lambda w, batch: (w * batch) ** 2
+      >>> round_ = cj.make_round(loss, optax.sgd(0.1), cj.cocod("workers"), period=1)
+      >>> state = cj.replicate(round_.init(jnp.array(1.0)), 2)
+      >>> print(cj.consensus(state._replace(params=jnp.array([1.0, 4.0]))))
+      2.5
+    """
+    check_workers(state)
+    return _weighted_mean(state.params, state.weight)
+
+
+def consensus_model_state(state: RoundState) -> ModelState:
+    """The model state that goes with :func:`consensus`.
+
+    Batch statistics stay with their worker while it trains. For evaluation the
+    floating-point leaves are averaged with the workers' weights, and the others,
+    such as counters, take their maximum over the workers; PRNG keys are those of the
+    process's first worker. They are averaged, never merged by difference: a variance
+    could turn negative. With several processes all of them must call it, outside of
+    ``jax.jit``.
+
+    Args:
+      state: after ``replicate`` (per worker, leading axis N).
+
+    Returns:
+      The model state, without the worker axis (shared).
+
+    Raises:
+      TypeError, ValueError: as :func:`consensus`.
+
+    Examples:
+      >>> loss = lambda w, statistics, batch, key: (w, statistics)
+      >>> round_ = cj.make_round(
+      ...     loss, optax.sgd(0.1), cj.cocod("workers"), period=1, stateful=True
+      ... )
+      >>> state = cj.replicate(round_.init(jnp.array(1.0), {"n": jnp.array(0)}), 2)
+      >>> state = state._replace(model_state={"n": jnp.array([3, 5])})
+      >>> print(cj.consensus_model_state(state)["n"])
+      5
+    """
+    check_workers(state)
+    return _weighted_mean(state.model_state, state.weight)
+
+
+def _weighted_mean(tree: Any, weight: jax.Array) -> Any:
+    part = _own_part(tree, weight)
+    if _has_remote_workers(weight):
+        part = _over_processes(part)
+    narrow = lambda leaf, like: leaf if is_key(like) else leaf.astype(like.dtype)
+    return jax.tree.map(narrow, part, tree)
+
+
+@jax.jit
+def _own_part(tree: Any, weight: jax.Array) -> Any:
+    """What the workers of these arrays add to the mean, in float32 at least."""
+
+    def part(leaf: jax.Array) -> jax.Array:
+        if is_key(leaf):
+            return leaf[0]
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            return leaf.max(axis=0)
+        wide = jnp.promote_types(leaf.dtype, jnp.float32)
+        return jnp.tensordot(
+            weight.astype(wide), leaf.astype(wide), axes=1, precision="highest"
+        )
+
+    return jax.tree.map(part, tree)
+
+
+def _has_remote_workers(weight: jax.Array) -> bool:
+    """Whether other processes have workers whose arrays are missing in this one.
+
+    Arrays that span processes are whole.
+    """
+    if jax.process_count() == 1:
+        return False
+    if isinstance(weight, jax.core.Tracer):
+        raise ValueError(
+            "within jax.jit the workers of other processes cannot be asked; call this "
+            "outside of it."
+        )
+    return getattr(weight, "is_fully_addressable", True)  # as NumPy arrays are
+
+
+def _over_processes(parts: Any) -> Any:
+    """The sum, or the maximum of integers, over processes; keys are this process's.
+
+    One collective for each dtype, of all its leaves in one buffer.
+    """
+    leaves, treedef = jax.tree.flatten(parts)
+    by_dtype: dict[Any, list[int]] = {}
+    for i, leaf in enumerate(leaves):
+        if not is_key(leaf):
+            by_dtype.setdefault(leaf.dtype, []).append(i)
+    for dtype, members in by_dtype.items():
+        own = np.concatenate([np.ravel(leaves[i]) for i in members])
+        gathered = multihost_utils.process_allgather(own)
+        floats = jnp.issubdtype(dtype, jnp.inexact)
+        whole = gathered.sum(axis=0) if floats else gathered.max(axis=0)
+        ends = np.cumsum([leaves[i].size for i in members])[:-1]
+        for i, part in zip(members, np.split(whole, ends), strict=True):
+            leaves[i] = jnp.asarray(part.reshape(leaves[i].shape), dtype)
+    return jax.tree.unflatten(treedef, leaves)
+
+
+def check_equal_start(state: RoundState) -> None:
+    """Makes sure that all workers start from the same model.
+
+    Averaging cannot repair workers that never had a common start, and the loss
+    does not show it. Call it after ``replicate``, or after loading a checkpoint of
+    workers that should agree. With several processes all of them must call it.
+
+    Args:
+      state: after ``replicate`` (per worker, leading axis N).
+
+    Raises:
+      ValueError: naming the first array of the parameters or of the model state in
+        which a worker differs from the first, and the worker, by its index among
+        those of its process; or when ``state`` has no axis of workers.
+
+    Examples:
+      >>> round_ = cj.make_round(
+      ...     lambda w, batch: w, optax.sgd(0.1), cj.cocod("workers"), period=1
+      ... )
+      >>> state = cj.replicate(round_.init(jnp.array(1.0)), 2)
+      >>> cj.workers.check_equal_start(state)
+      >>> cj.workers.check_equal_start(state._replace(params=jnp.array([1.0, 1.5])))
+      Traceback (most recent call last):
+      ...
+      ValueError: the workers do not start equal: params of worker 1 differs ...
+    """
+    trees = {"params": state.params, "model_state": state.model_state}
+    check_workers(state)
+    with_others = _has_remote_workers(state.weight)
+    found = _first_difference(trees, with_others)
+    if with_others:
+        # All raise, or one would leave the others waiting for it.
+        differ = multihost_utils.process_allgather(np.array(found is not None))
+        if found is None and differ.any():
+            found = f"see process {', '.join(map(str, np.flatnonzero(differ)))}"
+    if found is not None:
+        raise ValueError(
+            f"the workers do not start equal: {found}. Start all from one tree with "
+            "cj.replicate."
+        )
+
+
+def _first_difference(trees: dict[str, Any], with_others: bool) -> str | None:
+    """What differs from the first worker, of the first process with others."""
+    names, rows = [], []
+    for path, leaf in jax.tree.leaves_with_path(trees):
+        if is_key(leaf):
+            continue  # every worker draws numbers of its own
+        names.append(path[0].key + jax.tree_util.keystr(path[1:]))
+        rows.append([_digest(row) for row in np.asarray(leaf)])
+    if not names:
+        return None
+    digests = np.array(rows, np.uint8).reshape(len(names), -1, _DIGEST)
+    first = digests[:, 0]
+    if with_others:  # one collective, of digests: no leaf travels
+        first = multihost_utils.broadcast_one_to_all(first)
+    differs = (digests != first[:, None]).any(axis=2)
+    if not differs.any():
+        return None
+    leaf, worker = np.argwhere(differs)[0]
+    return f"{names[leaf]} of worker {worker} differs from the first worker's"
+
+
+_DIGEST = 16  # bytes
+
+
+def _digest(row: np.ndarray) -> list[int]:
+    """A fingerprint of the numbers: equal for equal ones, NaN and signed zeros too."""
+    if jnp.issubdtype(row.dtype, jnp.inexact):
+        row = np.where(np.isnan(row), np.nan, row + 0).astype(row.dtype)
+    content = np.ascontiguousarray(row).tobytes()
+    return list(hashlib.blake2b(content, digest_size=_DIGEST).digest())

@@ -1,0 +1,42 @@
+"""The command line of every study: its options, and how it is stopped."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeVar
+
+import tyro
+
+from experiments.signals import exit_status, like_ctrl_c
+
+Config = TypeVar("Config")
+
+STOPPING = """
+Ctrl-C stops it, and so does `kill PID`: what is logged by then stays. A shell starts
+commands in the background (&) deaf to Ctrl-C; use kill for those."""
+
+
+def run(
+    main: Callable[[Config], int | None],
+    config_type: type[Config],
+    description: str | None,
+    args: Sequence[str] | None = None,
+) -> NoReturn:
+    """Runs a program with the options of its command line, and exits.
+
+    Args:
+      main: the program; returns its exit status, None for success.
+      config_type: a dataclass of the options.
+      description: what ``--help`` says before them.
+      args: the command line; None takes that of the process.
+
+    Raises:
+      SystemExit: always; after Ctrl-C or a signal like it with 128 and its number.
+    """
+    config = tyro.cli(config_type, description=f"{description}{STOPPING}", args=args)
+    with like_ctrl_c():
+        try:
+            status = main(config)
+        except KeyboardInterrupt as stop:
+            print("Interrupted.", file=sys.stderr)
+            status = exit_status(stop)
+    raise SystemExit(status)

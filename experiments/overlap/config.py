@@ -1,0 +1,61 @@
+"""The configuration of the benchmark of the overlap.
+
+``python -m experiments.overlap --rate 1gbit,500mbit,200mbit --repeats 3 --peers torch``
+made the README's table. Expected where Tm is one to four times Tc: CoCoD-SGD is 1.4 to
+4.7 times as fast as S-SGD, its round takes max(k Tc, Tm) and a tenth more, and 90 % of
+its exchange runs beside local steps.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal, get_args
+
+from experiments.cluster.network import Network
+from experiments.config import Measured, Model
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OverlapConfig:
+    """What is measured, and on which links."""
+
+    rate: str = "500mbit,200mbit"
+    """Rates of the links, as ``tc`` writes them, with commas; none for loopback."""
+    workers: int = 2
+    """Processes, each on its core."""
+    model: Model = "resnet18"
+    """The network, on images of 32 x 32 pixels."""
+    width: int = 64
+    """Channels of its first stage."""
+    batch_size: int = 16
+    """Images in a local batch."""
+    period: int = 4
+    """Local steps in a round."""
+    repeats: int = 5
+    """Interleaved measurements of each algorithm; their median counts."""
+    algorithms: tuple[Measured, ...] = get_args(Measured)
+    """Which of this library's algorithms."""
+    peers: Literal["none", "torch"] = "none"
+    """Whether PyTorch runs on the same links, in a virtual environment of its own."""
+    peers_environment: Path = Path(".venv-torch")
+    """Where that environment is, or will be made."""
+    out: Path = Path("runs/overlap")
+    """Folder for the log and the figure."""
+
+    def __post_init__(self):
+        if self.workers < 2:
+            raise ValueError(
+                f"workers={self.workers} must be 2 or more: they exchange."
+            )
+        own = (self.model, self.width, self.batch_size)
+        if self.peers == "torch" and own != ("resnet18", 64, 16):
+            raise ValueError(
+                "peers='torch' has ResNet-18 of width 64 and batch size 16, not "
+                f"{self.model} of width {self.width} and {self.batch_size}: leave "
+                "these out, or the peers."
+            )
+        self.networks()  # the rates can be read
+
+    def networks(self) -> list[Network]:
+        """One for each rate, not entered."""
+        rates = [None if rate == "none" else rate for rate in self.rate.split(",")]
+        return [Network(self.workers, rate) for rate in rates]

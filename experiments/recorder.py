@@ -1,0 +1,87 @@
+"""What a training run logs and shows, one round behind the devices."""
+
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+import cocod_jax as cj
+from cocod_jax.observe.loggers import Logbook
+from experiments.progress import Training
+from experiments.tasks import Task
+
+
+class Recorder:
+    """Logs every round and every epoch, in order.
+
+    The metrics of a round are fetched when the next one has been dispatched, so that
+    the devices do not wait for the host. :meth:`flush` fetches what is left.
+
+    Args:
+      log: where they are written.
+      show: where they are shown.
+      task: says what an epoch's result is.
+      per_step: what all workers see in a local step, in the task's unit.
+      weights: of the workers, in the mean of their losses; None for equal ones.
+    """
+
+    def __init__(
+        self,
+        log: Logbook,
+        show: Training,
+        task: Task,
+        per_step: int,
+        weights: tuple[int, ...] | None,
+    ):
+        self._log, self._show, self._task = log, show, task
+        self._per_step, self._weights = per_step, weights
+        self._alarm = cj.DriftAlarm(weights)
+        self._pending: tuple[int, Any] | None = None
+        self._epoch = 0
+        self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
+        self._losses: list[float] = []
+        self._start, self._seconds = time.perf_counter(), 0.0
+
+    def dispatched(self, step: int, metrics: cj.RoundMetrics) -> None:
+        """Takes the metrics of a round that has been dispatched, up to this step.
+
+        The rounds before it are logged when this returns.
+        """
+        self.flush()
+        self._pending = step, metrics
+
+    def flush(self) -> None:
+        """Waits for the last round, and logs it."""
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        metrics = jax.device_get(metrics)  # interrupted here, it can be tried again
+        self._pending = None
+        self._seconds = time.perf_counter() - self._start
+        scalars = cj.loggers.scalars(metrics, self._weights)
+        self._log(step, {"seconds": self._seconds, **scalars})
+        if sentence := self._alarm(metrics):
+            self._log.write("alarm", step=step, sentence=sentence)
+            self._show.alarm(sentence)
+        self._losses.extend(np.average(metrics.loss, axis=0, weights=self._weights))
+        self._show.round_done(self._epoch, scalars["loss"], self._speed())
+
+    def _speed(self) -> float:
+        """Per second of this epoch, in the task's unit."""
+        return len(self._losses) * self._per_step / self._seconds
+
+    def epoch_done(self, epoch: int, evaluation: dict[str, float]) -> None:
+        """Logs an epoch, all rounds of which have been flushed."""
+        record = {
+            "epoch": epoch,
+            "train_loss": float(np.mean(self._losses)),
+            f"{self._task.unit}_per_second": self._speed(),
+            **evaluation,
+        }
+        self._log.write("epoch", **record)
+        self._show.epoch_done(record, self._task.result(record)[1])
+        self._epoch = epoch
+        self._begin_epoch()

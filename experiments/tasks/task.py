@@ -1,0 +1,45 @@
+"""What the training loop has to know of a task, and all that it knows."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+
+class Data(NamedTuple):
+    """The data of a task, loaded and divided between workers.
+
+    Attributes:
+      steps_per_epoch: local steps of each worker in one pass.
+      per_step: what all workers together see in a local step, in the task's unit.
+      rounds: ``(*, first_step, period, count) -> iterator`` of ``count`` rounds'
+        batches; every leaf is [N, period, ...].
+      evaluate: ``(params, model_state) -> {name: value}``, one model on the test data.
+    """
+
+    steps_per_epoch: int
+    per_step: int
+    rounds: Callable[..., Iterator[Any]]
+    evaluate: Callable[[Any, Any], dict[str, float]]
+
+
+class Task(NamedTuple):
+    """A model, its loss and its data.
+
+    Attributes:
+      init: ``(key) -> (params, model_state)``, the initial values.
+      loss_fn: ``(params, model_state, batch, key) -> (loss, model_state)`` of one
+        worker's local batch.
+      load: ``(workers) -> data``; takes seconds, and is not needed for a certificate.
+      batch_shapes: ``(workers, period) -> tree`` of :class:`jax.ShapeDtypeStruct`,
+        those of a round's batches.
+      unit: what speed is counted in.
+      result: ``(record) -> (name, value)``, an epoch's result for people.
+    """
+
+    init: Callable[[jax.Array], tuple[Any, Any]]
+    loss_fn: Callable[..., tuple[jax.Array, Any]]
+    load: Callable[[int], Data]
+    batch_shapes: Callable[[int, int], Any]
+    unit: str
+    result: Callable[[Mapping[str, float]], tuple[str, str]]

@@ -1,0 +1,1 @@
+"""Unequal workers, measured: how shares and delays help against slow workers."""

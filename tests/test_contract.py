@@ -1,0 +1,245 @@
+"""What exchanges and rules may do: each against its loop, on every way to run it."""
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import cocod_jax as cj
+from tests import contract, problems, reference
+from tests.problems import PERIOD, ROUNDS, WEIGHTS, N
+
+RATE = 0.05
+NESTEROV = {"learning_rate": 0.7, "momentum": 0.9}
+WAYS: dict[str, dict[str, Any]] = {
+    "pmap fused": {"execution": "fused"},
+    "pmap split": {"execution": "split"},
+    "shard_map fused": {"via": "shard_map", "execution": "fused"},
+    "vmap split": {"via": "vmap", "execution": "split"},
+    "elsewhere": {},  # the exchange on devices of its own
+}
+METHODS = ("int8", "finite", "diloco", "vrl_sgd", "overwriting")
+
+
+def made(name):
+    """The rule, and its loop: how the reference averages, merges and corrects."""
+    mean = cj.mean("workers")
+    x0 = problems.params(np.float64)
+    merge = lambda i, m, x, s: reference.merged(m, x, s)
+    loop: dict[str, Any] = {"average": reference.weighted_mean, "merge": merge}
+    match name:
+        case "overwriting":
+            rule = contract.overwriting(mean)
+            loop["merge"] = lambda i, m, x, s: m
+        case "int8":
+            rule = cj.cocod(contract.int8_with_feedback("workers"))
+            loop["average"] = reference.Int8WithFeedback(N)
+        case "finite":
+            rule = contract.healing(contract.finite_workers("workers"))
+            loop["average"] = reference.finite_mean
+        case "diloco":
+            rule = contract.diloco(mean, optax.sgd(**NESTEROV, nesterov=True))
+            anchor = reference.NesterovAnchor(x0, **NESTEROV)
+            loop["merge"] = lambda i, m, x, s: reference.merged(
+                anchor.moved(m, N), x, s
+            )
+        case "vrl_sgd":
+            rule = contract.vrl_sgd(mean, RATE, PERIOD)
+            drifts = reference.Drifts(x0, N, RATE, PERIOD)
+            loop |= {"merge": drifts.merge, "correct": drifts.correct}
+        case _:
+            raise ValueError(name)
+    return rule, loop
+
+
+def train(rule, delay, batches, **way):
+    round_ = cj.make_round(
+        problems.loss, optax.sgd(RATE), rule, period=PERIOD, delay=delay
+    )
+    run = cj.distribute(round_, **way)
+    state = cj.replicate(round_.init(problems.params(np.float64)), N)
+    state = cj.reweight(state, WEIGHTS)
+    for r in range(ROUNDS):
+        state, _ = run(state, problems.round_batches(batches, r))
+    return state
+
+
+def loop_of(loop, delay, batches):
+    _, workers = reference.overlapped(
+        problems.numpy_gradient,
+        problems.params(np.float64),
+        problems.per_worker(batches),
+        problems.shares(WEIGHTS),
+        PERIOD,
+        delay,
+        RATE,
+        **loop,
+    )
+    return problems.stacked(workers)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_follow_their_loops(name, way):
+    options = dict(WAYS[way])
+    if way == "elsewhere":
+        options["devices"], options["exchange_devices"] = cj.execution.device_pairs()
+    with jax.enable_x64(True):
+        for delay in (2,) if way == "elsewhere" else (0, 2, PERIOD):
+            rule, loop = made(name)
+            batches = problems.batches(np.float64)
+            state = train(rule, delay, batches, **options)
+            # The int8 exchange sends scales and shares in float32.
+            tolerance = 1e-5 if name == "int8" else 1e-10
+            chex.assert_trees_all_close(
+                jax.tree.map(np.asarray, state.params),
+                loop_of(loop, delay, batches),
+                rtol=tolerance,
+                atol=tolerance,
+            )
+
+
+def test_the_exchanges_state_stays_with_the_exchange():
+    devices, exchange_devices = cj.execution.device_pairs()
+    rule = cj.cocod(contract.int8_with_feedback("workers"))
+    with jax.enable_x64(True):
+        state = train(
+            rule,
+            2,
+            problems.batches(np.float64),
+            devices=devices,
+            exchange_devices=exchange_devices,
+        )
+    (error,) = jax.tree.leaves(state.exchange_state)
+    assert error.devices() == set(exchange_devices)
+    assert np.abs(np.asarray(error)).max() > 0
+    assert state.params["w"].devices() == set(devices)
+
+
+@pytest.mark.parametrize("delay", range(PERIOD + 1))
+def test_diloco_with_outer_sgd_of_rate_one_is_cocod(delay):
+    with jax.enable_x64(True):
+        batches = problems.batches(np.float64)
+        mean = cj.mean("workers")
+        ours = train(contract.diloco(mean, optax.sgd(1.0)), delay, batches)
+        cocod = train(cj.cocod(mean), delay, batches)
+        chex.assert_trees_all_close(ours.params, cocod.params, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("delay", [1, PERIOD])
+def test_every_gives_the_rounds_numbers(name, delay):
+    """Rules and exchanges with state, step by step."""
+    with jax.enable_x64(True):
+        rule, _ = made(name)
+        batches = problems.batches(np.float64)
+        optimizer = cj.every(PERIOD, optax.sgd(RATE), rule, delay)
+
+        def step(params, state, batch):
+            gradient = jax.grad(problems.loss)(params, batch)
+            updates, state = optimizer.update(gradient, state, params)
+            return optax.apply_updates(params, updates), state
+
+        params = problems.stacked([problems.params(np.float64)] * N)
+        state = jax.vmap(optimizer.init)(params)
+        run = jax.jit(jax.vmap(step, axis_name="workers"))
+        for t in range(problems.STEPS):
+            batch = jax.tree.map(lambda b, t=t: b[:, t], batches)
+            params, state = run(params, state, batch)
+        round_ = cj.make_round(
+            problems.loss, optax.sgd(RATE), rule, period=PERIOD, delay=delay
+        )
+        expected = cj.replicate(round_.init(problems.params(np.float64)), N)
+        run = cj.distribute(round_, via="vmap", execution="fused")
+        for r in range(ROUNDS):
+            expected, _ = run(expected, problems.round_batches(batches, r))
+        # int8 rounds: where two programs differ by an ulp, a code may differ by one.
+        tolerance = 1e-2 if name == "int8" else 1e-9
+        chex.assert_trees_all_close(
+            params, expected.params, rtol=tolerance, atol=tolerance
+        )
+
+
+@pytest.mark.parametrize("execution", ["fused", "split"])
+def test_a_worker_that_is_not_finite_is_left_out_and_healed(execution):
+    rule = contract.healing(contract.finite_workers("workers"))
+    round_ = cj.make_round(problems.loss, optax.sgd(RATE), rule, period=PERIOD)
+    state = cj.replicate(round_.init(problems.params()), N)
+    broken = state.params["w"].at[1].set(jnp.nan)
+    state = state._replace(params=state.params | {"w": broken})
+    run = cj.distribute(round_, execution=execution)
+    state, _ = run(state, problems.round_batches(problems.batches(), 0))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+    # The healed worker has the mean of the others' snapshots, which were equal.
+    np.testing.assert_allclose(state.params["w"][1], problems.params()["w"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("execution", ["fused", "split"])
+def test_workers_are_equal_after_a_merge_without_delay(execution, dtype):
+    """m + (x - s) is m in every bit where x is s."""
+    cast = lambda tree: jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)
+    loss = lambda p, b: problems.loss(jax.tree.map(jnp.float32, p), b)
+    still = optax.set_to_zero()  # the steps after the merge
+    round_ = cj.make_round(loss, still, cj.cocod("workers"), period=1, delay=0)
+    state = cj.replicate(round_.init(cast(problems.params())), N)
+    rng = np.random.default_rng(0)
+    apart = lambda x: x + jnp.asarray(rng.normal(size=x.shape), dtype)
+    state = state._replace(params=jax.tree.map(apart, state.params))
+    run = cj.distribute(round_, execution=execution)
+    state, _ = run(state, problems.round_batches(problems.batches(), 0, period=1))
+    cj.workers.check_equal_start(state)
+
+
+def test_a_leaf_may_be_left_alone():
+    def merge(arriving, params, state, snapshot):
+        return params | {"w": arriving["w"] + (params["w"] - snapshot["w"])}, state
+
+    rule = cj.MergeRule(cj.mean("workers"), merge)
+    round_ = cj.make_round(problems.loss, optax.set_to_zero(), rule, period=1)
+    state = cj.replicate(round_.init(problems.params()), N)
+    apart = lambda x: x + jnp.arange(N).reshape(-1, *[1] * (x.ndim - 1)) / 3
+    before = jax.tree.map(apart, state.params)
+    state, _ = cj.distribute(round_)(
+        state._replace(params=before),
+        problems.round_batches(problems.batches(), 0, period=1),
+    )
+    chex.assert_trees_all_equal(state.params["deep"], before["deep"])
+    np.testing.assert_allclose(state.params["w"][0], before["w"].mean(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("execution", ["fused", "split"])
+def test_what_is_sent_need_not_be_like_the_parameters(execution):
+    """One scalar travels: the workers agree on a common scale of a leaf."""
+    rule = cj.MergeRule(
+        cj.mean("workers"),
+        lambda m, x, state, s: (x | {"w": x["w"] + (m - s["w"].mean())}, state),
+        outgoing=lambda state, snapshot: snapshot["w"].mean(),
+    )
+    round_ = cj.make_round(problems.loss, optax.set_to_zero(), rule, period=2)
+    state = cj.replicate(round_.init(problems.params()), N)
+    apart = state.params["w"] + jnp.arange(N, dtype=jnp.float32).reshape(N, 1, 1)
+    state = state._replace(params=state.params | {"w": apart})
+    assert cj.summary(round_, state).sent_bytes == {"float32": 4}
+    batches = problems.round_batches(problems.batches(), 0, period=2)
+    state, metrics = cj.distribute(round_, execution=execution)(state, batches)
+    np.testing.assert_allclose(
+        state.params["w"].mean((1, 2)), apart.mean() * np.ones(N), rtol=1e-5
+    )
+    np.testing.assert_allclose(metrics.distance, [1.5, 0.5, 0.5, 1.5], rtol=1e-5)
+    np.testing.assert_array_equal(metrics.alignment, 0)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_an_overwriting_merge_has_a_type_to_go_on_with(check_vma):
+    """In a shard_map with types the mean is everyone's, and the state each worker's."""
+    rule = contract.overwriting(cj.mean("workers"))
+    round_ = cj.make_round(problems.loss, optax.sgd(RATE), rule, period=3, delay=1)
+    state = cj.replicate(round_.init(problems.params()), N)
+    run = cj.distribute(round_, via="shard_map", execution="fused", check_vma=check_vma)
+    state, _ = run(state, problems.round_batches(problems.batches(), 0))
+    assert np.isfinite(state.params["w"]).all()
