@@ -332,7 +332,7 @@ def network(delay=None):
 @pytest.mark.parametrize("delay", [0, 5, 8])
 def test_the_exchange_depends_on_no_micro_batch(delay):
     (collective,) = dataflow(*network(delay))
-    assert collective[3:] == (0, delay, 8 - delay, False, False)
+    assert collective[3:8] == (0, delay, 8 - delay, False, False)
 
 
 @needs_compiler
