@@ -480,7 +480,7 @@ def test_what_cannot_be_compiled_for_is_named(options, message):
 def test_more_workers_than_gpus_need_a_target(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     w, batches = (jnp.zeros([16, *array.shape[1:]]) for array in (W, BATCHES))
-    with pytest.raises(ValueError, match="16 workers, and this machine has 8 devices"):
+    with pytest.raises(ValueError, match="16 devices, and this machine has 8;"):
         certify(cocod, w, batches)
     with pytest.raises(ValueError, match="hosts=2 needs a target"):
         certify(cocod, W, BATCHES, hosts=2)

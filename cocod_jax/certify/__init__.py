@@ -1,10 +1,10 @@
-"""The overlap certificate: the compiler's word on what hides the communication.
+"""The overlap certificate: what hides the communication, read from the compiler.
 
 >>> from cocod_jax.certify import certify, dataflow
 
 :func:`dataflow` reads what a program allows, on any machine. :func:`certify`
-compiles the program for GPUs, which need not be there, and reads what the compiler
-did. It needs the compiler for NVIDIA GPUs, once::
+compiles the program for GPUs, which need not exist, and reads what the compiler did.
+Install the compiler for NVIDIA GPUs first, once::
 
     python -m cocod_jax.certify --install
 

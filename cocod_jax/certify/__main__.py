@@ -2,14 +2,14 @@
 
     python -m cocod_jax.certify MODULE --target h100 --devices 8 [MODULE'S OWN ARGS]
 
-``MODULE`` brings a function that builds what it would train::
+``MODULE`` defines a function that builds what it would train::
 
     def certifiable(argv: list[str], devices: int) -> tuple[fn, *args]
 
-It gets the arguments that are not listed below, and the number of workers. It
-returns what :func:`cocod_jax.certify.certify` takes: a Round (or one worker's
-function, or a jitted or pmapped one) and its arguments, of which the shapes are
-enough. Nothing should be computed or downloaded for it.
+``argv`` are the arguments that this command does not know, ``devices`` is the number
+of devices. The function returns what :func:`cocod_jax.certify.certify` takes: a Round
+(or one worker's function, or a jitted or pmapped one) and its arguments, or their
+shapes. It should compute and download nothing.
 
 Exit status: 0 if all communication is hidden, 1 if something is exposed or the program
 cannot be compiled (a traceback says why), 2 when an argument is wrong.
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         choices=TARGETS,
         help="default: the GPUs here, or h100",
     )
-    parser.add_argument("--devices", type=int, default=8, help="workers (%(default)s)")
+    parser.add_argument("--devices", type=int, default=8, help="default: %(default)s")
     parser.add_argument("--hosts", type=int, default=1, help="default: %(default)s")
     parser.add_argument(
         "--latency-hiding",

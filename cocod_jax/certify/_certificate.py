@@ -105,7 +105,9 @@ REASONS = {
 }
 
 
-_WHOLE = 0.9  # of the steps that may hide a collective: all, to the first kernels
+# The share of the steps that counts as all of them: a collective starts after the first
+# kernels of a step.
+_WHOLE = 0.9
 
 
 class Certificate(NamedTuple):
@@ -247,6 +249,6 @@ def _in_part(flows: tuple[CollectiveFlow, ...], schedule: Schedule) -> bool:
     """Whether a collective misses some of the steps that it could run beside."""
     taken = sorted(c.steps for c in schedule.collectives)
     allowed = sorted(f.beside for f in flows if f.beside)
-    if len(taken) != len(allowed):  # some were combined: this much is sure of each
+    if len(taken) != len(allowed):  # some were combined; each may take the least
         allowed = [min(allowed, default=0)] * len(taken)
     return any(t < _WHOLE * a for t, a in zip(taken, allowed, strict=True))

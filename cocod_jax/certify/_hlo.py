@@ -32,19 +32,28 @@ _GROUP_RANGE = re.compile(
     r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?"
 )
 _SHAPE = re.compile(r"\b(pred|bf16|f8\w*|[fsuc]\d+)\[([\d,]*)\]")
-# A part of an axis ('fsdp':(1)2) or devices in another order are not looked into: such
-# a collective counts as one over all devices.
+# A part of an axis ('fsdp':(1)2) or devices in another order do not match: the
+# collective then counts as one over all devices.
 _GROUP_MESH = re.compile(
     r"replica_groups=mesh\[((?:'[^']*'=\d+,? ?)+)\] ?\{((?:'[^']*',? ?)+)\}"
 )
 _MATMUL_CALL = re.compile(r'custom_call_target="[^"]*(gemm|matmul|conv)', re.IGNORECASE)
 
-# Where the instructions of a called computation run. Those of a fusion or a
-# reduction are part of one kernel and run nowhere by themselves.
+# Where a called computation runs. A fusion or a reduction is not among them: its
+# instructions are parts of one kernel.
 _PLACES = {"while": "loop", "conditional": "conditional", "call": "round"}
 
 
 class Instruction(NamedTuple):
+    """One line of the text.
+
+    Attributes:
+      name: unique in its computation.
+      shape: of the result, with its dtype.
+      opcode: such as ``all-reduce-start``.
+      rest: operands and attributes.
+    """
+
     name: str
     shape: str
     opcode: str
@@ -52,6 +61,7 @@ class Instruction(NamedTuple):
 
     @property
     def called(self) -> list[str]:
+        """The computations that it runs."""
         names = _CALLED.findall(self.rest)
         for branches in _BRANCHES.findall(self.rest):
             names += [name.strip(" %") for name in branches.split(",")]
@@ -59,20 +69,23 @@ class Instruction(NamedTuple):
 
     @property
     def kind(self) -> str | None:
+        """The collective that it is, starts or ends; None for other instructions."""
         base = re.sub(r"-(start|done)$", "", self.opcode)
         return base if base in _KINDS else None
 
     @property
     def operands(self) -> list[str]:
+        """The names of the instructions whose results it takes."""
         return re.findall(r"%?([A-Za-z_][\w.\-]*)", self.rest.partition(")")[0])
 
     @property
     def number(self) -> int:
-        """Of a parameter."""
+        """The position of a parameter."""
         return int(self.rest.partition(")")[0])
 
     @property
     def is_async(self) -> bool:
+        """Whether it starts something that other instructions can run beside."""
         return self.opcode.endswith("-start") and '"is_sync":true' not in self.rest
 
     @property
@@ -103,6 +116,7 @@ class Module:
                     self.places.update(dict.fromkeys(instruction.called, place))
 
     def inside(self, instruction: Instruction) -> Iterator[Instruction]:
+        """All instructions of the computations that one runs, however deep."""
         for name in instruction.called:
             for inner in self.computations[name]:
                 yield inner

@@ -1,4 +1,8 @@
-"""Compiles a program for NVIDIA GPUs, which need not exist."""
+"""Compiles a program for NVIDIA GPUs, which need not exist.
+
+Devices of another kind take a module of their own with the same names: ``PLATFORM``,
+``TARGETS`` and ``compile_program``.
+"""
 
 import functools
 import tempfile
@@ -15,7 +19,8 @@ from cocod_jax.certify._plugin import load_compiler, plugin_directory
 from cocod_jax.certify._program import Program, spread
 from cocod_jax.execution._flags import SCHEDULER, xla_flag
 
-PLATFORM = "cuda"  # what JAX calls them where it exports a program
+PLATFORM = "cuda"
+"""The name that JAX exports a program for."""
 
 TARGETS = {"h100": 9.0, "h200": 9.0, "a100": 8.0, "v100": 7.0}
 """The GPUs that are described in ``targets/``, with their compute capability."""
@@ -30,7 +35,7 @@ class Compiled(NamedTuple):
 
     Attributes:
       hlo: its text, in the order of execution.
-      temp_bytes: memory of one worker beside its inputs and outputs.
+      temp_bytes: memory of one device beside its inputs and outputs.
       scheduler: whether the latency-hiding scheduler was on.
     """
 
@@ -52,8 +57,8 @@ def compile_program(
     devices = jax.devices()[:wanted] if target is None else gpus(target, wanted, hosts)
     if len(devices) < wanted:
         raise ValueError(
-            f"the program is for {wanted} workers, and this machine has {len(devices)} "
-            "devices; give a target, such as target='h100', to compile for more."
+            f"the program is for {wanted} devices, and this machine has "
+            f"{len(devices)}; give a target, such as target='h100', to compile for it."
         )
     on = lambda mesh: Mesh(np.array(devices).reshape(mesh.axis_sizes), mesh.axis_names)
     shardings = [NamedSharding(on(s.mesh), s.spec) for s in program.shardings]
@@ -84,10 +89,10 @@ def compile_program(
 
 
 def _kernels() -> str:
-    """A file of this process where the compiler leaves kernels, and finds them again.
+    """The file in which the compiler keeps this process's kernels.
 
-    Programs that differ in their schedule, such as a round and the same one without
-    overlap, share kernels, and making them is much of the work.
+    Programs that differ in their schedule, such as a round with two delays, share
+    kernels, and making them is much of the work.
     """
     return str(Path(_folder().name) / "kernels")
 
@@ -103,7 +108,7 @@ def gpus(target: str, devices: int, hosts: int) -> list[jax.Device]:
     Raises:
       ImportError: when the compiler is not installed; it says how to install it.
     """
-    # Here: the library is to be there also where this module of JAX is not.
+    # Imported here, so that the library loads where JAX lacks this module.
     from jax.experimental import topologies
 
     description = resources.files("cocod_jax.certify") / "targets" / f"{target}.txtpb"
@@ -112,7 +117,7 @@ def gpus(target: str, devices: int, hosts: int) -> list[jax.Device]:
         topology=f"1x{hosts}x{devices // hosts}",
         target_config=description.read_text(),
     )
-    # Backends first, so that a compiler loaded later is none of them.
+    # JAX finds its backends now, before the compiler could become one of them.
     jax.devices()
     try:
         return topology().devices

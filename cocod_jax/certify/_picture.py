@@ -11,7 +11,7 @@ from cocod_jax._text import human_bytes
 from cocod_jax.certify._schedule import Collective, Event, Schedule
 from cocod_jax.style import GREEN, ORANGE, SKY_BLUE, pyplot
 
-_MANY = 6  # collectives to draw; the others look like them
+_MANY = 6  # collectives drawn; the others are counted
 
 
 class _Slot(NamedTuple):

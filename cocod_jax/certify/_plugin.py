@@ -45,13 +45,13 @@ def installed() -> bool:
 
 
 def compiler_available() -> bool:
-    """Whether programs can be compiled here for GPUs that are not there."""
+    """Whether this environment can compile for GPUs that do not exist."""
     plugins = (entry.name for entry in metadata.entry_points(group="jax_plugins"))
     return installed() or "xla_cuda12" in plugins
 
 
 def load_compiler() -> None:
-    """Registers the compiler with JAX, without a GPU and without a word.
+    """Registers the compiler with JAX; it needs no GPU and prints nothing.
 
     Raises:
       ImportError: when it is not installed.
@@ -71,7 +71,7 @@ def load_compiler() -> None:
 
 @contextlib.contextmanager
 def _without_gpu() -> Iterator[None]:
-    """Lets the compiler load where there is no CUDA driver, and say nothing of it."""
+    """Lets the compiler load without a CUDA driver, and silences its complaint."""
     check = "JAX_SKIP_CUDA_CONSTRAINTS_CHECK"
     asked = os.environ.get(check)
     os.environ[check] = "1"

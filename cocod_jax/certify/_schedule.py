@@ -45,7 +45,7 @@ class Event(NamedTuple):
     Attributes:
       what: ``start``, ``done`` or ``steps``.
       collective: index into :attr:`Schedule.collectives`; None for steps.
-      steps: how many local steps; 0 for a start or an end.
+      steps: the number of local steps; 0 for a start or an end.
     """
 
     what: str
