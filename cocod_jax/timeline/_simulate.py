@@ -35,7 +35,7 @@ def simulate(
         takes every message's latency again.
       size: of the parameters, in bytes.
       steps: local steps; a last round may be shorter than the others.
-      busy: seconds for which an exchange occupies what computes, 0 to Tm. While
+      busy: seconds for which an exchange occupies the processor, 0 to Tm. While
         it is in flight steps run slower, at the rate 1 - busy/Tm; a worker that
         waits loses nothing more, as Tm has it already. 0 where the exchange has
         hardware to spare, as on GPUs with idle multiprocessors; above 0 where the
