@@ -37,8 +37,9 @@ from cocod_jax.certify import certify, compiler_available, dataflow
 # %% [markdown]
 # ## Two halves
 #
-# `send` holds every exchange, and is not given the local steps: what it cannot see it
-# cannot wait for. `merge` sees them and exchanges nothing. CoCoD-SGD merges
+# The exchange holds every collective, and is not given the local steps: what it cannot
+# see it cannot wait for. `merge` sees them, exchanges nothing, and returns the worker's
+# new parameters. CoCoD-SGD merges
 # $x \leftarrow m + (x - s)$: the mean $m$ of the snapshots $s$, and the worker's own
 # progress.
 #
@@ -61,23 +62,19 @@ class HeavyBallState(NamedTuple):
 
 def heavy_ball(axis_name, beta, weights=None):
     """CoCoD-SGD with momentum ``beta`` of the mean."""
-    exchange = cj.mean(axis_name, weights)
 
     def init(params):
         # A copy: the caller may donate its parameters.
         return HeavyBallState(previous=jax.tree.map(jnp.copy, params))
 
-    def send(state, snapshot, weight=None):
-        return exchange.average(snapshot, weight)
-
-    def merge(arriving, progress, state, snapshot):
-        updates = jax.tree.map(
-            lambda m, p, s, before: (m - s) + p + beta * (m - before),
-            *(arriving, progress, snapshot, state.previous),
+    def merge(arriving, params, state, snapshot):
+        params = jax.tree.map(
+            lambda m, x, s, before: m + (x - s) + beta * (m - before),
+            *(arriving, params, snapshot, state.previous),
         )
-        return updates, HeavyBallState(previous=arriving)
+        return params, HeavyBallState(previous=arriving)
 
-    return cj.MergeRule(init, send, merge, exchange.weights)
+    return cj.MergeRule(cj.mean(axis_name, weights), merge, init=init)
 
 
 # %% [markdown]
@@ -124,9 +121,9 @@ print(complaint(testing.assert_mean_preserved, rule))
 
 # %%
 def forgetful(axis_name, beta):
-    right = heavy_ball(axis_name, beta)
-    send = lambda state, snapshot, weight=None: lax.pmean(snapshot, axis_name)
-    return cj.MergeRule(right.init, send, right.merge)
+    mean = cj.mean(axis_name)
+    send = lambda state, tree, weight: mean.send(state, tree, None)
+    return heavy_ball(axis_name, beta)._replace(exchange=mean._replace(send=send))
 
 
 print(complaint(testing.check_rule, forgetful("workers", beta=0.0)))
@@ -177,13 +174,12 @@ print(verdict(heavy_ball("workers", beta=0.8)))
 
 # %%
 def latest(axis_name):
-    right = cj.cocod(axis_name)
-    send = lambda state, snapshot, weight=None: snapshot
-    merge = lambda arriving, progress, state, snapshot: (
-        jax.tree.map(lambda s, p: lax.pmean(s + p, axis_name) - s, snapshot, progress),
+    average = lambda x: lax.pmean(x, axis_name)
+    merge = lambda arriving, params, state, snapshot: (
+        jax.tree.map(average, params),
         state,
     )
-    return cj.MergeRule(right.init, send, merge)
+    return cj.MergeRule(cj.mean(axis_name), merge)
 
 
 print(verdict(latest("workers")))

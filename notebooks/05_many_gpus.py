@@ -9,7 +9,7 @@
 # %% [markdown]
 # # From one CPU to many GPUs
 #
-# A round is a function of one worker. What runs it on many is a front door, and
+# A round is a function of one worker. What runs it on many maps it, and
 # changing the door changes no number. You will see
 #
 # * the same round under `vmap`, `pmap` and `shard_map`,
@@ -70,7 +70,7 @@ def draw(r, workers):
 round_ = cj.make_round(loss_fn, optax.sgd(0.02), cj.cocod("workers"), period=PERIOD)
 
 # %% [markdown]
-# ## Three front doors
+# ## Three mapping transforms
 #
 # | `via` | workers | for |
 # |---|---|---|
