@@ -6,10 +6,12 @@ sentences that a page takes in with ``{{ name }}``.
 """
 
 import functools
+import importlib
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import matplotlib
@@ -18,11 +20,11 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
+import cocod_jax as cj
 from cocod_jax.certify import REASONS
 from cocod_jax.observe.loggers import read_jsonl
 from cocod_jax.timeline import Compute, Timeline, gantt, simulate
 from docs.algorithm_table import PERIOD, ROWS, Row
-from experiments import compare
 from experiments.cluster.network import links_of
 
 ROOT = Path(__file__).parent.parent
@@ -62,19 +64,16 @@ def write_sources() -> None:
 def substitutions() -> dict[str, Any]:
     """By the names that pages use."""
     pages = [f"algorithms/{row.slug}" for row in ROWS]
-    overlap, accuracy = latest("overlap"), latest("mnist5k")
-    timelines = (overlap / "timelines.png").relative_to(ROOT)
+    overlap = latest("overlap")
     return {
         "algorithms": algorithm_table(link=lambda row: f"algorithms/{row.slug}.md"),
         "algorithm_pages": "\n".join(["```{toctree}", ":hidden:", "", *pages, "```"]),
-        "accuracy": compare.table(sorted(accuracy.glob("*.jsonl"))),
-        "accuracy_study": f"[Logs](results/{accuracy.name}.md)",
         "caption": _CAPTION,
         "certificate": {name: reason_box(name) for name in REASONS},
+        "reference": {name: reference(name) for name in PACKAGES},
         "seconds": seconds_table(overlap / "overlap.jsonl"),
         "seconds_slower": seconds_table(latest("overlap_slower") / "overlap.jsonl"),
         "seconds_study": f"[Log, profile and caveats](results/{overlap.name}.md)",
-        "timelines": f"![Two rounds, as the profiler saw them](../{timelines})",
     }
 
 
@@ -195,6 +194,58 @@ def _figure(name: str, timelines: Mapping[str, Timeline]) -> None:
     with plt.rc_context({"svg.hashsalt": name}):  # the same drawing, the same file
         figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
+
+
+# The reference
+
+PACKAGES = (
+    "exchanges",
+    "rules",
+    "rounds",
+    "per_step",
+    "workers",
+    "execution",
+    "advice",
+    "observe",
+)
+
+
+def public(module: ModuleType) -> dict[str, Any]:
+    """The functions and classes of the library that a module offers, by name."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and (inspect.isfunction(value) or inspect.isclass(value))
+        and value.__module__.startswith("cocod_jax")
+    }
+
+
+def reference_names(package: str) -> list[str]:
+    """What a package offers, under the shortest names that users have for it."""
+    module = importlib.import_module(f"cocod_jax.{package}")
+    at_the_top = public(cj)
+    return [
+        f"cocod_jax.{name}" if name in at_the_top else f"{module.__name__}.{name}"
+        # Functions first: they make what the classes hold.
+        for name, value in sorted(
+            public(module).items(), key=lambda item: inspect.isclass(item[1])
+        )
+        if value is at_the_top.get(name, value)
+    ]
+
+
+def reference(package: str) -> str:
+    """A package's entries: what it exports is found, and need not be listed."""
+    lines = [f".. automodule:: cocod_jax.{package}", ""]
+    for name in reference_names(package):
+        value = functools.reduce(getattr, name.split(".")[1:], cj)
+        kind = "class" if inspect.isclass(value) else "function"
+        lines.append(f".. auto{kind}:: {name}")
+        if "__call__" in vars(value):
+            lines.append("   :special-members: __call__")
+        lines.append("")
+    return "```{eval-rst}\n" + "\n".join(lines) + "```"
 
 
 # The certificate

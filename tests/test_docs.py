@@ -1,9 +1,10 @@
 """The documentation names all that is public, and all that a certificate can say."""
 
+import functools
 import importlib
 import inspect
 import re
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,19 +13,13 @@ from cocod_jax.certify import REASONS
 from docs import generate
 from docs.algorithm_table import ROWS
 
-API = "\n".join(path.read_text() for path in (generate.DOCS / "api").glob("*.md"))
+API = re.sub(
+    r'\{\{ reference\["(\w+)"\] \}\}',
+    lambda use: generate.reference(use[1]),
+    "\n".join(path.read_text() for path in (generate.DOCS / "api").glob("*.md")),
+)
+TREE = (generate.DOCS / "api.md").read_text()
 OVERLAP = (generate.DOCS / "overlap.md").read_text()
-
-
-def public(module: ModuleType) -> set[str]:
-    """The functions and classes of the library that a module offers."""
-    return {
-        name
-        for name, value in vars(module).items()
-        if not name.startswith("_")
-        and (inspect.isfunction(value) or inspect.isclass(value))
-        and value.__module__.startswith("cocod_jax")
-    }
 
 
 def documented(directive: str) -> list[str]:
@@ -34,28 +29,39 @@ def documented(directive: str) -> list[str]:
 
 def test_every_public_name_is_in_the_reference_once():
     named = documented("autofunction") + documented("autoclass")
-    assert sorted(named) == sorted(public(cj))
+    assert len(named) == len(set(named))
+    of = {path: functools.reduce(getattr, path.split(".")[1:], cj) for path in named}
+    for package in (None, *generate.PACKAGES):
+        home = f"cocod_jax.{package}" if package else "cocod_jax"
+        for name, value in generate.public(importlib.import_module(home)).items():
+            (path,) = [path for path, shown in of.items() if shown is value]
+            assert path in (f"cocod_jax.{name}", f"{home}.{name}")
+            # Its shortest name is the one that is shown.
+            assert hasattr(cj, name) == (path == f"cocod_jax.{name}")
 
 
 def test_every_public_module_is_in_the_reference():
     """Those that come with the package, and those that are imported by themselves."""
     source = inspect.getsource(cj)
-    modules = re.findall(r"^from cocod_jax import (\w+) as", source, re.M)
-    public_modules = {f"cocod_jax.{m}" for m in [*modules, "certify", "report"]}
-    assert public_modules <= set(documented("automodule"))
+    names = re.findall(r"^from cocod_jax import (\w+) as", source, re.M)
+    modules = {f"cocod_jax.{name}" for name in [*names, "certify"]}
+    modules |= {f"cocod_jax.observe.{name}" for name in ("loggers", "plots", "report")}
+    assert modules <= set(documented("automodule"))
+    pages = {path.stem for path in (generate.DOCS / "api").glob("*.md")}
+    assert pages == set(re.findall(r"^api/([\w-]+)$", TREE, re.M))
 
 
 @pytest.mark.parametrize("name", documented("automodule"))
 def test_modules_in_the_reference_show_all_their_names(name):
     module = importlib.import_module(name)
     assert module.__doc__
-    if name.endswith("__main__"):
-        return
+    if name.endswith("__main__") or name.rpartition(".")[2] in generate.PACKAGES:
+        return  # its names are listed beside it
     # A package has its names from its modules.
     imported = "   :imported-members:\n" if hasattr(module, "__path__") else ""
     assert f".. automodule:: {name}\n   :members:\n{imported}```" in API
     # What has no docstring would be left out without a word.
-    assert all(getattr(module, member).__doc__ for member in public(module))
+    assert all(getattr(module, member).__doc__ for member in generate.public(module))
 
 
 @pytest.mark.parametrize("name", REASONS)
