@@ -9,7 +9,7 @@ import functools
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,11 +19,13 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 import cocod_jax as cj
 from cocod_jax.certify import REASONS
 from cocod_jax.observe.loggers import read_jsonl
 from cocod_jax.timeline import Compute, Timeline, gantt, simulate
+from docs import house
 from docs.algorithm_table import PERIOD, ROWS, Row
 from experiments.cluster.network import links_of
 
@@ -55,10 +57,12 @@ def write_sources() -> None:
             if path not in wanted:
                 path.unlink()
     timelines = {row.name: _timeline(row) for row in ROWS}
-    _figure("timelines", timelines)
-    _figure("between-and-beside", {n: timelines[n] for n in ("Local SGD", "CoCoD-SGD")})
+    between_and_beside = {name: timelines[name] for name in ("Local SGD", "CoCoD-SGD")}
+    _figure("timelines", gantt(timelines))
+    _figure("between-and-beside", gantt(between_and_beside))
     for row in ROWS:
-        _figure(row.slug, {row.name: timelines[row.name]})
+        _figure(row.slug, gantt({row.name: timelines[row.name]}))
+    _figure("house", house.picture())
 
 
 def substitutions() -> dict[str, Any]:
@@ -187,10 +191,9 @@ def _timeline(row: Row) -> Timeline:
     return simulate(row.timeline, _COMPUTE, _EXCHANGE_SECONDS, steps=3 * PERIOD)
 
 
-def _figure(name: str, timelines: Mapping[str, Timeline]) -> None:
+def _figure(name: str, figure: Figure) -> None:
     path = DOCS / "figures" / f"{name}.svg"
     path.parent.mkdir(exist_ok=True)
-    figure = gantt(timelines)
     with plt.rc_context({"svg.hashsalt": name}):  # the same drawing, the same file
         figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
@@ -211,13 +214,15 @@ PACKAGES = (
 
 
 def public(module: ModuleType) -> dict[str, Any]:
-    """The functions and classes of the library that a module offers, by name."""
+    """The functions and classes that a module of the library offers, by name."""
+    # A package has its names from its modules; a module offers only its own.
+    homes = "cocod_jax." if hasattr(module, "__path__") else module.__name__
     return {
         name: value
         for name, value in vars(module).items()
         if not name.startswith("_")
         and (inspect.isfunction(value) or inspect.isclass(value))
-        and value.__module__.startswith("cocod_jax")
+        and value.__module__.startswith(homes)
     }
 
 
