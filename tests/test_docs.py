@@ -38,6 +38,11 @@ def test_every_public_name_is_in_the_reference_once():
             assert path in (f"cocod_jax.{name}", f"{home}.{name}")
             # Its shortest name is the one that is shown.
             assert hasattr(cj, name) == (path == f"cocod_jax.{name}")
+    whole = re.findall(r"^\.\. automodule:: (.*)\n   :members:", API, re.M)
+    assert {"cocod_jax.theory", "cocod_jax.timeline"} <= set(whole)
+    for name in whole:
+        shown = generate.public(importlib.import_module(name)).values()
+        assert not {*shown} & {*of.values()}, name
 
 
 def test_every_public_module_is_in_the_reference():
