@@ -182,9 +182,10 @@ def _api_link(documented: Any) -> str:
 
 
 def _home(documented: Any) -> str:
-    """The module under whose name users know it."""
-    package, _, rest = documented.__module__.partition(".")
-    return f"{package}.timeline" if rest.startswith("timeline") else package
+    """Where users find it: in the library itself, or else in its package."""
+    library, package, *_ = documented.__module__.split(".")
+    shown = getattr(cj, documented.__name__, None) is documented
+    return library if shown else f"{library}.{package}"
 
 
 def _timeline(row: Row) -> Timeline:

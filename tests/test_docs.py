@@ -91,6 +91,19 @@ def test_the_page_of_an_algorithm_has_a_rule_an_example_and_papers(row):
     assert row.exchanges in ("1", "*k*")
 
 
+def test_every_rule_and_every_exchange_is_shown_to_readers():
+    """In the table of algorithms, or in that of exchanges."""
+    shown = [made for row in ROWS for made in (row.source, row.references)]
+    page = (generate.DOCS / "how-to" / "own-rule.md").read_text()
+    for name, rule in generate.public(cj.rules).items():
+        # Workers that share nothing are no algorithm.
+        if inspect.isfunction(rule) and rule is not cj.independent:
+            assert rule in shown, name
+    for path in generate.reference_names("exchanges"):
+        if path != "cocod_jax.Exchange":
+            assert f"| {{func}}`{path.replace('cocod_jax', 'cj')} <{path}>` |" in page
+
+
 def test_results_have_a_page_each():
     folders = {path.name for path in generate.RESULTS.iterdir() if path.is_dir()}
     assert {path.stem for path in generate.study_pages()} == folders
