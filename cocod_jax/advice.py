@@ -1,9 +1,8 @@
 """Which period and delay hide an exchange, and whether that pays."""
 
+import dataclasses
 import math
 from typing import NamedTuple
-
-import numpy as np
 
 from cocod_jax import theory
 from cocod_jax._checks import (
@@ -12,11 +11,13 @@ from cocod_jax._checks import (
     check_period,
     check_positive,
 )
-from cocod_jax.theory._bounds import unseen_steps
 from cocod_jax.timeline import SSGD, Algorithm, CoCoDSGD, Compute, LocalSGD, simulate
 
 _CLOSE = 0.05  # what a measurement would hardly tell apart
 _ENDLESS = 100_000  # local steps
+# What drives workers apart; the other constants cancel in ratios of deviations.
+_NOISE = theory.Problem(smoothness=1.0, noise=1.0, gap=0.0, workers=2, batch=2)
+_DATA = dataclasses.replace(_NOISE, noise=0.0, dissimilarity=1.0)
 _ONE_STEP = (
     "On GPUs a single step may hide a part only; take a period and a delay of 2."
 )
@@ -77,7 +78,7 @@ def advise(
       exchange_seconds: Tm, one exchange of all parameters, 0 or more; measured, or
         from a :class:`cocod_jax.timeline.Link`.
       workers: N, at least 2.
-      busy: seconds for which an exchange occupies what computes, 0 to Tm; see
+      busy: seconds for which an exchange occupies the processor, 0 to Tm; see
         :func:`cocod_jax.timeline.simulate`.
       jitter: the coefficient of variation of a step's time, 0 or more. With it the
         seconds are those of one random timeline, always the same.
@@ -104,22 +105,13 @@ def advise(
       Seconds per step: 0.4 CoCoD-SGD, 0.78 Local SGD, 2.3 S-SGD, 2.03 S-SGD that
       sends during the backward pass.
     """
-    check_positive(step_seconds=step_seconds)
-    check_non_negative(exchange_seconds=exchange_seconds, busy=busy)
-    check_counts(workers=workers)
-    if workers == 1:
-        raise ValueError("workers=1 has nothing to exchange; give at least 2.")
+    _check_times(step_seconds, exchange_seconds, busy, workers)
     if (learning_rate is None) != (smoothness is None):
         raise ValueError(
             f"learning_rate={learning_rate!r} and smoothness={smoothness!r} bound the "
             "period together; give both, or neither."
         )
-    if exchange_seconds > _ENDLESS * step_seconds:
-        raise ValueError(
-            f"exchange_seconds={exchange_seconds} is more than {_ENDLESS:,} local "
-            f"steps of step_seconds={step_seconds}; are both in seconds?"
-        )
-    # The rounding of a division is no reason for one step more.
+    # A division's rounding error must not add a step.
     hiding = max(0, math.ceil((exchange_seconds - busy) / step_seconds - 1e-9))
     period, _ = check_period(max(1, hiding) if period is None else period, None)
     delay = min(hiding, period)
@@ -140,7 +132,7 @@ def advise(
     objections = _as_fast(cocod, local_sgd, min(ssgd, overlapped))
     if objections and busy > exchange_seconds / 2:
         objections.append(
-            f"Each exchange occupies what computes for {busy:.3g} s, which no overlap "
+            f"Each exchange occupies the processor for {busy:.3g} s, which no overlap "
             "hides; a longer period has fewer exchanges."
         )
     largest = None
@@ -170,6 +162,21 @@ def advise(
     )
 
 
+def _check_times(
+    step_seconds: float, exchange_seconds: float, busy: float, workers: int
+) -> None:
+    check_positive(step_seconds=step_seconds)
+    check_non_negative(exchange_seconds=exchange_seconds, busy=busy)
+    check_counts(workers=workers)
+    if workers == 1:
+        raise ValueError("workers=1 has nothing to exchange; give at least 2.")
+    if exchange_seconds > _ENDLESS * step_seconds:
+        raise ValueError(
+            f"exchange_seconds={exchange_seconds} is more than {_ENDLESS:,} local "
+            f"steps of step_seconds={step_seconds}; are both in seconds?"
+        )
+
+
 def _seconds(
     algorithm: Algorithm, compute: Compute, exchange_seconds: float, busy: float
 ) -> float:
@@ -187,17 +194,22 @@ def _hidden(period: int, delay: int, hiding: int) -> str:
         return f"Period {period} hides a part of the exchange; {hiding} would hide all."
     if delay == period:
         return f"Period {period} hides the exchange behind the steps."
-    times = lambda d, power: (
-        np.mean(unseen_steps(period, d) ** power)
-        / np.mean(unseen_steps(period, 0) ** power)
-    )
-    noise, data = times(delay, 1), times(delay, 2)
+    times = lambda problem, delay: f"{_times_local_sgd(problem, period, delay):.2g}"
     return (
         f"Delay {delay} of period {period} hides the exchange. The workers' squared "
-        f"deviation is {noise:.2g} times Local SGD's where noise alone drives them "
-        f"apart, and {data:.2g} times where their data alone do; the whole period "
-        f"makes that {times(period, 1):.2g} and {times(period, 2):.2g} times."
+        f"deviation is {times(_NOISE, delay)} times Local SGD's where noise alone "
+        f"drives them apart, and {times(_DATA, delay)} times where their data alone "
+        f"do; the whole period makes that {times(_NOISE, period)} and "
+        f"{times(_DATA, period)} times."
     )
+
+
+def _times_local_sgd(problem: theory.Problem, period: int, delay: int) -> float:
+    """The workers' squared deviation with this delay, divided by that with delay 0."""
+    deviation = lambda delay: theory.expected_deviation(
+        problem, learning_rate=1.0, period=period, delay=delay
+    )
+    return deviation(delay) / deviation(0)
 
 
 def _as_fast(cocod: float, local_sgd: float, synchronous: float) -> list[str]:

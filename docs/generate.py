@@ -213,6 +213,13 @@ PACKAGES = (
     "observe",
 )
 
+# What users call of an object; its fields stand in its docstring.
+_METHODS = {
+    "cocod_jax.DriftAlarm": ":special-members: __call__",
+    "cocod_jax.Exchange": ":members: average",
+    "cocod_jax.Round": ":members: run, send, merge",
+}
+
 
 def public(module: ModuleType) -> dict[str, Any]:
     """The functions and classes that a module of the library offers, by name."""
@@ -248,8 +255,8 @@ def reference(package: str) -> str:
         value = functools.reduce(getattr, name.split(".")[1:], cj)
         kind = "class" if inspect.isclass(value) else "function"
         lines.append(f".. auto{kind}:: {name}")
-        if "__call__" in vars(value):
-            lines.append("   :special-members: __call__")
+        if options := _METHODS.get(name):
+            lines.append(f"   {options}")
         lines.append("")
     return "```{eval-rst}\n" + "\n".join(lines) + "```"
 

@@ -179,6 +179,14 @@ def test_a_loss_has_risen_when_it_is_half_again_the_first(first, later, alarming
     assert bool(ring(rounds)[-1]) == alarming
 
 
+def test_workers_that_move_apart_count_by_their_weights():
+    far = metrics(loss=np.array([[1.0], [4.0]]), distance=np.array([1.0, 6.0]))
+    rounds = 2 * [metrics()] + 3 * [far]
+    alarms = {share: cj.DriftAlarm((1 - share, share)) for share in (0.1, 0.5)}
+    rings = {share: any(map(alarm, rounds)) for share, alarm in alarms.items()}
+    assert rings == {0.1: False, 0.5: True}
+
+
 def test_three_rounds_in_a_row_ring_once():
     good, bad = metrics(), metrics(loss=2.0, distance=2.5)
     *before, sentence, after = ring([good, good, bad, bad, good, *4 * [bad]])

@@ -24,6 +24,8 @@ MI300 = SimpleNamespace(
     platform="gpu", device_kind="AMD Instinct MI300X", compute_capability="gfx942"
 )
 V5E = SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")
+V6E = SimpleNamespace(platform="tpu", device_kind="TPU v6 lite")
+V5P = SimpleNamespace(platform="tpu", device_kind="TPU v5")
 
 
 def facts():
@@ -38,16 +40,17 @@ def test_versions_are_those_that_are_imported():
     assert found["optax"] == optax.__version__
 
 
-def test_what_is_not_installed_is_not_named(monkeypatch):
+@pytest.mark.parametrize("missing", ["flax", "cocod_jax"])
+def test_what_is_not_installed_is_not_named(missing, monkeypatch):
     real = metadata.version
 
     def version(name):
-        if name == "flax":
+        if name == missing:
             raise metadata.PackageNotFoundError(name)
         return real(name)
 
     monkeypatch.setattr(metadata, "version", version)
-    assert "flax" not in facts()
+    assert missing not in facts()
     assert "optax" in facts()
 
 
@@ -60,18 +63,33 @@ def test_devices_are_counted_by_kind(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("device", "flag"),
+    ("device", "said"),
     [
-        (A100, "--xla_gpu_enable_latency_hiding_scheduler=true"),
-        (H100, "none"),
-        (MI300, "unknown"),
-        (V5E, "none is known to be safe"),
-        (jax.devices()[0], "none"),
+        (A100, "XLA_FLAGS=--xla_gpu_enable_latency_hiding_scheduler=true; without"),
+        (H100, "none; "),
+        (MI300, "unknown; "),
+        (V5E, "to try, LIBTPU_INIT_ARGS='--xla_enable_async_all_reduce=true "),
+        (V6E, "to try, LIBTPU_INIT_ARGS='--xla_tpu_enable_sparse_core_collective_"),
+        (V5P, "unknown; "),
+        (jax.devices()[0], "none; "),
     ],
 )
-def test_the_scheduler_is_recommended_where_it_is_off(device, flag, monkeypatch):
+def test_flags_are_those_of_the_platform(device, said, monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: [device])
-    assert facts()["recommended XLA_FLAGS"].startswith(f"{flag};")
+    assert facts()["flags for the overlap"].startswith(said)
+
+
+def test_what_no_schedule_shows_is_not_promised(monkeypatch):
+    for device in (MI300, V5E, V6E, V5P):
+        monkeypatch.setattr(jax, "devices", lambda device=device: [device])
+        said = facts()["flags for the overlap"]
+        assert "no schedule" in said or "no TPU has run" in said
+
+
+def test_flags_of_tpus_are_shown_where_they_are_set(monkeypatch):
+    assert "LIBTPU_INIT_ARGS" not in facts()
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_a=true --xla_dump_to=/home/alice/x")
+    assert facts()["LIBTPU_INIT_ARGS"] == "--xla_a=true --xla_dump_to=<path>"
 
 
 @pytest.mark.parametrize(
@@ -113,7 +131,7 @@ def from_a_shell(**environment):
 def test_it_prints_from_a_shell_and_names_nobody():
     home = str(Path.home())
     printed = from_a_shell(XLA_FLAGS=f"--xla_dump_to={home}/dump")
-    assert "recommended XLA_FLAGS: none" in printed
+    assert "flags for the overlap: none" in printed
     assert home not in printed
     assert sys.prefix not in printed
 

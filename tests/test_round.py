@@ -1,4 +1,4 @@
-"""The round against the papers' loops, on every front door and execution."""
+"""The round against the papers' loops, on every mapping transform and execution."""
 
 from typing import Any
 

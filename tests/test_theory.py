@@ -274,6 +274,15 @@ def test_noise_drives_cocod_this_much_further_than_local_sgd(period):
     )
 
 
+@pytest.mark.parametrize("period", [2, 6, 50])
+def test_other_data_drive_cocod_this_much_further_than_local_sgd(period):
+    expected = lambda delay: theory.expected_deviation(
+        change(noise=0.0), learning_rate=0.1, period=period, delay=delay
+    )
+    ratio = expected(period) / expected(0)
+    assert ratio == pytest.approx((7 * period - 1) / (period - 1))
+
+
 @examples
 @given(problems, st.floats(1e-4, 0.2), st.integers(1, 12))
 def test_the_expected_deviation_is_within_lemma_2(problem, rate, period):
@@ -281,6 +290,15 @@ def test_the_expected_deviation_is_within_lemma_2(problem, rate, period):
     expected = theory.expected_deviation(problem, learning_rate=rate, period=period)
     assume(bound < math.inf)
     assert expected <= bound
+
+
+def test_without_noise_workers_deviate_by_their_data_alone():
+    problem = change(noise=0.0, dissimilarity=2.0)
+    steps = np.array([0, 1, 2, 3])
+    deviation = theory.expected_deviation(problem, learning_rate=0.1, period=4, delay=0)
+    assert deviation == pytest.approx((0.1 * 2.0) ** 2 * np.mean(steps**2))
+    bound = theory.deviation_bound(problem, learning_rate=0.01, period=4)
+    assert 0 < theory.expected_deviation(problem, learning_rate=0.01, period=4) <= bound
 
 
 # Errors
@@ -301,6 +319,10 @@ def test_the_expected_deviation_is_within_lemma_2(problem, rate, period):
         (lambda: theory.largest_period(0.0, 1.0), "learning_rate=0.0"),
         (lambda: theory.largest_period(1.0, -1.0), "smoothness=-1.0"),
         (lambda: theory.speedup_conditions(PROBLEM, 0), "period=0"),
+        (lambda: theory.speedup_conditions(change(noise=0.0), 2), "noise=0.0"),
+        (lambda: theory.speedup_period(change(noise=0.0), 9), "noise=0.0"),
+        (lambda: theory.speedup_bound(change(noise=0.0), 9), "noise=0.0"),
+        (lambda: theory.speedup_learning_rate(change(noise=0.0), 9), "noise=0.0"),
         (lambda: theory.speedup_period(PROBLEM, 0), "steps=0"),
         (lambda: theory.speedup_bound(PROBLEM, 0), "steps=0"),
         (lambda: theory.speedup_learning_rate(PROBLEM, 0), "steps=0"),

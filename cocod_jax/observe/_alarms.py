@@ -18,17 +18,17 @@ _WINDOW = 10  # rounds
 class DriftAlarm:
     r"""Says in a sentence that workers drift apart, and what to do about it.
 
-    Call it with the metrics of every round, from the first one on; it keeps what it
-    must remember of them on the host. Each of three kinds of alarm rings once:
+    Call it with the metrics of every round, from the first one on. What it remembers
+    of them stays on the host. Each of three kinds of alarm rings once:
 
-    - **Not finite**: a metric of some worker.
-    - **The workers move apart**, and it does not pay: for three rounds their distance
-      from the mean was more than twice that of the second round, the first in which
-      they differ, and the loss more than half again that of the first. Distance alone
-      says little: it grows with a learning rate that is warmed up, and often while the
-      loss falls fastest.
-    - **The merge over-corrects**: over ten rounds the workers had gone more than all
-      of the way to the mean on their own when the merge went it once more.
+    - **Not finite**: a metric of some worker is not.
+    - **The workers move apart**, and it does not pay: for three rounds their average
+      distance from the mean was more than twice that of the second round, the first
+      in which they differ, and the average loss more than half again that of the
+      first. Distance alone says little: it grows with a learning rate that is warmed
+      up, and often while the loss falls fastest.
+    - **The merge over-corrects**: over ten rounds the workers had gone more than the
+      whole way to the mean on their own before the merge went it once more.
 
     The share of the way that they had gone is
 
@@ -38,17 +38,18 @@ class DriftAlarm:
                 {\sum_i p_i \|m - s_i\|^2}
 
     the mean of :math:`\text{alignment} \cdot \text{progress\_norm} \cdot
-    \text{distance}` over that of :math:`\text{distance}^2`. CoCoD-SGD turns what
-    the workers differ by into :math:`-a` of itself, plus noise: it dies out below 1
-    and grows above. Where gradients are noise alone, a is 0. Below 0 there is no
-    alarm: momentum takes a worker further in its old direction, and data of its own
-    pull it the same way in every round, while the loss falls all the same.
+    \text{distance}` over that of :math:`\text{distance}^2`. CoCoD-SGD multiplies
+    the workers' differences by :math:`-a`, and adds noise: they die out for a below 1
+    and grow above. Where gradients are noise alone, a is 0. No alarm rings below 0:
+    momentum takes a worker further in its old direction, and data of its own pull it
+    the same way in every round, while the loss falls all the same.
 
     Args:
-      weights: the rule's, one positive number for each worker (shared); None when all
-        count the same.
+      weights: the rule's, one positive number for each worker (shared); they are
+        normalised. None counts all workers the same.
 
     Raises:
+      TypeError: when ``weights`` is not a sequence.
       ValueError: when a weight is not positive and finite; in use, when there is not
         one for each worker of the metrics.
 
@@ -79,30 +80,36 @@ class DriftAlarm:
 
         Args:
           metrics: of one round and of all workers, [N, period] and [N]. With several
-            processes gather them first, in every process:
+            processes, gather them first, in every process:
             ``multihost_utils.process_allgather(metrics, tiled=True)``.
 
         Returns:
-          The sentence, or None. Of two that ring together the second comes with the
-          next round's metrics, if it still holds.
+          The sentence, or None. When two alarms ring together, the second comes with
+          the next round's metrics, if it still holds.
         """
         metrics = on_host(metrics)
-        finite = all(np.isfinite(values).all() for values in metrics)
-        checks = (self._apart, self._over_corrected) if finite else (_not_finite,)
-        # All of them, also when one rings: they remember the rounds before.
-        sentences = {check.__name__: check(metrics) for check in checks}
+        shares = worker_shares(self._weights, len(metrics.distance))
+        if all(np.isfinite(values).all() for values in metrics):
+            # Both run, also when one rings: they remember the rounds before.
+            sentences = {
+                "apart": self._apart(metrics, shares),
+                "over-corrected": self._over_corrected(metrics, shares),
+            }
+        else:
+            sentences = {"not finite": _not_finite(metrics)}
         for kind, sentence in sentences.items():
             if sentence is not None and kind not in self._rung:
                 self._rung.add(kind)
                 return sentence
         return None
 
-    def _apart(self, metrics: RoundMetrics) -> str | None:
-        loss, distance = float(metrics.loss.mean()), float(metrics.distance.mean())
-        if self._first_loss is None:  # all were equal, but for rounding
+    def _apart(self, metrics: RoundMetrics, shares: np.ndarray) -> str | None:
+        loss = float(shares @ metrics.loss.mean(axis=1))
+        distance = float(shares @ metrics.distance)
+        if self._first_loss is None:  # the workers were equal, but for rounding
             self._first_loss = loss
             return None
-        if not self._first_distance:  # nor have equal workers, of rate 0, one
+        if not self._first_distance:  # learning rate 0 keeps the workers equal
             self._first_distance = distance
         first_loss, first_distance = self._first_loss, self._first_distance
         # A loss may be negative, such as that of a density.
@@ -119,12 +126,11 @@ class DriftAlarm:
             "it), a shorter period or a smaller delay."
         )
 
-    def _over_corrected(self, metrics: RoundMetrics) -> str | None:
-        share = worker_shares(self._weights, len(metrics.distance))
+    def _over_corrected(self, metrics: RoundMetrics, shares: np.ndarray) -> str | None:
         # Corrections have the weighted mean 0: what is common to the progress of all
         # workers drops out of the mean of these products.
-        gone = share @ (metrics.alignment * metrics.progress_norm * metrics.distance)
-        self._ways.append((float(gone), float(share @ metrics.distance**2)))
+        gone = shares @ (metrics.alignment * metrics.progress_norm * metrics.distance)
+        self._ways.append((float(gone), float(shares @ metrics.distance**2)))
         gone, whole = np.sum(self._ways, axis=0)
         if len(self._ways) < _WINDOW or gone <= whole:
             return None

@@ -21,12 +21,12 @@ class Summary(NamedTuple):
     Attributes:
       workers: N, those of all processes.
       parameters: the number of parameters of one worker.
-      sent_bytes: that a worker puts into one exchange, by dtype on the wire; empty
-        when the merge rule sends nothing.
-      exchanges_per_epoch: on average; None when the epoch's length was not given.
-      kept_bytes: of memory that a worker keeps for ``delay`` local steps beside its
-        parameters: the snapshot and the buffers in flight; 0 with delay 0. What a
-        compiler makes of it, ``Certificate.overlap_bytes`` says.
+      sent_bytes: the bytes that a worker puts into one exchange, by dtype on the wire;
+        empty when the merge rule sends nothing.
+      exchanges_per_epoch: their average number; None without ``steps_per_epoch``.
+      kept_bytes: the memory that a worker keeps for ``delay`` local steps beside its
+        parameters: the snapshot and the buffers in flight; 0 with delay 0.
+        ``Certificate.overlap_bytes`` says what a compiler makes of it.
       period: k, local steps in a round.
       delay: d, the local steps that the exchange can run beside.
     """
@@ -72,15 +72,15 @@ def summary(
 ) -> Summary:
     """What a round sends and keeps, before anything is compiled or run.
 
-    The bytes are those of the merge rule's exchange, read from its data flow. What an
-    inner optimizer sends in every step, such as :func:`cocod_jax.mean_gradients`, and
-    whether a compiler hides what can be hidden, :mod:`cocod_jax.certify` finds out.
+    The bytes are those of the merge rule's exchange, read from its data flow.
+    :mod:`cocod_jax.certify` finds out what an inner optimizer sends in every step, such
+    as :func:`cocod_jax.mean_gradients`, and whether a compiler hides what it can.
 
     Args:
       round_: what :func:`cocod_jax.make_round` returned.
       state: after ``replicate`` (per worker, leading axis N); shapes are enough, as
         from ``jax.eval_shape``.
-      steps_per_epoch: local steps of each worker in an epoch, at least 1 (shared).
+      steps_per_epoch: the local steps of a worker in an epoch, at least 1 (shared).
 
     Returns:
       A :class:`Summary`.

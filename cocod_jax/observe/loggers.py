@@ -1,6 +1,6 @@
 """A round's metrics as numbers, and files to write them to.
 
-A logger is any function of a count of local steps and of named numbers:
+A logger is any function that takes a count of local steps and named numbers:
 
 >>> metrics = cj.RoundMetrics(*np.ones([5, 2, 1]))  # what a round returned
 >>> print(0, cj.loggers.scalars(metrics)["loss"])
@@ -17,8 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
-import numpy as np
-
 from cocod_jax.exchanges._base import worker_shares
 from cocod_jax.rounds._types import RoundMetrics, on_host
 
@@ -31,22 +29,22 @@ def scalars(
 ) -> dict[str, float]:
     """The metrics of all workers as a few numbers on the host.
 
-    Numbers that are not finite stay what they are. The numbers exist when the round
-    is over: to keep an accelerator busy, start the next round before you ask for them.
+    Numbers that are not finite stay what they are. The call waits for the round: to
+    keep an accelerator busy, start the next round first.
 
     Args:
       metrics: of one round, with a leading axis of workers: [N, period] and [N]. In
         each of several processes these are its own workers.
-      weights: one positive number for each of these workers (shared), the rule's for
-        unequal workers; None counts all the same.
+      weights: the rule's, one positive number for each of these workers; they are
+        normalised. None counts all workers the same.
 
     Returns:
-      The weighted mean over workers and steps of each field by its name; and, since
-      one worker or one step is easily lost in a mean, the largest as
+      The mean of each field over steps and, weighted, over workers, by the field's
+      name; and the largest values, since a mean hides one worker or one step, as
       ``grad_norm_max`` and ``distance_max``.
 
     Raises:
-      TypeError: when the weights are no sequence.
+      TypeError: when ``weights`` is not a sequence.
       ValueError: when a weight is not positive and finite, or there is not one for
         each worker.
 
@@ -65,11 +63,17 @@ def scalars(
       alignment 0.0
       grad_norm_max 8.0
       distance_max 0.0
+
+      Unequal workers count by the weights of their rule:
+
+      >>> metrics = metrics._replace(loss=np.array([[2.0], [5.0]]))
+      >>> cj.loggers.scalars(metrics, weights=(2, 1))["loss"]
+      3.0
     """
     values = on_host(metrics)
     shares = worker_shares(weights, len(values.distance))
     means = {
-        name: float(np.average(value.reshape(len(shares), -1).mean(1), weights=shares))
+        name: float(shares @ value.reshape(len(shares), -1).mean(axis=1))
         for name, value in values._asdict().items()
     }
     return means | {
@@ -82,8 +86,8 @@ class Logbook:
     """Records in a JSONL file, one a line; each is on disk when its call returns.
 
     Every record has a kind. As a logger it writes records of the kind "round", with
-    the count as "step"; :meth:`write` writes all others, such as one of the kind
-    "run" in the beginning, with what the result depends on.
+    the count as "step". :meth:`write` writes all other kinds, such as "run" for a
+    first record with the configuration.
     """
 
     def __init__(self, file: TextIO):
@@ -97,8 +101,8 @@ class Logbook:
         """Writes a record.
 
         Args:
-          kind: what it is, such as "run"; :func:`read_jsonl` sorts by it.
-          **record: its fields, with values that JSON can hold.
+          kind: such as "run"; :func:`read_jsonl` groups records by it.
+          **record: the fields, with values that JSON can hold.
         """
         self._file.write(json.dumps({"kind": kind, **record}) + "\n")
         self._file.flush()
@@ -114,7 +118,7 @@ def to_jsonl(path: str | Path) -> Iterator[Logbook]:
       path: the file; an old one is replaced, folders are made.
 
     Returns:
-      A context that yields a :class:`Logbook`, and closes it in the end.
+      A context manager that yields a :class:`Logbook` and closes it in the end.
 
     Examples:
       >>> path = getfixture("tmp_path") / "log.jsonl"
@@ -130,7 +134,7 @@ def to_jsonl(path: str | Path) -> Iterator[Logbook]:
 
 
 def read_jsonl(path: str | Path) -> Records:
-    """The records of a log by their kind, in order.
+    """The records of a log, grouped by kind, in order.
 
     Args:
       path: the file.
@@ -160,8 +164,8 @@ def to_csv(path: str | Path) -> Iterator[Logger]:
       path: the file; an old one is replaced, folders are made.
 
     Returns:
-      A context that yields a logger, and closes the file in the end. The first call
-      names the columns.
+      A context manager that yields a logger and closes the file in the end. The first
+      call names the columns.
 
     Raises:
       ValueError: in use, when a call has other names than the first.
@@ -198,10 +202,10 @@ def to_tensorboard(folder: str | Path) -> Iterator[Logger]:
     """Curves for TensorBoard, one for each name.
 
     Args:
-      folder: of this run; TensorBoard is given it, or a folder of such folders.
+      folder: the folder of this run. Give TensorBoard this folder or its parent.
 
     Returns:
-      A context that yields a logger, and closes its file in the end.
+      A context manager that yields a logger and closes its file in the end.
 
     Raises:
       ImportError: when tensorboardX is not installed; it says how to install it.
@@ -227,10 +231,10 @@ def to_tensorboard(folder: str | Path) -> Iterator[Logger]:
 
 
 def _named(scalars: Mapping[str, float]) -> Mapping[str, float]:
-    """The same, where it has names.
+    """The scalars themselves.
 
     Raises:
-      TypeError: where it has none, as a round's metrics.
+      TypeError: when they have no names, as a round's metrics have none.
     """
     if not isinstance(scalars, Mapping):
         raise TypeError(

@@ -22,7 +22,7 @@ import numpy as np
 from cocod_jax.observe.loggers import Records, read_jsonl
 from cocod_jax.style import ALGORITHMS, COMPUTE, EXCHANGE, OTHERS, bars, pyplot, tidy
 
-# For each kind of record: the count to draw it against, and how its axis is called.
+# For each kind of record: the count to draw it against, and what its axis is called.
 _COUNTS = {"epoch": ("epoch", "epochs"), "round": ("step", "local steps")}
 _LABELS = {
     "loss": "training loss",
@@ -32,7 +32,7 @@ _LABELS = {
     "distance": "distance from the mean",
     "progress_norm": "norm of the progress",
 }
-# What a lane is called, its colour, and where it lies in the unit that a worker has.
+# For each lane: its label and colour, its top and height where a worker's is 0 to 1.
 _LANES = {
     "compute": ("computation", COMPUTE, 0.0, 0.55),
     "exchange": ("exchange", EXCHANGE, 0.55, 0.25),
@@ -52,15 +52,15 @@ def curves(
       values: what to draw, by its name in the records of epochs or rounds.
       by: a name in the runs' configuration, such as "period": runs for which it is
         the same become one curve, their mean, with a band from the lowest to the
-        highest. None draws each log for itself.
+        highest. None draws a curve for each log.
 
     Returns:
       A matplotlib figure.
 
     Raises:
       ImportError: when matplotlib is not installed; it says how to install it.
-      ValueError: when there is no log or no value, a log lacks what is asked
-        for, or has it for each epoch where another has it for each round.
+      ValueError: when there is no log or no value, when a log lacks a value, or has it
+        for each epoch where another log has it for each round.
 
     Examples:
       >>> folder = getfixture("tmp_path")
@@ -109,7 +109,8 @@ def curve(
 ) -> None:
     """One curve: the mean of runs, and a band from the lowest to the highest.
 
-    It is as long as the shortest run. What is called an accuracy is drawn in percent.
+    The curve is as long as the shortest run. Accuracies, told by the end of their
+    name, are drawn in percent.
 
     Args:
       ax: matplotlib axes to draw on.
@@ -117,11 +118,11 @@ def curve(
       value: what to draw, by its name in the records of epochs or rounds.
       label: of the curve, for a legend.
       colour: of the curve and the band.
-      scale: what the steps or epochs are multiplied with, such as seconds for each.
-      line: its style, as matplotlib writes it.
+      scale: the factor of steps or epochs on the axis, such as the seconds of one.
+      line: the style of the curve, in matplotlib's notation.
 
     Raises:
-      ValueError: when a run has no such value, or not at the others' steps.
+      ValueError: when a run lacks the value, or has it at other steps than the others.
 
     Examples:
       >>> figure, ax = cj.style.pyplot().subplots()
@@ -152,9 +153,9 @@ def curve(
 
 
 def timelines(logs: str | Path | Sequence[str | Path], *, by: str | None = None) -> Any:
-    """What the workers computed and exchanged, and when, as it was measured.
+    """When the workers computed and when they exchanged, as measured.
 
-    Drawn are the records of the kind "timeline". Each is of one worker, and holds
+    The figure shows the records of the kind "timeline". Each is of one worker and has
 
     * "name": what ran, such as an algorithm, which becomes a row;
     * "worker": the worker's number, from 0;
@@ -162,21 +163,21 @@ def timelines(logs: str | Path | Sequence[str | Path], *, by: str | None = None)
       "exchange", and the times are seconds of a clock that all workers share.
 
     A row starts at its own 0. Every worker has two lanes in it: what it computed, and
-    below that what it exchanged. For timelines that are simulated there is
-    :func:`cocod_jax.timeline.gantt`.
+    below that what it exchanged. :func:`cocod_jax.timeline.gantt` draws simulated
+    timelines.
 
     Args:
       logs: a folder of logs, one log, or several; each has panels of its own.
       by: a name in the records, such as "rate": each of its values becomes a panel.
-        None is one panel for a log.
+        None makes a panel for each log.
 
     Returns:
       A matplotlib figure.
 
     Raises:
       ImportError: when matplotlib is not installed; it says how to install it.
-      ValueError: when there is no log, or a log has no timeline or one that lacks
-        something.
+      ValueError: when there is no log, or when a log has no timeline, or one that
+        lacks a field.
 
     Examples:
       >>> path = getfixture("tmp_path") / "log.jsonl"
@@ -227,7 +228,7 @@ def timelines(logs: str | Path | Sequence[str | Path], *, by: str | None = None)
 def _panels(
     paths: Sequence[Path], by: str | None
 ) -> list[tuple[str, list[dict[str, Any]]]]:
-    """The title of each panel, and its records, of which nothing is missing."""
+    """The title of each panel, and its records, checked."""
     panels = []
     for path in paths:
         records = read_jsonl(path).get("timeline", [])
@@ -266,7 +267,7 @@ def _check_timeline(record: dict[str, Any], by: str | None, path: Path) -> None:
 
 
 def _timeline(ax: Any, records: Sequence[dict[str, Any]], top: float) -> None:
-    """The workers of one name under each other, from ``top`` down."""
+    """The workers of one row under each other, from ``top`` down."""
     starts = [start for record in records for _, start, _ in record["intervals"]]
     origin = min(starts, default=0.0)
     for record in records:
@@ -353,7 +354,7 @@ def _is_share(value: str) -> bool:
 
 
 def _positive(ax: Any) -> bool:
-    """Whether what is drawn is above 0, but for the 0 that a run may begin with."""
+    """Whether the values are above 0, but for the zeros that a run may begin with."""
     drawn = np.concatenate([line.get_ydata() for line in ax.get_lines()])
     finite = drawn[np.isfinite(drawn)]
     return finite.size > 0 and finite.min() >= 0 < finite.max()

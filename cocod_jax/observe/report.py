@@ -12,14 +12,31 @@ import jax
 from cocod_jax.certify import compiler_available
 from cocod_jax.execution._flags import SCHEDULER, needs_scheduler
 
-_DEPENDENCIES = (
+_PACKAGES = (
+    "cocod_jax",
     "jax",
     "jaxlib",
     "jax-cuda12-plugin",
     "jax-cuda13-plugin",
+    "libtpu",
     "optax",
     "flax",
 )
+# With these, compiled for the TPU, an all-reduce started before a loop and ended after.
+_TPU_FLAGS = {
+    "TPU v5 lite": (
+        "xla_enable_async_all_reduce=true",
+        "xla_tpu_enable_async_collective_fusion=true",
+        "xla_tpu_enable_async_collective_fusion_fuse_all_reduce=true",
+        "xla_tpu_enable_async_collective_fusion_multiple_steps=true",
+        "xla_tpu_overlap_compute_collective_tc=true",
+    ),
+    "TPU v6 lite": (
+        "xla_tpu_enable_sparse_core_collective_offload_all_reduce=true",
+        "xla_tpu_enable_async_collective_fusion_fuse_all_reduce=false",
+        "xla_tpu_use_tc_device_shape_on_sc=true",
+    ),
+}
 
 
 def report() -> str:
@@ -36,14 +53,14 @@ def report() -> str:
       python: 3...
       devices: ...
     """
-    flags = os.environ.get("XLA_FLAGS", "")
     facts = {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "cocod_jax": metadata.version("cocod-jax"),
         **_versions(),
-        "XLA_FLAGS": _without_paths(flags) or "not set",
+        "XLA_FLAGS": _without_paths(os.environ.get("XLA_FLAGS", "")) or "not set",
     }
+    if flags := os.environ.get("LIBTPU_INIT_ARGS"):
+        facts["LIBTPU_INIT_ARGS"] = _without_paths(flags)
     try:
         devices = jax.devices()
     except RuntimeError as error:  # what is wrong may be just this
@@ -53,7 +70,7 @@ def report() -> str:
         facts["platform"] = devices[0].platform
         facts["devices"] = ", ".join(f"{n} x {kind}" for kind, n in kinds.items())
         facts["processes"] = str(jax.process_count())
-        facts["recommended XLA_FLAGS"] = _recommended(devices[0])
+        facts["flags for the overlap"] = _overlap_flags(devices[0])
     facts["compiler for certificates"] = (
         "installed"
         if compiler_available()
@@ -63,9 +80,9 @@ def report() -> str:
 
 
 def _versions() -> dict[str, str]:
-    """Of the packages that are installed."""
+    """The version of each package that is installed."""
     versions = {}
-    for name in _DEPENDENCIES:
+    for name in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return versions
@@ -75,14 +92,27 @@ def _without_paths(text: str) -> str:
     return re.sub(r"[^\s=]*[/\\]\S*", "<path>", text)
 
 
-def _recommended(device: jax.Device) -> str:
+def _overlap_flags(device: jax.Device) -> str:
+    """What the compiler needs to hide an exchange on this device, as far as known."""
+    if device.platform == "cpu":
+        return "none; a CPU hides an exchange only with distribute's exchange_devices"
     if device.platform == "tpu":
-        return (
-            "none is known to be safe; TPUs hide nothing by default, and which flags "
-            "help depends on the generation"
-        )
+        return _tpu_flags(device.device_kind)
     if str(getattr(device, "compute_capability", "")).startswith("gfx"):
-        return "unknown; no schedule of an AMD GPU has been read"
+        return (
+            "unknown; no schedule of an AMD GPU was read, and what hides an exchange "
+            f"elsewhere is off unless XLA_FLAGS=--{SCHEDULER}=true"
+        )
     if needs_scheduler(device):
-        return f"--{SCHEDULER}=true; GPUs before Hopper hide nothing without"
-    return "none; of NVIDIA's GPUs only those before Hopper need one"
+        return f"XLA_FLAGS=--{SCHEDULER}=true; without it this GPU hides nothing"
+    return "none; from Hopper on the latency-hiding scheduler is on by default"
+
+
+def _tpu_flags(kind: str) -> str:
+    if kind not in _TPU_FLAGS:
+        return f"unknown; no schedule of a {kind} was read"
+    flags = " ".join(f"--{flag}" for flag in _TPU_FLAGS[kind])
+    return (
+        f"to try, LIBTPU_INIT_ARGS='{flags}'; no certificate says what they hide, no "
+        "TPU has run a round, and other programs gave NaN with such flags"
+    )

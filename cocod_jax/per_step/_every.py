@@ -58,8 +58,8 @@ def every(
 
     Returns:
       An optax optimizer with state :class:`EveryState`. ``update(gradients, state,
-      params)`` is to be called inside the front door that binds the rule's axis,
-      with the worker's own gradients.
+      params)`` is to be called inside the ``pmap``, ``shard_map`` or ``vmap`` that
+      binds the rule's axis, with the worker's own gradients.
 
     Raises:
       TypeError: when ``inner`` is not an optax transform, or ``rule`` not a

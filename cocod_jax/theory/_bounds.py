@@ -22,8 +22,8 @@ class Problem:
     Attributes:
       smoothness: L, the Lipschitz constant of every :math:`\nabla f_i`, above 0, in
         [f]/[x]².
-      noise: :math:`\sigma`, above 0, in [f]/[x]: one sample's gradient has a variance
-        of at most :math:`\sigma^2`, summed over coordinates.
+      noise: :math:`\sigma`, 0 or more, in [f]/[x]: one sample's gradient has a
+        variance of at most :math:`\sigma^2`, summed over coordinates.
       gap: :math:`f(\hat x_0) - f^*`, 0 or more, in [f]; only the two bounds on the
         gradient use it.
       workers: N.
@@ -50,8 +50,10 @@ class Problem:
     dissimilarity: float = 0.0
 
     def __post_init__(self):
-        check_positive(smoothness=self.smoothness, noise=self.noise)
-        check_non_negative(gap=self.gap, dissimilarity=self.dissimilarity)
+        check_positive(smoothness=self.smoothness)
+        check_non_negative(
+            noise=self.noise, gap=self.gap, dissimilarity=self.dissimilarity
+        )
         check_counts(workers=self.workers, batch=self.batch)
         if self.batch < self.workers:
             raise ValueError(
@@ -67,7 +69,7 @@ def deviation_bound(
     period: int,
     mean_square_gradient: float = 0.0,
 ) -> float:
-    r"""Lemma 2: how far from their mean the workers compute gradients, at most.
+    r"""Lemma 2: a bound on how far from their mean the workers compute gradients.
 
     .. math::
 
@@ -105,7 +107,7 @@ def deviation_bound(
 def gradient_bound(
     problem: Problem, *, learning_rate: float, period: int, steps: int
 ) -> float:
-    r"""Theorem 1: the average squared gradient of the consensus, at most.
+    r"""Theorem 1: a bound on the average squared gradient of the consensus.
 
     .. math::
 
@@ -158,7 +160,7 @@ def largest_period(learning_rate: float, smoothness: float) -> int:
     .. math:: D_1 > 0 \iff \gamma k L < \frac{1}{4 \sqrt 2} \approx 0.177
 
     This form of the condition is derived here. It is sufficient, not necessary: a
-    longer period may work, without the theorem's word for it.
+    longer period may work, but the theorem does not cover it.
 
     Args:
       learning_rate: :math:`\gamma`, above 0, in [x]²/[f]. The theory has
@@ -192,10 +194,17 @@ def expected_deviation(
 
     In step j of a round a worker carries c steps of its own that the others have not
     seen: those since the snapshot, and before the merge also those of the round
-    before. The bars are means over the steps of a round. Without dissimilarity
-    the deviation is linear in the delay, and CoCoD-SGD's is that of Local SGD times
+    before. The bars are means over the steps of a round. CoCoD-SGD's deviation is
+    Local SGD's times
 
-    .. math:: \frac{\overline{c}(d = k)}{\overline{c}(d = 0)} = \frac{3k - 1}{k - 1}
+    .. math::
+
+       \frac{\overline{c}(d = k)}{\overline{c}(d = 0)} = \frac{3k - 1}{k - 1}
+       \text{ for } \zeta = 0, \qquad
+       \frac{\overline{c^2}(d = k)}{\overline{c^2}(d = 0)} = \frac{7k - 1}{k - 1}
+       \text{ for } \sigma = 0
+
+    For d from 0 to k it grows with d, linearly for :math:`\zeta = 0`.
 
     Derived here, not in the paper, for gradients that do not change with x: exact
     for linear losses, the leading order in :math:`\gamma k L` for others. The first
@@ -229,19 +238,11 @@ def expected_deviation(
     """
     period, delay = check_period(period, delay)
     check_positive(learning_rate=learning_rate)
-    unseen = unseen_steps(period, delay)
+    step = np.arange(period)
+    unseen = step + period * (step < delay)
     noise = (problem.workers - 1) * problem.noise**2 / problem.batch
     drift = problem.dissimilarity**2
     return learning_rate**2 * float(np.mean(noise * unseen + drift * unseen**2))
-
-
-def unseen_steps(period: int, delay: int) -> np.ndarray:
-    """[period], how many of its own steps a worker carries that others have not seen.
-
-    Noise drives workers apart by the square root of this, other data by all of it.
-    """
-    step = np.arange(period)
-    return step + period * (step < delay)
 
 
 def spread(problem: Problem, period: int) -> float:

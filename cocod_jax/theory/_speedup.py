@@ -4,15 +4,15 @@ import bisect
 import math
 from typing import NamedTuple
 
-from cocod_jax._checks import check_counts
+from cocod_jax._checks import check_counts, check_positive
 from cocod_jax.theory._bounds import Problem, spread
 
 
 def speedup_learning_rate(problem: Problem, steps: int) -> float:
     r"""Corollary 1's learning rate, :math:`\gamma = \frac1\sigma \sqrt{M / T}`.
 
-    Its unit is [x]/[f], so the corollary takes parameters in units in which that is
-    a learning rate's.
+    Its unit is [x]/[f], while a learning rate has [x]²/[f]: the corollary assumes
+    parameters that are scaled so that both are the same.
 
     Args:
       problem: the constants.
@@ -22,7 +22,7 @@ def speedup_learning_rate(problem: Problem, steps: int) -> float:
       The learning rate.
 
     Raises:
-      ValueError: when ``steps`` is not an integer of at least 1.
+      ValueError: when ``steps`` is not an integer of at least 1, or the noise is 0.
 
     Examples:
       >>> problem = cj.theory.Problem(
@@ -32,6 +32,7 @@ def speedup_learning_rate(problem: Problem, steps: int) -> float:
       0.05
     """
     check_counts(steps=steps)
+    check_positive(noise=problem.noise)
     return math.sqrt(problem.batch / steps) / problem.noise
 
 
@@ -55,7 +56,7 @@ def speedup_bound(problem: Problem, steps: int) -> float:
       The bound in ([f]/[x])², in the corollary's units of parameters.
 
     Raises:
-      ValueError: when ``steps`` is not an integer of at least 1.
+      ValueError: when ``steps`` is not an integer of at least 1, or the noise is 0.
 
     Examples:
       >>> problem = cj.theory.Problem(
@@ -65,6 +66,7 @@ def speedup_bound(problem: Problem, steps: int) -> float:
       0.004
     """
     check_counts(steps=steps)
+    check_positive(noise=problem.noise)
     rise = problem.gap + problem.smoothness
     return 4 * problem.noise * rise / math.sqrt(steps * problem.batch)
 
@@ -102,7 +104,7 @@ def speedup_conditions(problem: Problem, period: int) -> SpeedupConditions:
       The three bounds; T must reach the largest.
 
     Raises:
-      ValueError: when ``period`` is not an integer of at least 1.
+      ValueError: when ``period`` is not an integer of at least 1, or the noise is 0.
 
     Examples:
       >>> problem = cj.theory.Problem(
@@ -112,6 +114,7 @@ def speedup_conditions(problem: Problem, period: int) -> SpeedupConditions:
       SpeedupConditions(step_size=4.0, stability=768.0, deviation=36864.0)
     """
     check_counts(period=period)
+    check_positive(noise=problem.noise)
     smooth = problem.batch * (problem.smoothness / problem.noise) ** 2
     share = problem.batch * spread(problem, period) / problem.noise**2
     return SpeedupConditions(
@@ -124,7 +127,8 @@ def speedup_conditions(problem: Problem, period: int) -> SpeedupConditions:
 def speedup_period(problem: Problem, steps: int) -> int:
     r"""The largest period for which Corollary 1 promises linear speed-up.
 
-    Solved here for k, at a fixed batch for each worker, its order is
+    The corollary's conditions are solved for k here. At a fixed batch for each
+    worker the order of k is
 
     .. math::
 
@@ -139,7 +143,7 @@ def speedup_period(problem: Problem, steps: int) -> int:
       k, at most T, or 0 when T is too small even for k = 1.
 
     Raises:
-      ValueError: when ``steps`` is not an integer of at least 1.
+      ValueError: when ``steps`` is not an integer of at least 1, or the noise is 0.
 
     Examples:
       >>> problem = cj.theory.Problem(
@@ -164,8 +168,8 @@ def exchanges(problem: Problem, steps: int) -> dict[str, int]:
     =====================  ==========================  ===========================
 
     With the periods of :func:`speedup_period`; the orders are for a fixed batch for
-    each worker. Local SGD is given CoCoD-SGD's period, which it may have since its
-    workers deviate less; a proof of its own may allow more, by a constant.
+    each worker. Local SGD gets CoCoD-SGD's period, which is enough since its workers
+    deviate less; a proof of its own may allow a period longer by a constant.
     The rows follow from Corollary 1; a table of the paper may count differently.
 
     Args:
@@ -176,7 +180,8 @@ def exchanges(problem: Problem, steps: int) -> dict[str, int]:
       The number of exchanges by algorithm.
 
     Raises:
-      ValueError: when no period gives linear speed-up in so few steps.
+      ValueError: when no period gives linear speed-up in so few steps, or the noise
+        is 0.
 
     Examples:
       >>> problem = cj.theory.Problem(

@@ -6,14 +6,14 @@ says after which step it sends and before which step it needs what arrives:
 
 * An exchange starts when its last worker has sent and the link is free, and takes all
   of its time from there on. There is one link for all workers, or, for gossip, one
-  for each. Exchanges have the order in which they are sent.
+  for each. Exchanges run in the order in which they are sent.
 * A worker takes its steps one after the other, and waits only for an exchange that it
   needs.
 * An exchange that is in flight may slow the steps beside it down (``busy``).
 
 For constant times these rules give :math:`\max(d \, T_c, T_m) + (k - d) \, T_c` for a
-round of period k and delay d. What they leave out: the merge, and networks on which
-one exchange slows the next.
+round of period k and delay d. They leave out the merge, and networks on which one
+exchange slows the next.
 """
 
 from cocod_jax.timeline._algorithms import SSGD as SSGD

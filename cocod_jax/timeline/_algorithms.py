@@ -12,8 +12,7 @@ class Transfer(NamedTuple):
     Attributes:
       round: the number of the round that it belongs to.
       sent: local steps after which a worker has sent. A fraction of a step stands
-        for gradients of which the first are sent there, and the last at the end of
-        that step.
+        for gradients: the first are sent there, the last at the end of that step.
       needed: local steps after which a worker waits for it, not fewer than ``sent``
         and not more than all.
       share: the part of the parameters that is sent, above 0, up to 1.
@@ -29,11 +28,11 @@ class Transfer(NamedTuple):
 
 
 class Algorithm(Protocol):
-    """What :func:`simulate` asks of an algorithm; yours may be one, too.
+    """What :func:`simulate` asks of an algorithm, also of your own.
 
-    ``period`` is the number of local steps in a round, and ``transfers(steps)``
-    the plan: the exchanges of so many local steps, in the order of sending. What is
-    sent and not needed by the last step is waited for there.
+    ``period`` is the number of local steps in a round. ``transfers(steps)`` is the
+    plan: the exchanges of so many local steps, in the order of sending. Workers wait
+    after the last step for those that no step needs.
     """
 
     @property
@@ -43,7 +42,7 @@ class Algorithm(Protocol):
 
 
 def _one_each_round(steps: int, period: int, delay: int, **kind: Any) -> list[Transfer]:
-    """Rounds as ours: snapshot, send, ``delay`` steps, merge, the other steps."""
+    """Rounds of the library: snapshot, send, ``delay`` steps, merge, other steps."""
     return [
         Transfer(number, start, min(start + delay, steps), **kind)
         for number, start in enumerate(range(0, steps, period))
@@ -56,8 +55,8 @@ class SSGD:
 
     With f = 1 the gradient is sent after the step. With f < 1 it is sent while it is
     computed, in buckets, as data-parallel frameworks do: the exchange begins after the
-    fraction f of the step, and ends when it has had its time and the last gradient is
-    there. This is the usual idealisation, that of very many buckets.
+    fraction f of the step, and ends when its time is over and the last gradient is
+    there. This is the usual idealisation: very many buckets.
 
     Attributes:
       sends_after: f, above 0, up to 1. The forward pass is about a third of a step.
@@ -82,10 +81,10 @@ class SSGD:
 
 @dataclasses.dataclass(frozen=True)
 class PipeSGD:
-    r"""Pipe-SGD: the last gradient's exchange beside this step; :math:`\max(T_c, T_m)`.
+    r"""Pipe-SGD: a step in :math:`\max(T_c, T_m)`.
 
-    The first step's exchange carries zeros, as that of
-    :func:`cocod_jax.stale_mean_gradients` does.
+    Beside a step the gradient of the last one is exchanged. The first exchange carries
+    zeros, as in :func:`cocod_jax.stale_mean_gradients`.
     """
 
     period = 1
@@ -144,8 +143,8 @@ class Gossip(CoCoDSGD):
     """CoCoD-SGD with two neighbours on a ring instead of everyone.
 
     A worker's exchange starts when it and its neighbours have sent, so that a
-    straggler holds up its neighbours at first, and others only rounds later. Its
-    exchanges are those of a :class:`Link` with topology "neighbours".
+    straggler holds up its neighbours at first, and others only rounds later. A
+    :class:`Link` for it has the topology "neighbours".
 
     Attributes:
       period: k, local steps in a round.

@@ -29,26 +29,26 @@ def simulate(
         :class:`CoCoDSGD`, :class:`Gossip`, :class:`Streaming`, or your own
         :class:`Algorithm`.
       compute: the local steps of all workers.
-      exchange_seconds: Tm, 0 or more, of an exchange of all the parameters. A
-        fragment takes its share.
-      link: instead of seconds, the network, and ``size`` with it. A fragment then
-        takes every message's latency again.
+      exchange_seconds: Tm, one exchange of all parameters, 0 or more. A fragment
+        takes its share of it.
+      link: the network, in place of ``exchange_seconds``; it needs ``size``. Every
+        fragment pays the latency again.
       size: of the parameters, in bytes.
       steps: local steps; a last round may be shorter than the others.
-      busy: seconds for which an exchange occupies what computes, 0 to Tm. While
+      busy: seconds for which an exchange occupies the processor, 0 to Tm. While
         it is in flight steps run slower, at the rate 1 - busy/Tm; a worker that
-        waits loses nothing more, as Tm has it already. 0 where the exchange has
+        waits loses nothing more, as Tm includes it. 0 where the exchange has
         hardware to spare, as on GPUs with idle multiprocessors; above 0 where the
         core that computes also moves the data, as with gloo on that core.
-      seed: of the times that ``compute`` draws; the same for every algorithm.
+      seed: of the times that ``compute`` draws; every algorithm gets the same times.
 
     Returns:
       A :class:`Timeline`.
 
     Raises:
-      ValueError: when a value is out of its range, a transfer of ``algorithm``'s
-        too, when there are not either ``exchange_seconds`` or both ``link`` and
-        ``size``, or when the link's topology is not the algorithm's.
+      ValueError: when a value is out of its range, also one of a transfer; unless
+        either ``exchange_seconds`` or both ``link`` and ``size`` are given; and when
+        the link's topology is not the algorithm's.
 
     Examples:
       >>> from cocod_jax.timeline import CoCoDSGD, Compute, LocalSGD, simulate
@@ -69,26 +69,14 @@ def simulate(
     whole = seconds_of(1)
     if busy > whole:
         raise ValueError(f"busy={busy} must be at most the exchange's {whole:.3g} s.")
-    # Never quite 0, to divide by it.
+    # Never quite 0: it is divided by.
     rate = max(1 - busy / whole, 1e-12) if busy else 1.0
     clock = _Clock(compute.draw(steps, seed), rate)
     plan = algorithm.transfers(steps)
-    for transfer in plan:
-        if not (0 <= transfer.sent <= transfer.needed <= steps):
-            raise ValueError(
-                f"{transfer} must be sent at 0 or later, and needed no earlier than it "
-                f"is sent and no later than steps={steps}."
-            )
-        if not 0 < transfer.share <= 1:
-            raise ValueError(f"{transfer} must have a share above 0, and at most 1.")
-        if link is not None and transfer.everyone == (link.topology == "neighbours"):
-            raise ValueError(
-                f"topology={link.topology!r} is not how {algorithm} exchanges: gossip "
-                "needs 'neighbours', everything else an all-reduce ('ring', 'tree')."
-            )
+    _check_plan(plan, algorithm, link, steps)
     starts = np.empty((len(plan), compute.workers))
     ends = np.empty_like(starts)
-    # At one boundary: waits for earlier exchanges, then the next one, then its wait.
+    # At one position the wait for an exchange comes before the next one is sent.
     events = [(transfer.sent, i, False) for i, transfer in enumerate(plan)]
     events += [(transfer.needed, i, True) for i, transfer in enumerate(plan)]
     for position, index, waits in sorted(events):
@@ -110,13 +98,31 @@ def simulate(
     )
 
 
+def _check_plan(
+    plan: list[Transfer], algorithm: Algorithm, link: Link | None, steps: int
+) -> None:
+    for transfer in plan:
+        if not (0 <= transfer.sent <= transfer.needed <= steps):
+            raise ValueError(
+                f"{transfer} must be sent at 0 or later, and needed no earlier than it "
+                f"is sent and no later than steps={steps}."
+            )
+        if not 0 < transfer.share <= 1:
+            raise ValueError(f"{transfer} must have a share above 0, and at most 1.")
+        if link is not None and transfer.everyone == (link.topology == "neighbours"):
+            raise ValueError(
+                f"topology={link.topology!r} is not how {algorithm} exchanges: gossip "
+                "needs 'neighbours', everything else an all-reduce ('ring', 'tree')."
+            )
+
+
 def _exchange_time(
     exchange_seconds: float | None,
     link: Link | None,
     size: float | None,
     workers: int,
 ) -> Callable[[float], float]:
-    """From the share of the parameters that is exchanged to seconds."""
+    """The seconds of an exchange, as a function of the share that is sent."""
     if exchange_seconds is not None and link is None and size is None:
         check_non_negative(exchange_seconds=exchange_seconds)
         return lambda share: share * exchange_seconds
@@ -129,7 +135,7 @@ def _exchange_time(
 
 
 class _Clock:
-    """Where all workers are: how many steps they have done, and at what time."""
+    """How many steps all workers have done, and the time of each worker."""
 
     def __init__(self, work: np.ndarray, rate: float):
         self.step_starts, self.step_ends = np.empty_like(work), np.empty_like(work)
@@ -141,7 +147,7 @@ class _Clock:
         self._flights: list[tuple[np.ndarray, np.ndarray]] = []  # in order of time
 
     def compute_until(self, position: float) -> None:
-        """Takes local steps, or parts of one, up to so many."""
+        """Takes local steps up to ``position``, the last one perhaps in part."""
         if position <= self._done:
             return
         first, last = math.floor(self._done), math.ceil(position)
@@ -155,7 +161,7 @@ class _Clock:
         self.now, self._done = times[:, -1], position
 
     def _finish(self, work: np.ndarray) -> np.ndarray:
-        """When so many seconds of work from now on are done, [N, ...] like ``work``."""
+        """When ``work``, in seconds from now on, is done; of the shape of ``work``."""
         time, left = np.broadcast_to(self.now[:, None], work.shape), work
         for start, end in self._flights:
             alone = np.clip(start[:, None] - time, 0, left)
@@ -179,7 +185,7 @@ class _Clock:
         return start, end
 
     def _last_sender(self, transfer: Transfer) -> np.ndarray:
-        """When the last of those that a worker waits for is where it is now, [N]."""
+        """[N], when the last worker that each one waits for has sent."""
         if transfer.everyone:
             return np.full_like(self.now, self.now.max())
         neighbours = np.roll(self.now, 1), np.roll(self.now, -1)

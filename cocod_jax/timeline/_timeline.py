@@ -1,8 +1,7 @@
 """What the clock has recorded, and its pictures in text and in matplotlib.
 
-Both pictures draw the first workers, each with a row that computes, and a row that
-exchanges: one for all, or one for each where the workers do not exchange at the same
-times.
+Both pictures draw the first workers. Each worker has a row for what it computes; one
+row shows the exchanges of all, or one each where they exchange at different times.
 """
 
 import dataclasses
@@ -24,9 +23,9 @@ class Timeline:
 
     Attributes:
       step_starts: [N, steps].
-      step_ends: [N, steps]: draw a loss of each step against them.
+      step_ends: [N, steps], the times to draw the losses of steps against.
       step_rounds: [steps], the number of each step's round.
-      exchange_starts: [N, exchanges]; the same for all workers, but for gossip.
+      exchange_starts: [N, exchanges]; workers differ in them only with gossip.
       exchange_ends: [N, exchanges].
       exchange_rounds: [exchanges], the number of each exchange's round.
     """
@@ -80,9 +79,9 @@ class Timeline:
         return np.concatenate(tables)
 
     def text(self, width: int = 72) -> str:
-        """The timeline in ``width`` columns: ``#`` computes, ``=`` exchanges.
+        """The timeline in ``width`` columns: ``#`` is a step, ``=`` an exchange.
 
-        Every other round has ``+`` and ``-`` instead; the first workers stand for
+        Every other round has ``+`` and ``-`` instead. The first workers stand for
         the others.
 
         Args:
@@ -156,10 +155,10 @@ def _cells(row: _Row, timeline: Timeline, columns: int) -> str:
     cell = timeline.seconds / columns
     cells = np.full(columns, "." if row.lane == "compute" else " ")
     marks = np.array(list(_MARKS[row.lane]))[row.rounds % 2]
-    # What is shorter than a cell still has the one that holds its middle.
+    # An interval shorter than a cell still marks the cell that holds its middle.
     middles = ((row.starts + row.ends) / 2 / cell).astype(int)
     cells[np.minimum(middles, columns - 1)] = marks
-    # The other cells show what fills their own middle.
+    # Every other cell shows the interval at its own middle.
     times = cell * (np.arange(columns) + 0.5)
     index = np.searchsorted(row.starts, times, side="right") - 1
     inside = (index >= 0) & (times < row.ends[index])
@@ -200,7 +199,7 @@ def gantt(timelines: Mapping[str, Timeline]) -> Any:
 
     Raises:
       ImportError: when matplotlib is not installed; it says how to install it.
-      ValueError: when there is none.
+      ValueError: when ``timelines`` is empty.
 
     Examples:
       >>> from cocod_jax.timeline import SSGD, CoCoDSGD, Compute, gantt, simulate

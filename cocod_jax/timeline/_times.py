@@ -1,4 +1,4 @@
-"""How long things take: a local step, and an exchange."""
+"""How long a local step takes, and how long an exchange."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ Topology = Literal["ring", "tree", "neighbours"]
 
 @dataclasses.dataclass(frozen=True)
 class Link:
-    r"""How long the network takes to exchange.
+    r"""How long an exchange takes on a network.
 
     ===========  =============================================
     topology     seconds for N workers, B bytes from each
@@ -64,7 +64,7 @@ class Link:
           workers: N, at least 1.
 
         Returns:
-          Seconds until everybody has the result.
+          Seconds until every worker has the result.
 
         Raises:
           ValueError: when a value is out of its range.
@@ -89,9 +89,10 @@ class Compute:
       jitter: the coefficient of variation of a step's time, 0 or more. Times are
         lognormal, independent over workers and steps.
       pause: seconds by which a straggling step lasts longer, 0 or more.
-      pause_probability: of a step to straggle, 0 to 1, independent.
+      pause_probability: the probability that a step straggles, 0 to 1, independent
+        over workers and steps.
       speeds: one positive number for each worker, by which its steps are faster; None
-        for 1. Pauses stay as long as they are.
+        is 1 for all. Pauses do not depend on it.
 
     Raises:
       ValueError: when a value is out of its range.
@@ -131,7 +132,7 @@ class Compute:
         """Seconds of each step of each worker.
 
         Args:
-          steps: how many; more of them begin with the same ones.
+          steps: how many; a longer draw begins with the same times.
           seed: of the random numbers.
 
         Returns:
