@@ -111,8 +111,8 @@ round_ = cj.make_round(
 """,
         text="""\
 It is the rule of [CoCoD-SGD](cocod-sgd.md), merged before the first local step: no
-progress has been made yet, and every worker takes the mean, *x* ← *m*. The workers are
-equal once in every round.""",
+progress has been made yet, and every worker takes the mean, *x* ← *m*. Once in every
+round, after the merge, the workers are equal in every bit.""",
         use="""\
 Take it when the exchange is short beside a round, so that there is little to hide, or
 when the workers' data differ so much that their drift hurts: at the same period it has

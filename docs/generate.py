@@ -6,10 +6,12 @@ sentences that a page takes in with ``{{ name }}``.
 """
 
 import functools
+import importlib
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import matplotlib
@@ -17,12 +19,14 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
+import cocod_jax as cj
 from cocod_jax.certify import REASONS
 from cocod_jax.observe.loggers import read_jsonl
 from cocod_jax.timeline import Compute, Timeline, gantt, simulate
+from docs import house
 from docs.algorithm_table import PERIOD, ROWS, Row
-from experiments import compare
 from experiments.cluster.network import links_of
 
 ROOT = Path(__file__).parent.parent
@@ -53,28 +57,27 @@ def write_sources() -> None:
             if path not in wanted:
                 path.unlink()
     timelines = {row.name: _timeline(row) for row in ROWS}
-    _figure("timelines", timelines)
-    _figure("between-and-beside", {n: timelines[n] for n in ("Local SGD", "CoCoD-SGD")})
+    between_and_beside = {name: timelines[name] for name in ("Local SGD", "CoCoD-SGD")}
+    _figure("timelines", gantt(timelines))
+    _figure("between-and-beside", gantt(between_and_beside))
     for row in ROWS:
-        _figure(row.slug, {row.name: timelines[row.name]})
+        _figure(row.slug, gantt({row.name: timelines[row.name]}))
+    _figure("house", house.picture())
 
 
 def substitutions() -> dict[str, Any]:
     """By the names that pages use."""
     pages = [f"algorithms/{row.slug}" for row in ROWS]
-    overlap, accuracy = latest("overlap"), latest("mnist5k")
-    timelines = (overlap / "timelines.png").relative_to(ROOT)
+    overlap = latest("overlap")
     return {
         "algorithms": algorithm_table(link=lambda row: f"algorithms/{row.slug}.md"),
         "algorithm_pages": "\n".join(["```{toctree}", ":hidden:", "", *pages, "```"]),
-        "accuracy": compare.table(sorted(accuracy.glob("*.jsonl"))),
-        "accuracy_study": f"[Logs](results/{accuracy.name}.md)",
         "caption": _CAPTION,
         "certificate": {name: reason_box(name) for name in REASONS},
+        "reference": {name: reference(name) for name in PACKAGES},
         "seconds": seconds_table(overlap / "overlap.jsonl"),
         "seconds_slower": seconds_table(latest("overlap_slower") / "overlap.jsonl"),
         "seconds_study": f"[Log, profile and caveats](results/{overlap.name}.md)",
-        "timelines": f"![Two rounds, as the profiler saw them](../{timelines})",
     }
 
 
@@ -179,22 +182,83 @@ def _api_link(documented: Any) -> str:
 
 
 def _home(documented: Any) -> str:
-    """The module under whose name users know it."""
-    package, _, rest = documented.__module__.partition(".")
-    return f"{package}.timeline" if rest.startswith("timeline") else package
+    """Where users find it: in the library itself, or else in its package."""
+    library, package, *_ = documented.__module__.split(".")
+    shown = getattr(cj, documented.__name__, None) is documented
+    return library if shown else f"{library}.{package}"
 
 
 def _timeline(row: Row) -> Timeline:
     return simulate(row.timeline, _COMPUTE, _EXCHANGE_SECONDS, steps=3 * PERIOD)
 
 
-def _figure(name: str, timelines: Mapping[str, Timeline]) -> None:
+def _figure(name: str, figure: Figure) -> None:
     path = DOCS / "figures" / f"{name}.svg"
     path.parent.mkdir(exist_ok=True)
-    figure = gantt(timelines)
     with plt.rc_context({"svg.hashsalt": name}):  # the same drawing, the same file
         figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
+
+
+# The reference
+
+PACKAGES = (
+    "exchanges",
+    "rules",
+    "rounds",
+    "per_step",
+    "workers",
+    "execution",
+    "advice",
+    "observe",
+)
+
+# What users call of an object; its fields stand in its docstring.
+_METHODS = {
+    "cocod_jax.DriftAlarm": ":special-members: __call__",
+    "cocod_jax.Exchange": ":members: average",
+    "cocod_jax.Round": ":members: run, send, merge",
+}
+
+
+def public(module: ModuleType) -> dict[str, Any]:
+    """The functions and classes that a module of the library offers, by name."""
+    # A package has its names from its modules; a module offers only its own.
+    homes = "cocod_jax." if hasattr(module, "__path__") else module.__name__
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and (inspect.isfunction(value) or inspect.isclass(value))
+        and value.__module__.startswith(homes)
+    }
+
+
+def reference_names(package: str) -> list[str]:
+    """What a package offers, under the shortest names that users have for it."""
+    module = importlib.import_module(f"cocod_jax.{package}")
+    at_the_top = public(cj)
+    return [
+        f"cocod_jax.{name}" if name in at_the_top else f"{module.__name__}.{name}"
+        # Functions first: they make what the classes hold.
+        for name, value in sorted(
+            public(module).items(), key=lambda item: inspect.isclass(item[1])
+        )
+        if value is at_the_top.get(name, value)
+    ]
+
+
+def reference(package: str) -> str:
+    """A package's entries: what it exports is found, and need not be listed."""
+    lines = [f".. automodule:: cocod_jax.{package}", ""]
+    for name in reference_names(package):
+        value = functools.reduce(getattr, name.split(".")[1:], cj)
+        kind = "class" if inspect.isclass(value) else "function"
+        lines.append(f".. auto{kind}:: {name}")
+        if options := _METHODS.get(name):
+            lines.append(f"   {options}")
+        lines.append("")
+    return "```{eval-rst}\n" + "\n".join(lines) + "```"
 
 
 # The certificate

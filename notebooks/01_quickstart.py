@@ -47,7 +47,8 @@ images = (images / 16).astype(np.float32)
 train_x, test_x, train_y, test_y = train_test_split(
     images, labels, test_size=357, stratify=labels, random_state=0
 )
-shards = np.random.default_rng(0).permutation(len(train_x)).reshape(WORKERS, -1)
+shuffled = np.random.default_rng(0).permutation(len(train_x))
+shards = shuffled.reshape(WORKERS, -1)
 
 
 # %% [markdown]
@@ -60,7 +61,9 @@ def draw_rounds(rounds=ROUNDS, seed=0):
     """The same batches for whoever asks with the same seed."""
     rng = np.random.default_rng(seed)
     for _ in range(rounds):
-        chosen = np.stack([rng.choice(shard, (PERIOD, BATCH)) for shard in shards])
+        chosen = np.stack(
+            [rng.choice(shard, (PERIOD, BATCH)) for shard in shards]
+        )
         yield train_x[chosen], train_y[chosen]
 
 
@@ -77,7 +80,8 @@ params = net.init(jax.random.key(0), train_x[:1])
 def loss_fn(params, batch):
     image, label = batch
     logits = net.apply(params, image)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+    entropy = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    return entropy.mean()
 
 
 def accuracy(params):
@@ -123,7 +127,8 @@ def train_step_by_step(optimizer):
             batch = image[:, t], label[:, t]
             own_params, opt_state, loss = step(own_params, opt_state, batch)
             losses.append(loss)
-    return jax.tree.map(lambda leaf: leaf.mean(axis=0), own_params), np.array(losses)
+    mean = jax.tree.map(lambda leaf: leaf.mean(axis=0), own_params)
+    return mean, np.array(losses)
 
 
 # %%
@@ -149,7 +154,8 @@ round_ = cj.make_round(loss_fn, local, cj.cocod("workers"), period=PERIOD)
 state = cj.replicate(round_.init(params), WORKERS)
 run = cj.distribute(round_, via="vmap")
 
-print(cj.summary(round_, state, steps_per_epoch=len(train_x) // (WORKERS * BATCH)))
+steps_per_epoch = len(train_x) // (WORKERS * BATCH)
+print(cj.summary(round_, state, steps_per_epoch=steps_per_epoch))
 
 # %% [markdown]
 # `run` takes the state and the batches of one round. The metrics come back for every
@@ -186,12 +192,19 @@ fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
 steps = np.arange(1, len(round_losses) + 1)
 left.plot(steps, round_losses, color=style.SKY_BLUE, linewidth=0.4, alpha=0.6)
 left.plot(
-    steps, round_losses.mean(axis=1), color=style.VERMILION, label="mean of 8 workers"
+    steps,
+    round_losses.mean(axis=1),
+    color=style.VERMILION,
+    label="mean of 8 workers",
 )
 left.set(xlabel="local step", ylabel="loss of the local batch", yscale="log")
 left.legend(frameon=False)
-right.plot([metrics.distance.mean() for metrics in history], color=style.VERMILION)
-right.set(xlabel="round", ylabel="distance of a worker to the mean", ylim=(0, None))
+right.plot(
+    [metrics.distance.mean() for metrics in history], color=style.VERMILION
+)
+right.set(
+    xlabel="round", ylabel="distance of a worker to the mean", ylim=(0, None)
+)
 for axis in fig.axes:
     style.tidy(axis)
 plt.show()

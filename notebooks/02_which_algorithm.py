@@ -41,17 +41,25 @@ WORKERS, BATCH, STEPS = 8, 16, 480
 
 images, labels = load_digits(return_X_y=True)
 images = (images / 16).astype(np.float32)
+shuffled = np.random.default_rng(0).permutation(1792)
+sorted_by_label = np.argsort(labels[:1792], kind="stable")
 shards = {
-    "random split": np.random.default_rng(0).permutation(1792).reshape(WORKERS, -1),
-    "split by label": np.argsort(labels[:1792], kind="stable").reshape(WORKERS, -1),
+    "random split": shuffled.reshape(WORKERS, -1),
+    "split by label": sorted_by_label.reshape(WORKERS, -1),
 }
 
 # %%
-fig, axes = plt.subplots(1, 2, figsize=(8, 2.6), layout="constrained", sharey=True)
+fig, axes = plt.subplots(
+    1, 2, figsize=(8, 2.6), layout="constrained", sharey=True
+)
 for axis, (split, shard) in zip(axes, shards.items(), strict=True):
     counts = [np.bincount(own, minlength=10) for own in labels[shard]]
-    picture = axis.imshow(counts, cmap="cividis", vmin=0, vmax=180, aspect="auto")
-    axis.set(title=split, xlabel="digit", xticks=range(10), yticks=range(WORKERS))
+    picture = axis.imshow(
+        counts, cmap="cividis", vmin=0, vmax=180, aspect="auto"
+    )
+    axis.set(
+        title=split, xlabel="digit", xticks=range(10), yticks=range(WORKERS)
+    )
 axes[0].set_ylabel("worker")
 fig.colorbar(picture, label="examples")
 plt.show()
@@ -67,7 +75,8 @@ params = net.init(jax.random.key(0), images[:1])
 def loss_fn(params, batch):
     image, label = batch
     logits = net.apply(params, image)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+    entropy = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    return entropy.mean()
 
 
 # %% [markdown]
@@ -86,7 +95,9 @@ def local_round(period, delay):
 
 def synchronous_round(average):
     optimizer = optax.chain(average("workers"), sgd)
-    return cj.make_round(loss_fn, optimizer, cj.independent(), period=4, delay=0)
+    return cj.make_round(
+        loss_fn, optimizer, cj.independent(), period=4, delay=0
+    )
 
 
 # %% [markdown]
@@ -127,7 +138,9 @@ def train(round_, run, shard):
     state = cj.replicate(round_.init(params), WORKERS)
     losses = []
     for _ in range(STEPS // round_.period):
-        chosen = np.stack([rng.choice(own, (round_.period, BATCH)) for own in shard])
+        chosen = np.stack(
+            [rng.choice(own, (round_.period, BATCH)) for own in shard]
+        )
         state, _ = run(state, (images[chosen], labels[chosen]))
         losses.append(consensus_loss(state))
     return np.array(losses)
@@ -136,7 +149,8 @@ def train(round_, run, shard):
 # %%
 curves = {}
 for algorithm, round_ in rounds.items():
-    run = cj.distribute(round_, via="vmap", execution="fused")  # one program a round
+    # One program a round.
+    run = cj.distribute(round_, via="vmap", execution="fused")
     for split, shard in shards.items():
         curves[algorithm, split] = train(round_, run, shard)
 
@@ -160,7 +174,9 @@ def exchange_seconds(gbits):
 def clock(algorithm, gbits, steps):
     """Workers that keep step: one of them stands for all."""
     compute = timeline.Compute(STEP_SECONDS, workers=1)
-    return timeline.simulate(algorithm, compute, exchange_seconds(gbits), steps=steps)
+    return timeline.simulate(
+        algorithm, compute, exchange_seconds(gbits), steps=steps
+    )
 
 
 # %%
@@ -184,7 +200,9 @@ def draw(axis, algorithm, split, x, label, colour, line):
 
 
 # %%
-fig, axes = plt.subplots(2, 3, figsize=(10, 5.6), layout="constrained", sharey=True)
+fig, axes = plt.subplots(
+    2, 3, figsize=(10, 5.6), layout="constrained", sharey=True
+)
 for row, split in zip(axes, shards, strict=True):
     for algorithm, look in LINES.items():
         steps = steps_of(algorithm, split)
@@ -194,7 +212,9 @@ for row, split in zip(axes, shards, strict=True):
             draw(axis, algorithm, split, x, *look)
     row[0].set_ylabel(f"{split}\nloss of the consensus")
     row[1].set_xscale("log")
-for axis, label in zip(axes[1], ("steps", "MB exchanged", "seconds"), strict=True):
+for axis, label in zip(
+    axes[1], ("steps", "MB exchanged", "seconds"), strict=True
+):
     axis.set_xlabel(label)
 for axis in fig.axes:
     style.tidy(axis)
@@ -215,10 +235,15 @@ LOOKS = {
     1 / 2: ("delay k/2", style.BLUE, "D"),
     1: ("delay k: CoCoD-SGD", style.VERMILION, "^"),
 }
-fig, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", sharey=True)
+fig, axes = plt.subplots(
+    1, 2, figsize=(9, 3.4), layout="constrained", sharey=True
+)
 for axis, split in zip(axes, shards, strict=True):
     for part, (name, colour, marker) in LOOKS.items():
-        last = [curves[timeline.CoCoDSGD(k, int(part * k)), split][-1] for k in PERIODS]
+        last = [
+            curves[timeline.CoCoDSGD(k, int(part * k)), split][-1]
+            for k in PERIODS
+        ]
         axis.plot(PERIODS, last, marker=marker, color=colour, label=name)
     axis.axhline(curves[SSGD, split][-1], color=style.BLACK, label="S-SGD")
     axis.set(title=split, xlabel="period k", xticks=PERIODS, yscale="log")
@@ -235,13 +260,17 @@ plt.show()
 # %%
 for period in PERIODS:
     even, by_label = (
-        [curves[timeline.CoCoDSGD(period, int(d * period)), s][-1] for d in DELAYS]
+        [
+            curves[timeline.CoCoDSGD(period, int(d * period)), s][-1]
+            for d in DELAYS
+        ]
         for s in shards
     )
     at_once, halfway, at_the_end = by_label
     late = (at_the_end - halfway) / (at_the_end - at_once)
     print(
-        f"period {period:2}: {late:.0%} of the delay's price is that of its second half"
+        f"period {period:2}: {late:.0%} of the delay's price "
+        "is that of its second half"
     )
     assert max(even) < 1.25 * curves[SSGD, "random split"][-1]
     assert at_once > 1.25 * curves[SSGD, "split by label"][-1]
@@ -262,16 +291,22 @@ def redraw(gbits, period, delay):
     looks = {
         SSGD: ("S-SGD", style.BLACK, "-"),
         timeline.CoCoDSGD(period, 0): ("Local SGD", style.GREEN, "-"),
-        chosen: (f"period {period}, delay {chosen.delay}", style.VERMILION, "-"),
+        chosen: (
+            f"period {period}, delay {chosen.delay}",
+            style.VERMILION,
+            "-",
+        ),
     }
-    timeline.gantt(
-        {look[0]: clock(plan, gbits, 2 * period) for plan, look in looks.items()}
+    clocks = {a: clock(a, gbits, 2 * period) for a in looks}
+    timeline.gantt({looks[a][0]: clocks[a] for a in looks})
+    _, axes = plt.subplots(
+        1, 2, figsize=(9, 3), layout="constrained", sharey=True
     )
-    _, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained", sharey=True)
     for axis, split in zip(axes, shards, strict=True):
         for algorithm, look in looks.items():
             ends = clock(algorithm, gbits, STEPS).step_ends[0]
-            draw(axis, algorithm, split, ends[steps_of(algorithm, split) - 1], *look)
+            ends = ends[steps_of(algorithm, split) - 1]
+            draw(axis, algorithm, split, ends, *look)
         axis.set(title=split, xlabel="seconds", xlim=(0, 150))
         style.tidy(axis)
     axes[0].set_ylabel("loss of the consensus")
@@ -282,7 +317,9 @@ def redraw(gbits, period, delay):
 # %%
 widgets.interactive(
     redraw,
-    gbits=widgets.FloatLogSlider(1, min=-1, max=1.5, step=0.1, description="Gbit/s"),
+    gbits=widgets.FloatLogSlider(
+        1, min=-1, max=1.5, step=0.1, description="Gbit/s"
+    ),
     period=widgets.SelectionSlider(options=PERIODS, value=8),
     delay=widgets.SelectionSlider(
         options=[("0", 0), ("k/2", 1 / 2), ("k", 1)], value=1

@@ -38,7 +38,10 @@ from jax import lax
 import cocod_jax as cj
 from cocod_jax.certify import certify, compiler_available, dataflow
 
-print("compiler for GPUs:", "installed" if compiler_available() else "not installed")
+print(
+    "compiler for GPUs:",
+    "installed" if compiler_available() else "not installed",
+)
 
 # %% [markdown]
 # ## A good round
@@ -58,7 +61,8 @@ batches = (
 def loss_fn(params, batch):
     image, label = batch
     logits = net.apply(params, image)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+    entropy = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    return entropy.mean()
 
 
 # %%
@@ -69,7 +73,9 @@ def make_round(optimizer, rule, **options):
 def shapes(round_):
     """The state of all workers, as shapes."""
     params = net.init(jax.random.key(0), jnp.zeros([1, 64]))
-    return jax.eval_shape(lambda p: cj.replicate(round_.init(p), WORKERS), params)
+    return jax.eval_shape(
+        lambda p: cj.replicate(round_.init(p), WORKERS), params
+    )
 
 
 sgd = optax.sgd(0.1, momentum=0.9)
@@ -136,7 +142,9 @@ def ask(program, *args, **options):
 
 # %%
 local_sgd = make_round(sgd, cj.cocod("workers"), delay=0)
-waiting = {"Local SGD": ask(local_sgd, shapes(local_sgd), batches, target="h100")}
+waiting = {
+    "Local SGD": ask(local_sgd, shapes(local_sgd), batches, target="h100")
+}
 
 # %% [markdown]
 # **2. Synchronous SGD** averages gradients in every step of the loop.
@@ -160,7 +168,9 @@ def with_mean_loss(state, batches):
     return state, lax.pmean(metrics.loss.mean(), "workers")
 
 
-waiting["mean loss"] = ask(with_mean_loss, shapes(good), batches, target="h100")
+waiting["mean loss"] = ask(
+    with_mean_loss, shapes(good), batches, target="h100"
+)
 
 
 # %% [markdown]
@@ -180,7 +190,9 @@ def every_second_round(state, batches):
     return state._replace(params=params), metrics
 
 
-waiting["conditional"] = ask(every_second_round, shapes(good), batches, target="h100")
+waiting["conditional"] = ask(
+    every_second_round, shapes(good), batches, target="h100"
+)
 
 # %% [markdown]
 # All four as pictures. Where the all-reduce is in a loop or in a conditional (2 and 4),
@@ -207,14 +219,17 @@ if compiler_available():
 # one buffer; an average that you wrote yourself may not.
 
 # %%
-big = [jax.ShapeDtypeStruct((2, 1000, 2000), jnp.float32)] * 5  # 40 MB in five leaves
+leaf = jax.ShapeDtypeStruct((2, 1000, 2000), jnp.float32)
+big = [leaf] * 5  # 40 MB in five leaves
 inputs = jax.ShapeDtypeStruct((2, PERIOD, 8, 1000), jnp.float32)
 
 
 def leaf_by_leaf(params, inputs):
     loss = lambda params, x: sum(jnp.mean((x @ leaf) ** 2) for leaf in params)
     step = lambda params, x: (
-        jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params, x)),
+        jax.tree.map(
+            lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params, x)
+        ),
         None,
     )
     arriving = lax.pmean(params, "workers")
@@ -230,7 +245,13 @@ certificate = ask(leaf_by_leaf, big, inputs, target="h100")
 
 # %%
 for latency_hiding in (None, True):
-    ask(good, shapes(good), batches, target="a100", latency_hiding=latency_hiding)
+    ask(
+        good,
+        shapes(good),
+        batches,
+        target="a100",
+        latency_hiding=latency_hiding,
+    )
     print()
 
 # %% [markdown]
@@ -244,7 +265,9 @@ for latency_hiding in (None, True):
 class Net(nn.Module):
     @nn.compact
     def __call__(self, x, train):
-        x = nn.relu(nn.BatchNorm(use_running_average=not train)(nn.Dense(256)(x)))
+        x = nn.relu(
+            nn.BatchNorm(use_running_average=not train)(nn.Dense(256)(x))
+        )
         return nn.Dense(10)(nn.Dropout(0.1, deterministic=not train)(x))
 
 
@@ -257,7 +280,9 @@ def own_loss(params, batch_stats, batch, key):
         mutable=["batch_stats"],
         rngs={"dropout": key},
     )
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+    loss = optax.softmax_cross_entropy_with_integer_labels(
+        logits, label
+    ).mean()
     return loss, updated["batch_stats"]
 
 

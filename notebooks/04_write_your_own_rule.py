@@ -35,13 +35,12 @@ from cocod_jax import style, testing
 from cocod_jax.certify import certify, compiler_available, dataflow
 
 # %% [markdown]
-# ## Two halves
+# ## An exchange and a merge
 #
-# The exchange holds every collective, and is not given the local steps: what it cannot
-# see it cannot wait for. `merge` sees them, exchanges nothing, and returns the worker's
-# new parameters. CoCoD-SGD merges
-# $x \leftarrow m + (x - s)$: the mean $m$ of the snapshots $s$, and the worker's own
-# progress.
+# The exchange averages, and sees the snapshots alone: what it cannot see it cannot wait
+# for. `merge` sees the parameters after the local steps and exchanges nothing; it
+# returns the parameters to go on with. CoCoD-SGD merges $x \leftarrow m + (x - s)$: the
+# mean $m$ of the snapshots $s$, and the worker's own progress.
 #
 # Our rule gives the mean momentum. If $m'$ is the mean that arrived a round earlier,
 #
@@ -68,11 +67,11 @@ def heavy_ball(axis_name, beta, weights=None):
         return HeavyBallState(previous=jax.tree.map(jnp.copy, params))
 
     def merge(arriving, params, state, snapshot):
-        params = jax.tree.map(
+        merged = jax.tree.map(
             lambda m, x, s, before: m + (x - s) + beta * (m - before),
             *(arriving, params, snapshot, state.previous),
         )
-        return params, HeavyBallState(previous=arriving)
+        return merged, HeavyBallState(previous=arriving)
 
     return cj.MergeRule(cj.mean(axis_name, weights), merge, init=init)
 
@@ -121,9 +120,10 @@ print(complaint(testing.assert_mean_preserved, rule))
 
 # %%
 def forgetful(axis_name, beta):
-    mean = cj.mean(axis_name)
-    send = lambda state, tree, weight: mean.send(state, tree, None)
-    return heavy_ball(axis_name, beta)._replace(exchange=mean._replace(send=send))
+    right = cj.mean(axis_name)
+    plain = lambda state, tree, weight=None: right.send(state, tree, None)
+    rule = heavy_ball(axis_name, beta)
+    return rule._replace(exchange=right._replace(send=plain))
 
 
 print(complaint(testing.check_rule, forgetful("workers", beta=0.0)))
@@ -145,18 +145,23 @@ params = net.init(jax.random.key(0), jnp.zeros([1, 64]))
 def loss_fn(params, batch):
     image, label = batch
     logits = net.apply(params, image)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+    entropy = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    return entropy.mean()
 
 
 def make_round(rule, learning_rate=0.1):
-    return cj.make_round(loss_fn, optax.sgd(learning_rate), rule, period=PERIOD)
+    return cj.make_round(
+        loss_fn, optax.sgd(learning_rate), rule, period=PERIOD
+    )
 
 
 # %%
 def verdict(rule):
     """Of the compiler, or else of the data flow."""
     round_ = make_round(rule)
-    state = jax.eval_shape(lambda p: cj.replicate(round_.init(p), WORKERS), params)
+    state = jax.eval_shape(
+        lambda p: cj.replicate(round_.init(p), WORKERS), params
+    )
     image = jax.ShapeDtypeStruct((WORKERS, PERIOD, BATCH, 64), jnp.float32)
     label = jax.ShapeDtypeStruct((WORKERS, PERIOD, BATCH), jnp.int32)
     if compiler_available():
@@ -168,18 +173,22 @@ print(verdict(heavy_ball("workers", beta=0.8)))
 
 
 # %% [markdown]
-# A rule that averages in `merge` has the latest progress, and waits for it. With equal
-# weights nothing in its numbers is wrong; only this check finds it:
+# A rule that averages in `merge` has the latest parameters, and waits for them. With
+# equal weights nothing in its numbers is wrong; only this check finds it:
 
 
 # %%
 def latest(axis_name):
-    average = lambda x: lax.pmean(x, axis_name)
-    merge = lambda arriving, params, state, snapshot: (
-        jax.tree.map(average, params),
-        state,
+    exchange = cj.mean(axis_name)._replace(
+        send=lambda state, tree, weight=None: (tree, state),
+        receive=lambda sent, like: sent,
     )
-    return cj.MergeRule(cj.mean(axis_name), merge)
+
+    def merge(arriving, params, state, snapshot):
+        mean = lambda leaf: lax.pmean(leaf, axis_name)
+        return jax.tree.map(mean, params), state
+
+    return cj.MergeRule(exchange, merge)
 
 
 print(verdict(latest("workers")))
@@ -194,9 +203,11 @@ print(verdict(latest("workers")))
 # %%
 images, labels = load_digits(return_X_y=True)
 images = (images / 16).astype(np.float32)
+shuffled = np.random.default_rng(0).permutation(1792)
+sorted_by_label = np.argsort(labels[:1792], kind="stable")
 shards = {
-    "random split": np.random.default_rng(0).permutation(1792).reshape(WORKERS, -1),
-    "split by label": np.argsort(labels[:1792], kind="stable").reshape(WORKERS, -1),
+    "random split": shuffled.reshape(WORKERS, -1),
+    "split by label": sorted_by_label.reshape(WORKERS, -1),
 }
 
 cocod = cj.cocod("workers")
@@ -228,7 +239,8 @@ def train(round_, run, shard, seed):
 # %%
 curves = {}
 for name, round_ in candidates.items():
-    run = cj.distribute(round_, via="vmap", execution="fused")  # one program a round
+    # One program a round.
+    run = cj.distribute(round_, via="vmap", execution="fused")
     for split, shard in shards.items():
         curves[name, split] = np.array(
             [train(round_, run, shard, seed) for seed in range(SEEDS)]
@@ -238,7 +250,11 @@ for name, round_ in candidates.items():
 print(f"{'loss after 480 steps, lowest to highest':34}", *shards, sep="   ")
 for name in candidates:
     ends = [curves[name, split][:, -1] for split in shards]
-    print(f"{name:39}", *(f"{e.min():.3f} to {e.max():.3f}" for e in ends), sep="   ")
+    print(
+        f"{name:39}",
+        *(f"{e.min():.3f} to {e.max():.3f}" for e in ends),
+        sep="   ",
+    )
 
 by_label = {name: curves[name, "split by label"][:, -1] for name in candidates}
 with_momentum = by_label.pop("momentum 0.8, learning rate 0.1")
@@ -250,7 +266,9 @@ LOOKS = {
     "CoCoD-SGD, learning rate 0.5": (style.VERMILION, "-"),
     "momentum 0.8, learning rate 0.1": (style.BLUE, "-"),
 }
-fig, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", sharey=True)
+fig, axes = plt.subplots(
+    1, 2, figsize=(9, 3.4), layout="constrained", sharey=True
+)
 steps = PERIOD * np.arange(1, ROUNDS + 1)
 for axis, split in zip(axes, shards, strict=True):
     for name, (colour, line) in LOOKS.items():

@@ -1,9 +1,10 @@
 """The documentation names all that is public, and all that a certificate can say."""
 
+import functools
 import importlib
 import inspect
 import re
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,19 +13,13 @@ from cocod_jax.certify import REASONS
 from docs import generate
 from docs.algorithm_table import ROWS
 
-API = "\n".join(path.read_text() for path in (generate.DOCS / "api").glob("*.md"))
+API = re.sub(
+    r'\{\{ reference\["(\w+)"\] \}\}',
+    lambda use: generate.reference(use[1]),
+    "\n".join(path.read_text() for path in (generate.DOCS / "api").glob("*.md")),
+)
+TREE = (generate.DOCS / "api.md").read_text()
 OVERLAP = (generate.DOCS / "overlap.md").read_text()
-
-
-def public(module: ModuleType) -> set[str]:
-    """The functions and classes of the library that a module offers."""
-    return {
-        name
-        for name, value in vars(module).items()
-        if not name.startswith("_")
-        and (inspect.isfunction(value) or inspect.isclass(value))
-        and value.__module__.startswith("cocod_jax")
-    }
 
 
 def documented(directive: str) -> list[str]:
@@ -32,48 +27,46 @@ def documented(directive: str) -> list[str]:
     return re.findall(rf"^\.\. {directive}:: ([\w.]+)$", API, re.M)
 
 
-PACKAGES = (
-    "exchanges",
-    "execution",
-    "observe",
-    "per_step",
-    "rounds",
-    "rules",
-    "workers",
-)
-
-
 def test_every_public_name_is_in_the_reference_once():
-    """Where users write it: what cj has not, by the name of its package."""
     named = documented("autofunction") + documented("autoclass")
-    expected = public(cj) | {"cocod_jax.advice.Advice"}
-    for package in PACKAGES:
-        own = public(getattr(cj, package)) - public(cj)
-        expected |= {f"cocod_jax.{package}.{name}" for name in own}
-    assert sorted(named) == sorted(expected)
+    assert len(named) == len(set(named))
+    of = {path: functools.reduce(getattr, path.split(".")[1:], cj) for path in named}
+    for package in (None, *generate.PACKAGES):
+        home = f"cocod_jax.{package}" if package else "cocod_jax"
+        for name, value in generate.public(importlib.import_module(home)).items():
+            (path,) = [path for path, shown in of.items() if shown is value]
+            assert path in (f"cocod_jax.{name}", f"{home}.{name}")
+            # Its shortest name is the one that is shown.
+            assert hasattr(cj, name) == (path == f"cocod_jax.{name}")
+    whole = re.findall(r"^\.\. automodule:: (.*)\n   :members:", API, re.M)
+    assert {"cocod_jax.theory", "cocod_jax.timeline"} <= set(whole)
+    for name in whole:
+        shown = generate.public(importlib.import_module(name)).values()
+        assert not {*shown} & {*of.values()}, name
 
 
 def test_every_public_module_is_in_the_reference():
-    """Packages have their names on pages of their own."""
+    """Those that come with the package, and those that are imported by themselves."""
     source = inspect.getsource(cj)
-    modules = re.findall(r"^from cocod_jax import (\w+) as", source, re.M)
-    modules = {m for m in modules if m not in PACKAGES} | {"certify"}
-    observe = {f"cocod_jax.observe.{m}" for m in ("loggers", "plots", "report")}
-    public_modules = {f"cocod_jax.{m}" for m in modules} | observe
-    assert public_modules <= set(documented("automodule"))
+    names = re.findall(r"^from cocod_jax import (\w+) as", source, re.M)
+    modules = {f"cocod_jax.{name}" for name in [*names, "certify"]}
+    modules |= {f"cocod_jax.observe.{name}" for name in ("loggers", "plots", "report")}
+    assert modules <= set(documented("automodule"))
+    pages = {path.stem for path in (generate.DOCS / "api").glob("*.md")}
+    assert pages == set(re.findall(r"^api/([\w-]+)$", TREE, re.M))
 
 
 @pytest.mark.parametrize("name", documented("automodule"))
 def test_modules_in_the_reference_show_all_their_names(name):
     module = importlib.import_module(name)
     assert module.__doc__
-    if name.endswith("__main__"):
-        return
+    if name.endswith("__main__") or name.rpartition(".")[2] in generate.PACKAGES:
+        return  # its names are listed beside it
     # A package has its names from its modules.
     imported = "   :imported-members:\n" if hasattr(module, "__path__") else ""
     assert f".. automodule:: {name}\n   :members:\n{imported}```" in API
     # What has no docstring would be left out without a word.
-    assert all(getattr(module, member).__doc__ for member in public(module))
+    assert all(getattr(module, member).__doc__ for member in generate.public(module))
 
 
 @pytest.mark.parametrize("name", REASONS)
@@ -96,6 +89,19 @@ def test_the_page_of_an_algorithm_has_a_rule_an_example_and_papers(row):
         assert part.strip() in page
     assert "Args:" not in page
     assert row.exchanges in ("1", "*k*")
+
+
+def test_every_rule_and_every_exchange_is_shown_to_readers():
+    """In the table of algorithms, or in that of exchanges."""
+    shown = [made for row in ROWS for made in (row.source, row.references)]
+    page = (generate.DOCS / "how-to" / "own-rule.md").read_text()
+    for name, rule in generate.public(cj.rules).items():
+        # Workers that share nothing are no algorithm.
+        if inspect.isfunction(rule) and rule is not cj.independent:
+            assert rule in shown, name
+    for path in generate.reference_names("exchanges"):
+        if path != "cocod_jax.Exchange":
+            assert f"| {{func}}`{path.replace('cocod_jax', 'cj')} <{path}>` |" in page
 
 
 def test_results_have_a_page_each():

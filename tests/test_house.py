@@ -1,4 +1,4 @@
-"""Imports between the packages of the library point downward only."""
+"""The packages stand on each other in one order, and nothing goes round in circles."""
 
 import ast
 import sys
@@ -6,93 +6,96 @@ from pathlib import Path
 
 import pytest
 
-import cocod_jax as cj
+from docs import house
 
-PACKAGE = Path(cj.__file__).parent
-
-# From the ground up. What shares a floor may not import each other.
-FLOORS = (
-    ("_text", "_typing", "style"),
-    ("_checks",),
-    ("_trees", "theory", "timeline"),
-    ("exchanges",),
-    ("rules",),
-    ("rounds",),
-    ("per_step", "workers"),
-    ("execution",),
-    ("certify",),
-    ("observe",),
-    ("testing", "advice"),
-    ("__init__",),
-    ("__main__",),
-)
-FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
-MODULES = {
-    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
-    for path in sorted(PACKAGE.rglob("*.py"))
-}
+ARROWS = house.imports()
 
 
-def imported(path):
-    """The modules that a file imports, also in functions and for types only."""
+def write(root: Path, **sources: str) -> house.Arrows:
+    """The imports of a small library: paths with ``__`` for ``/``."""
+    package = root / "cocod_jax"
+    for name, text in {"init": "", **sources}.items():
+        path = package / f"{name.replace('_in_', '/')}.py"
+        path = path.with_stem("__init__") if path.stem == "init" else path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return house.imports(package)
+
+
+def test_every_package_has_its_layer():
+    placed = [name for layer in house.LAYERS for name in layer]
+    assert len(placed) == len(set(placed))
+    assert set(placed) == {house.package_of(module) for module in ARROWS}
+
+
+def test_no_arrow_points_upward():
+    assert not house.upward(ARROWS)
+
+
+def test_there_is_no_circle():
+    assert not house.circle(house.packages(ARROWS))
+    assert not house.circle(ARROWS)
+
+
+@pytest.mark.parametrize("package", ["theory", "timeline"])
+def test_theory_and_timeline_stand_on_numpy_alone(package):
+    """With all that they import of the library, also inside functions."""
+    found: set[str] = set()
+    waiting = [module for module in ARROWS if house.package_of(module) == package]
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found.add(module)
+            waiting += ARROWS[module]
+    assert "cocod_jax._checks" in found
+    roots = set().union(*(roots_of(house.modules()[module]) for module in found))
+    libraries = roots - set(sys.stdlib_module_names) - {"cocod_jax"}
+    assert libraries <= {"numpy", "matplotlib"}
+
+
+def roots_of(path: Path) -> set[str]:
+    """The libraries that a file imports."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            # A name of a package may be a module in it.
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+            names.add(node.module or "")
+    return {name.partition(".")[0] for name in names}
 
 
-def own(path):
-    """Those of the library, by their names in ``MODULES``."""
-    found = set()
-    for name in imported(path):
-        first, _, rest = name.partition(".")
-        if first != "cocod_jax":
-            continue
-        parts = rest.split(".")
-        candidates = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
-        tries = [t for c in candidates for t in (c, f"{c}.__init__")]
-        found.add(next((t for t in tries if t in MODULES), "__init__"))
-    return found
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import cocod_jax.rounds.a\n",
+        "from cocod_jax.rounds import a\n",
+        "def late():\n    from cocod_jax.rounds.a import b\n",
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    from cocod_jax.rounds.a import b\n",
+    ],
+)
+def test_an_arrow_that_points_upward_is_found(tmp_path, text):
+    arrows = write(tmp_path, rounds_in_init="", rounds_in_a="", rules_in_c=text)
+    assert house.upward(arrows) == ["cocod_jax.rules.c imports cocod_jax.rounds.a"]
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_arrows_point_downward(name):
-    place = name.partition(".")[0]
-    places = {other.partition(".")[0] for other in own(MODULES[name])} - {place}
-    upward = {other for other in places if FLOOR[other] >= FLOOR[place]}
-    assert not upward
+def test_packages_of_one_layer_do_not_know_each_other(tmp_path):
+    text = "from cocod_jax.workers.b import c\n"
+    arrows = write(tmp_path, workers_in_b="", per_step_in_a=text)
+    assert house.upward(arrows) == ["cocod_jax.per_step.a imports cocod_jax.workers.b"]
 
 
-def test_there_is_no_circle_in_a_package():
-    arrows = {name: own(path) for name, path in MODULES.items()}
-    waiting = dict(arrows)
-    while waiting:
-        free = [name for name, others in waiting.items() if not others & waiting.keys()]
-        assert free, f"in a circle: {sorted(waiting)}"
-        for name in free:
-            del waiting[name]
+def test_a_circle_inside_a_package_is_found(tmp_path):
+    arrows = write(
+        tmp_path,
+        rules_in_init="from cocod_jax.rules.a import f\n",
+        rules_in_a="from cocod_jax.rules.b import g\n",
+        rules_in_b="def g():\n    from cocod_jax.rules.a import f\n",
+    )
+    assert not house.upward(arrows)
+    assert {"cocod_jax.rules.a", "cocod_jax.rules.b"} == set(house.circle(arrows))
 
 
-def foundation(package):
-    """The modules that a package consists of and stands on."""
-    reached = set()
-    waiting = {name for name in MODULES if name.startswith(f"{package}.")}
-    while waiting:
-        reached |= waiting
-        waiting = set().union(*(own(MODULES[name]) for name in waiting)) - reached
-    return reached
-
-
-@pytest.mark.parametrize("package", ["theory", "timeline"])
-def test_theory_and_timeline_do_not_stand_on_jax(package):
-    found = {
-        other.partition(".")[0]
-        for name in foundation(package)
-        for other in imported(MODULES[name])
-    }
-    libraries = found - set(sys.stdlib_module_names) - {"cocod_jax"}
-    assert libraries <= {"numpy", "matplotlib"}
+def test_the_picture_has_all_packages():
+    shown = {text.get_text() for text in house.picture().axes[0].texts}
+    assert {name for layer in house.LAYERS for name in layer} <= shown

@@ -79,7 +79,7 @@ def test_links_lead_somewhere(path, pages, labels):
 def test_a_link_that_leads_nowhere_is_found(pages, labels):
     text = """
 [a](LICENSE) [b](NOTHING) ![c](docs/none.png) [d](README.md#start) [e](README.md#stop)
-[f](https://example.org) [g](docs/algorithms/cocod-sgd.md) [h](#good-to-know) [i](#bad)
+[f](https://example.org) [g](docs/algorithms/cocod-sgd.md) [h](#the-idea) [i](#bad)
 """
     readme = ROOT / "README.md"
     nowhere = ["NOTHING", "docs/none.png", "README.md#stop", "#bad"]

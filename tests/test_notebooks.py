@@ -72,3 +72,11 @@ def test_cells_are_short(name):
         lines = "".join(cell["source"]).splitlines()
         limit = 50 if "SCRIPT = " in lines[0] else 32
         assert len(lines) <= limit, lines[0]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_code_is_not_cut_at_the_edge_of_the_site(name):
+    for cell in read(name)["cells"]:
+        if cell["cell_type"] == "code":
+            for line in "".join(cell["source"]).splitlines():
+                assert len(line) <= 79, line

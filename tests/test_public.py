@@ -17,18 +17,28 @@ PACKAGE = Path(cj.__file__).parent
 HOME = "cocod_jax"
 
 # Each public name as a user writes it; the modules below the package have their own.
-PUBLIC = {
-    name: value
-    for name, value in vars(cj).items()
-    if not name.startswith("_") and not isinstance(value, types.ModuleType)
-} | {
-    f"{module.__name__.removeprefix('cocod_jax.')}.{name}": value
-    for module in (cj.loggers, cj.plots, cj.style, cj.testing)
-    for name, value in vars(module).items()
-    if (inspect.isfunction(value) or inspect.isclass(value))
-    and value.__module__ == module.__name__
-    and not name.startswith("_")
-}
+PUBLIC = (
+    {
+        name: value
+        for name, value in vars(cj).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+    | {
+        f"{package.__name__.removeprefix('cocod_jax.')}.{name}": value
+        for package in (cj.exchanges, cj.rules, cj.rounds, cj.workers, cj.execution)
+        for name, value in vars(package).items()
+        if (inspect.isfunction(value) or inspect.isclass(value))
+        and not hasattr(cj, name)
+    }
+    | {
+        f"{module.__name__.removeprefix('cocod_jax.')}.{name}": value
+        for module in (cj.loggers, cj.plots, cj.style, cj.testing)
+        for name, value in vars(module).items()
+        if (inspect.isfunction(value) or inspect.isclass(value))
+        and value.__module__ == module.__name__
+        and not name.startswith("_")
+    }
+)
 FUNCTIONS = {name: f for name, f in PUBLIC.items() if inspect.isfunction(f)}
 CLASSES = {name: c for name, c in PUBLIC.items() if inspect.isclass(c)}
 TUPLES: dict[str, Any] = {

@@ -20,6 +20,7 @@ from experiments.paper.report import report
 from tests.published import check_sentence, shown
 
 README = (ROOT / "README.md").read_text()
+MEASUREMENTS = (ROOT / "docs" / "measurements.md").read_text()
 
 
 def tables(page: str) -> list[list[dict[str, str]]]:
@@ -43,13 +44,13 @@ def rows(page: str, *columns: str) -> list[dict[str, str]]:
 
 # The overlap, measured
 
-SECTION = README.split("## Does it really overlap?")[1].split("\n## ")[0]
+SECTION = MEASUREMENTS.split("## Overlap\n")[1].split("\n## ")[0]
 TABLE = rows(SECTION, "links", "S-SGD")
-(MEASURED,) = set(re.findall(r"\(experiments/results/(\w+)/timelines.png", SECTION))
+(MEASURED,) = set(re.findall(r"results/(\w+)/timelines.png", SECTION + README))
 
 
 class Rate:
-    """What a log says of the links of one rate: that of the figure in the README."""
+    """What a log says of the links of one rate: that of the figure beside the table."""
 
     def __init__(self, links: str, folder: str = MEASURED):
         log = read_jsonl(RESULTS / folder / "overlap.jsonl")
@@ -172,7 +173,8 @@ def test_the_factors_on_a_slower_machine_are_those_of_its_log():
         hoped_for(Rate(links, *where), "speed-up over this library's S-SGD")
         for links in ("500 Mbit/s", "200 Mbit/s")
     ]
-    slower = re.findall(r"\(experiments/results/(\w+_slower)/", SECTION)
+    slower = re.findall(r"\(results/(\w+_slower)\.md", SECTION)
+    assert len(slower) == 1
     check_sentence(SECTION, words + "# and # times", [*of(*slower), *of()])
     fast = Rate("1 Gbit/s", *slower)
     steps = [r["seconds_per_step"] for r in fast.results if r["is_algorithm"]]
@@ -235,7 +237,7 @@ def unequal(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 def test_the_factor_of_unequal_workers_is_that_of_the_log():
     words = r"([\d.]+) times the images per second of equal shares \(log in `(.*?)`\)"
-    ((factor, folder),) = re.findall(words, README)
+    ((factor, folder),) = re.findall(words, MEASUREMENTS)
     found = unequal(ROOT / folder)
     speed = {name: found[name][0] for name in ("equal", "proportional")}
     speeds = [speed[name]["images_per_second"] for name in ("proportional", "equal")]

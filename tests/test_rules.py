@@ -1,6 +1,7 @@
 """Merge rules: the two halves, the optax face, the invariants, the errors."""
 
 import copy
+import inspect
 import re
 from typing import Any, cast
 
@@ -20,8 +21,16 @@ from tests.problems import WEIGHTS, N
 EXCHANGING = {
     "cocod": cj.cocod("workers"),
     "cocod_weighted": cj.cocod("workers", WEIGHTS),
-    "cocod_exchange": cj.cocod(cj.mean("workers")),
+    "mean": cj.cocod(cj.mean("workers")),
 }
+SILENT = {"independent", "nothing"}  # no worker hears of another
+
+
+@pytest.mark.parametrize("package", [cj.rules, cj.exchanges])
+def test_every_rule_and_every_exchange_has_a_row(package):
+    names = {name for name, made in vars(package).items() if inspect.isfunction(made)}
+    assert names
+    assert names - SILENT <= set(EXCHANGING)
 
 
 @pytest.mark.parametrize("name", EXCHANGING)
