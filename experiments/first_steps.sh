@@ -2,7 +2,7 @@
 # How long a newcomer waits: `bash experiments/first_steps.sh REPOSITORY`.
 #
 # In a new folder, with the commands of the README: the first trained model, the first
-# certificate, and the README's own rule and a certificate of it.
+# certificate, and the rule of docs/how-to/own-rule.md with a certificate of it.
 # Installation counts; reading and writing do not.
 set -euo pipefail
 folder=$(mktemp -d)
@@ -19,7 +19,8 @@ step() {
 }
 
 own_rule() {
-  sed -n '/^## Your own rule/,/^## /p' README.md | sed -n '/^```python/,/^```/p' | sed '/^```/d'
+  # The first block of Python on the page.
+  awk '/^```python/ {inside = 1; next} /^```/ && inside {exit} inside' docs/how-to/own-rule.md
   cat <<'PYTHON'
 
 from cocod_jax.certify import certify

@@ -313,9 +313,27 @@ def test_the_first_steps_are_those_of_their_log(folder):
     ends = [100 * read_jsonl(path)["epoch"][-1]["test_accuracy"] for path in logs]
     check_sentence(page, "machine's model ends at # %", ends[:1])
     check_sentence(page, "71ef2a5) ends at # %, too", ends[1:])
-    (shown_there,) = re.findall(r"^hidden behind 4 .*\n.*\n.*\n.*\n", log, re.M)
+
+
+def test_the_certificate_is_that_of_its_log():
+    log = max(RESULTS.glob("*/certificate.txt")).read_text()
+    command, _, shown_there = log.partition("\n")
+    assert command.removeprefix("$ ") in README
     for page in (README, (ROOT / "docs" / "overlap.md").read_text()):
         assert f"```text\n{shown_there}```" in page
+
+
+def test_the_second_edition_changed_the_rounding_of_the_merge_alone():
+    (folder,) = RESULTS.glob("*_second_edition")
+    read = lambda name: read_jsonl(folder / f"{name}.jsonl")
+    for row in rows((folder / "README.md").read_text(), "seed", "before"):
+        for when in ("before", "after"):
+            end = read(f"{when}-seed{row['seed']}")["epoch"][-1]
+            assert row[when] == f"{end['test_accuracy']:.2%}".replace("%", " %")
+    numbers = lambda log: [(r["loss"], r["distance"]) for r in log["round"]]
+    before, after = numbers(read("before-seed0")), numbers(read("after-seed0"))
+    assert numbers(read("old-merge-seed0")) == before
+    assert (before[:2], before[2] == after[2]) == (after[:2], False)
 
 
 # Files that a command leaves beside its logs
