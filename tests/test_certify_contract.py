@@ -8,6 +8,7 @@ import pytest
 import cocod_jax as cj
 from cocod_jax.certify import certify
 from tests import contract
+from tests.test_certify_schedule import needs_compiler
 
 PERIOD, WIDTH, WORKERS = 4, 32, 8
 MEAN = cj.mean("workers")
@@ -27,6 +28,7 @@ def loss(params, batch):
     return jnp.mean((hidden @ params["b"] - batch) ** 2)
 
 
+@needs_compiler
 @pytest.mark.parametrize("name", RULES)
 def test_hidden_on_h100(name):
     round_ = cj.make_round(loss, optax.sgd(0.1), RULES[name], period=PERIOD)
