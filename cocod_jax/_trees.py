@@ -44,6 +44,16 @@ def own_copy(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.result_type(leaf)), tree)
 
 
+def at(tree: Any, index: jax.Array | int) -> Any:
+    """Every leaf at one place of its first axis.
+
+    A loop over the first of several entries reads them so, by index. Slicing those
+    entries off would copy them, and not all compilers start an exchange before that.
+    """
+    take = lambda leaf: lax.dynamic_index_in_dim(leaf, index, keepdims=False)
+    return jax.tree.map(take, tree)
+
+
 def is_key(leaf: Any) -> bool:
     """Whether a leaf holds typed PRNG keys."""
     return jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)

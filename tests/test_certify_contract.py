@@ -8,7 +8,7 @@ import pytest
 import cocod_jax as cj
 from cocod_jax.certify import certify
 from tests import contract
-from tests.test_certify_schedule import needs_compiler
+from tests.marks import needs_compiler
 
 PERIOD, WIDTH, WORKERS = 4, 32, 8
 MEAN = cj.mean("workers")

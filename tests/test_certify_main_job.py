@@ -9,14 +9,12 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 import cocod_jax as cj
-from cocod_jax.certify import certify, compiler_available
+from cocod_jax.certify import certify
 from experiments import tasks, train
 from experiments.config import TrainConfig
+from tests.marks import needs_compiler
 
-pytestmark = pytest.mark.skipif(
-    not compiler_available(),
-    reason="needs the compiler for GPUs: python -m cocod_jax.certify --install",
-)
+pytestmark = needs_compiler
 
 FULL = ["--width", "64", "--data", "cifar10", "--batch-size", "32", "--period", "8"]
 WORKERS = 8

@@ -11,15 +11,10 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import cocod_jax as cj
-from cocod_jax.certify import certify, compiler_available, dataflow
+from cocod_jax.certify import certify, dataflow
 from cocod_jax.certify._hlo import replica_groups
 from cocod_jax.certify._nvidia import gpus
-
-needs_compiler = pytest.mark.skipif(
-    not compiler_available(),
-    reason="the compiler for GPUs is not installed: "
-    "python -m cocod_jax.certify --install",
-)
+from tests.marks import needs_compiler
 
 WORKERS, INSIDE, STEPS = 2, 4, 8
 AXES = ("workers", "fsdp")

@@ -16,11 +16,11 @@ import cocod_jax as cj
 from cocod_jax.certify import (
     ExposedError,
     certify,
-    compiler_available,
     dataflow,
     install_command,
 )
 from cocod_jax.certify.__main__ import main
+from tests.marks import needs_compiler
 from tests.test_certify_dataflow import (
     BATCHES,
     WORKERS,
@@ -36,12 +36,6 @@ from tests.test_certify_dataflow import (
     step,
     synchronous_sgd,
     with_reduced_loss,
-)
-
-needs_compiler = pytest.mark.skipif(
-    not compiler_available(),
-    reason="the compiler for GPUs is not installed: "
-    "python -m cocod_jax.certify --install",
 )
 
 

@@ -236,10 +236,63 @@ def test_what_is_sent_need_not_be_like_the_parameters(execution):
 
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_an_overwriting_merge_has_a_type_to_go_on_with(check_vma):
-    """In a shard_map with types the mean is everyone's, and the state each worker's."""
+    """In a shard_map with types the mean is everyone's, and the state each worker's.
+
+    A loop over rounds takes and returns one type.
+    """
     rule = contract.overwriting(cj.mean("workers"))
-    round_ = cj.make_round(problems.loss, optax.sgd(RATE), rule, period=3, delay=1)
+    round_ = cj.make_round(problems.loss, optax.sgd(RATE), rule, period=PERIOD)
     state = cj.replicate(round_.init(problems.params()), N)
-    run = cj.distribute(round_, via="shard_map", execution="fused", check_vma=check_vma)
-    state, _ = run(state, problems.round_batches(problems.batches(), 0))
-    assert np.isfinite(state.params["w"]).all()
+    rounds = jax.tree.map(
+        lambda leaf: leaf.reshape(N, ROUNDS, PERIOD, *leaf.shape[2:]),
+        problems.batches(),
+    )
+
+    def train_all(state, rounds):
+        one = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)
+        state, _ = jax.lax.scan(round_.run, one(state), one(rounds))
+        return jax.tree.map(lambda leaf: leaf[None], state)
+
+    workers = jax.P("workers")
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:N]), "workers")
+    run = jax.shard_map(
+        train_all,
+        mesh=mesh,
+        in_specs=workers,
+        out_specs=workers,
+        check_vma=check_vma,
+    )
+    scanned = jax.jit(run)(state, rounds)
+    looped = cj.distribute(round_)
+    for r in range(ROUNDS):
+        state, _ = looped(state, problems.round_batches(problems.batches(), r))
+    chex.assert_trees_all_close(scanned.params, state.params, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("face", ["update", "every"])
+def test_a_state_that_keeps_what_arrives_has_a_type_to_go_on_with(face):
+    """As an optax transform, in the loop of a shard_map with types."""
+    rule = cj.MergeRule(
+        cj.mean("workers"),
+        lambda arriving, params, state, snapshot: (arriving, arriving),
+        init=jnp.array,
+    )
+    optimizer = rule if face == "update" else cj.every(2, optax.sgd(RATE), rule)
+
+    def train_all(params, state, targets):
+        def step(carry, target):
+            params, state = carry
+            updates, state = optimizer.update(params - target, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        one = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)
+        (params, _), _ = jax.lax.scan(step, one((params, state)), targets[0])
+        return params[None]
+
+    params, workers = jnp.arange(float(N)), jax.P("workers")
+    state = jax.vmap(optimizer.init)(params)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:N]), "workers")
+    run = jax.shard_map(train_all, mesh=mesh, in_specs=workers, out_specs=workers)
+    # The merge of the fourth step leaves all with one mean.
+    (value,) = set(np.asarray(jax.jit(run)(params, state, jnp.ones([N, 4]))).tolist())
+    assert np.isfinite(value)

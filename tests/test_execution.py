@@ -1,6 +1,8 @@
 """Front doors and executions: the choice, donation, compilation, errors."""
 
+import gc
 import logging
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +15,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 import cocod_jax as cj
 from cocod_jax.execution._flags import SCHEDULER
-from cocod_jax.execution._map import _jit
+from cocod_jax.execution._map import WorkerMap, _jit
+from cocod_jax.execution._split import Split
 from tests import problems
 from tests.problems import PERIOD, N
 
@@ -307,6 +310,20 @@ def test_a_rule_that_sends_nothing_leaves_the_axis_to_the_caller():
     state, metrics = cj.distribute(round_, "replica")(state, batches)
     cj.workers.check_equal_start(state)
     np.testing.assert_array_equal(metrics.distance, np.zeros(2))
+
+
+@pytest.mark.parametrize("via", ["pmap", "vmap"])
+def test_a_split_run_that_is_let_go_is_gone(via):
+    """A sweep makes many runs; each holds programs, and a loss and what that holds."""
+    round_ = make_round()
+    workers = WorkerMap(via, "workers", None)
+    run = Split(round_, workers, workers)
+    state = cj.replicate(round_.init(problems.params()), N)
+    run(state, problems.round_batches(problems.batches(), 0))
+    gone = weakref.ref(run)
+    del run
+    gc.collect()
+    assert gone() is None
 
 
 def test_device_arrays_are_as_good_as_numpy_batches():

@@ -12,7 +12,7 @@ import pytest
 import cocod_jax as cj
 from cocod_jax.certify import certify, dataflow
 from tests import reference
-from tests.test_certify_schedule import needs_compiler
+from tests.marks import needs_compiler
 from tests.test_execution import COMBINATIONS
 from tests.test_round import DOORS
 

@@ -193,3 +193,13 @@ def test_a_state_that_was_not_replicated_is_refused():
     for call in calls:
         with pytest.raises(ValueError, match=r"no axis of workers; .*cj\.replicate"):
             call()
+
+
+def test_a_start_is_equal_by_its_numbers():
+    """Zeros of either sign are equal, and a NaN is what the others have, too."""
+    state = make_state(2)
+    same = {"x": jnp.array([[0.0, jnp.nan], [-0.0, jnp.nan]]), "n": jnp.array([3, 3])}
+    cj.workers.check_equal_start(state._replace(params=same))
+    other = same | {"n": jnp.array([3, 4])}
+    with pytest.raises(ValueError, match=r"params\['n'\] of worker 1 differs"):
+        cj.workers.check_equal_start(state._replace(params=other))

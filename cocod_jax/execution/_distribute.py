@@ -43,7 +43,7 @@ def distribute(
     ``execution``   The round
     ==============  ==============================================================
     ``fused``       is one program, which the compiler schedules with the exchange
-                    beside the local steps: for GPUs and TPUs
+                    beside the local steps where it can: for accelerators
     ``split``       is the same functions as separate programs, one per local step:
                     for CPUs, where a convolution inside a loop is much slower
     ==============  ==============================================================
@@ -56,8 +56,9 @@ def distribute(
     Whether the exchange is hidden is the compiler's choice, which
     :func:`cocod_jax.certify.certify` reads. On NVIDIA GPUs before Hopper nothing is
     hidden unless the latency-hiding scheduler is on: ``shard_map`` and ``vmap`` turn
-    it on; ``pmap`` cannot, and warns when ``XLA_FLAGS`` does not either. TPUs hide
-    nothing without flags of their own, which are yours to set. AMD's GPUs are untried.
+    it on; ``pmap`` cannot, and warns when ``XLA_FLAGS`` does not either. On TPUs
+    other flags decide, which are yours to set, and no certificate reads them yet. AMD's
+    GPUs are untried.
 
     A CPU device runs one program at a time, the exchange before the steps. With
     ``exchange_devices`` the split execution runs it on other devices, beside the

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
+from cocod_jax._trees import at
 from cocod_jax._typing import Batches, ExchangeState, Params, Sent
 from cocod_jax.execution._map import WorkerMap
 from cocod_jax.rounds._round import Round, compose
@@ -41,6 +41,8 @@ class Split:
         self._send = exchange.over(rule.exchange.send)
         self._step = compute.over(functools.partial(_step_of_round, round_))
         self._merge = compute.over(round_.merge)
+        # Of this run: a cache of the class would keep every run alive.
+        self._number = functools.cache(self._place_number)
         self._round = compose(
             round_, self.send, self.local_steps, self.merge, step_axis=1
         )
@@ -67,8 +69,9 @@ class Split:
     ) -> tuple[RoundState, list[StepMetrics]]:
         """One program for each step; it takes its own batch out of the round's."""
         taken = []
-        for t in self._numbers(len(state.count), stop)[start:]:
-            state, metrics = self._step(state, batches, t)
+        for t in range(start, stop):
+            number = self._number(len(state.count), t)
+            state, metrics = self._step(state, batches, number)
             taken.append(metrics)
         if not taken:
             return state, []
@@ -84,14 +87,12 @@ class Split:
         state = state._replace(params=light.params, rule_state=light.rule_state)
         return state, metrics
 
-    @functools.cache  # noqa: B019 (lives as long as the run that it belongs to)
-    def _numbers(self, workers: int, stop: int) -> list[Any]:
-        """The numbers of the first local steps, each once for every worker."""
-        return [self._compute.place(np.full(workers, t, np.int32)) for t in range(stop)]
+    def _place_number(self, workers: int, t: int) -> Any:
+        """The number of a local step, once for every worker."""
+        return self._compute.place(np.full(workers, t, np.int32))
 
 
 def _step_of_round(
     round_: Round, state: RoundState, batches: Batches, t: jax.Array
 ) -> tuple[RoundState, StepMetrics]:
-    take = lambda leaf: lax.dynamic_index_in_dim(leaf, t, keepdims=False)
-    return round_.step(state, jax.tree.map(take, batches))
+    return round_.step(state, at(batches, t))

@@ -22,7 +22,8 @@ _PACKAGES = (
     "optax",
     "flax",
 )
-# With these, compiled for the TPU, an all-reduce started before a loop and ended after.
+# Flags for asynchronous all-reduces, by kind. This library has not read what a compiler
+# makes of a round with them.
 _TPU_FLAGS = {
     "TPU v5 lite": (
         "xla_enable_async_all_reduce=true",

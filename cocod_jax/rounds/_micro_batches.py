@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jax import lax
 
+from cocod_jax._trees import at
 from cocod_jax._typing import Batch, ModelState, Params
 from cocod_jax.rounds._convolutions import fast_in_loops
 
@@ -98,8 +99,7 @@ def over_micro_batches(gradient_of: GradientFn) -> GradientFn:
         count = jnp.clip(asked, 1, jax.tree.leaves(data)[0].shape[0])
 
         def take(j: jax.Array | int) -> tuple[Batch, jax.Array]:
-            one = lambda leaf: lax.dynamic_index_in_dim(leaf, j, keepdims=False)
-            return jax.tree.map(one, data), jax.random.fold_in(key, j)
+            return at(data, j), jax.random.fold_in(key, j)
 
         def add(j: jax.Array, carry: tuple[Any, ModelState]) -> tuple[Any, ModelState]:
             sums, model_state = carry

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cocod_jax._text import shown
-from cocod_jax._trees import barrier
+from cocod_jax._trees import at, barrier
 from cocod_jax._typing import AxisName, Batches, ExchangeState, Params, Sent
 from cocod_jax.rounds._checks import check_batches
 from cocod_jax.rounds._metrics import merge_metrics
@@ -67,14 +67,36 @@ class Round(NamedTuple):
         return compose(self, self.send, _scan(self.step), self.merge)(state, batches)
 
     def send(self, state: RoundState) -> tuple[Sent, ExchangeState]:
-        """What the exchange has in flight, and its next state: every collective."""
+        """Starts the exchange of the snapshot; holds every collective of the rule.
+
+        Args:
+          state: of one worker; its parameters are the snapshot.
+
+        Returns:
+          What is in flight, in the form in which it travels, and the next state of the
+          exchange, to be installed after the merge (both per worker).
+        """
         rule_state = RuleState(state.rule_state, state.exchange_state)
         return self.rule.send(rule_state, state.params, state.weight)
 
     def merge(
         self, state: RoundState, snapshot: Params, sent: Sent
     ) -> tuple[RoundState, MergeMetrics]:
-        """What the worker makes of what arrives; no collective."""
+        """Ends the exchange, and merges what arrives; no collective.
+
+        Args:
+          state: of one worker, after the steps that the exchange had.
+          snapshot: its parameters when it sent.
+          sent: what ``send`` returned first.
+
+        Returns:
+          The state with new parameters and the rule's new state, and what the merge
+          reports.
+
+        Raises:
+          ValueError: when the exchange brings another tree than was sent, or the rule
+            returns another tree than the parameters.
+        """
         # What needs the mean alone, such as its distance, could run before the steps,
         # and the exchange would then have to end before them. And what needs the steps
         # alone, such as the momentum in another layout, could run between them and the
@@ -82,7 +104,7 @@ class Round(NamedTuple):
         state, sent = barrier((state, sent))
         rule, params = self.rule, state.params
         outgoing = rule.outgoing(state.rule_state, snapshot)
-        arriving = rule.receive(sent, state.rule_state, snapshot)
+        arriving = rule.receive(sent, outgoing)
         merged, rule_state = rule.apply(arriving, params, state.rule_state, snapshot)
         metrics = merge_metrics(params, snapshot, arriving, outgoing)
         state = state._replace(params=merged, rule_state=rule_state)
@@ -162,11 +184,8 @@ def _scan(step: StepFn) -> LocalSteps:
         if start == stop:  # an empty loop would be traced all the same
             return state, []
 
-        # By index: a slice of the batches is a copy of them, and not all compilers
-        # start the exchange before they make it.
         def one(state: RoundState, t: jax.Array) -> tuple[RoundState, StepMetrics]:
-            take = lambda leaf: lax.dynamic_index_in_dim(leaf, t, keepdims=False)
-            return step(state, jax.tree.map(take, batches))
+            return step(state, at(batches, t))
 
         state, taken = lax.scan(one, state, jnp.arange(start, stop))
         return state, [taken]

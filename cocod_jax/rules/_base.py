@@ -159,13 +159,12 @@ class MergeRule(optax.GradientTransformationExtraArgs):
         outgoing = self.outgoing(state.rule_state, snapshot)
         return self.exchange.send(state.exchange_state, outgoing, weight)
 
-    def receive(self, sent: Sent, rule_state: Any, snapshot: Params) -> Tree:
-        """What arrives, like what was sent; no collective.
+    def receive(self, sent: Sent, outgoing: Tree) -> Tree:
+        """What arrives, like ``outgoing``, the tree that was sent; no collective.
 
         Raises:
           ValueError: when the exchange brings another tree.
         """
-        outgoing = self.outgoing(rule_state, snapshot)
         arriving = self.exchange.receive(sent, outgoing)
         check_same_tree(arriving, outgoing, "arriving", "what was sent")
         return arriving
@@ -192,7 +191,7 @@ class MergeRule(optax.GradientTransformationExtraArgs):
     ) -> tuple[Params, RuleState]:
         """Exchanges and merges at once, without a step between the two."""
         sent, exchange_state = self.send(state, snapshot, weight)
-        arriving = self.receive(sent, state.rule_state, snapshot)
+        arriving = self.receive(sent, self.outgoing(state.rule_state, snapshot))
         params, rule_state = self.apply(arriving, params, state.rule_state, snapshot)
         return params, RuleState(rule_state, exchange_state)
 
