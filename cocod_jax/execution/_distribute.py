@@ -10,7 +10,7 @@ from cocod_jax.exchanges._base import workers_axis
 from cocod_jax.execution._flags import warn_without_scheduler
 from cocod_jax.execution._map import Via, WorkerMap
 from cocod_jax.execution._split import Split
-from cocod_jax.rounds._checks import check_batches, check_workers
+from cocod_jax.rounds._checks import check_batches, check_workers, of_all_workers
 from cocod_jax.rounds._round import Round, check_round
 from cocod_jax.rounds._types import RoundMetrics, RoundState
 
@@ -136,6 +136,7 @@ def distribute(
 
     def run(state: RoundState, batches: Batches) -> tuple[RoundState, RoundMetrics]:
         check_batches(batches, round_.period, workers=check_workers(state))
+        state = of_all_workers(state)
         if any(map(_is_used_up, jax.tree.leaves(state))):
             raise ValueError(
                 "state was given to a run before, which took its memory; go on with "

@@ -11,6 +11,7 @@ from cocod_jax._trees import at
 from cocod_jax._typing import Batches, ExchangeState, Params, Sent
 from cocod_jax.execution._map import WorkerMap
 from cocod_jax.rounds._round import Round, compose
+from cocod_jax.rounds._trainable import all_of_it, whole_of
 from cocod_jax.rounds._types import (
     MergeMetrics,
     RoundMetrics,
@@ -36,11 +37,12 @@ class Split:
     def __init__(self, round_: Round, compute: WorkerMap, exchange: WorkerMap):
         rule = round_.rule
         self._compute, self._exchange = compute, exchange
-        self._outgoing = compute.over(rule.outgoing)
-        self._sends_snapshot = rule.outgoing is the_snapshot
+        trains_all = round_.part_of is all_of_it
+        self._outgoing = compute.over(functools.partial(_outgoing_of_round, round_))
+        self._sends_snapshot = rule.outgoing is the_snapshot and trains_all
         self._send = exchange.over(rule.exchange.send)
         self._step = compute.over(functools.partial(_step_of_round, round_))
-        self._merge = compute.over(round_.merge)
+        self._merge = compute.over(functools.partial(_merge_of_round, round_))
         # Of this run: a cache of the class would keep every run alive.
         self._number = functools.cache(self._place_number)
         self._round = compose(
@@ -71,7 +73,8 @@ class Split:
         taken = []
         for t in range(start, stop):
             number = self._number(len(state.count), t)
-            state, metrics = self._step(state, batches, number)
+            stepped, metrics = self._step(state, batches, number)
+            state = stepped._replace(params=whole_of(stepped.params, state.params))
             taken.append(metrics)
         if not taken:
             return state, []
@@ -84,15 +87,32 @@ class Split:
         """Without what no merge reads, which would go in and out for nothing."""
         light = state._replace(opt_state=(), model_state=(), exchange_state=())
         light, metrics = self._merge(light, snapshot, self._compute.place(sent))
-        state = state._replace(params=light.params, rule_state=light.rule_state)
-        return state, metrics
+        params = whole_of(light.params, state.params)
+        return state._replace(params=params, rule_state=light.rule_state), metrics
 
     def _place_number(self, workers: int, t: int) -> Any:
         """The number of a local step, once for every worker."""
         return self._compute.place(np.full(workers, t, np.int32))
 
 
+def _outgoing_of_round(round_: Round, rule_state: Any, params: Params) -> Any:
+    return round_.rule.outgoing(rule_state, round_.part_of(params))
+
+
+# What is not trained does not come out: it would be copied.
+
+
 def _step_of_round(
     round_: Round, state: RoundState, batches: Batches, t: jax.Array
 ) -> tuple[RoundState, StepMetrics]:
-    return round_.step(state, at(batches, t))
+    return _trained(round_, *round_.step(state, at(batches, t)))
+
+
+def _merge_of_round(
+    round_: Round, state: RoundState, snapshot: Params, sent: Sent
+) -> tuple[RoundState, MergeMetrics]:
+    return _trained(round_, *round_.merge(state, snapshot, sent))
+
+
+def _trained(round_: Round, state: RoundState, metrics: Any) -> tuple[RoundState, Any]:
+    return state._replace(params=round_.part_of(state.params)), metrics

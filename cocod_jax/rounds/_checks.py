@@ -1,6 +1,6 @@
 """What a round refuses, with a message that names the argument or the leaf."""
 
-from numbers import Real
+from numbers import Number, Real
 from typing import Any
 
 import jax
@@ -56,6 +56,33 @@ def check_workers(state: RoundState) -> int:
     return state.count.shape[0]
 
 
+def of_all_workers(state: RoundState) -> RoundState:
+    """The state with every leaf that is one number given to all workers.
+
+    Raises:
+      TypeError: when it is no state, or a leaf is no array.
+      ValueError: when it has no axis of workers, or a leaf of it has another.
+    """
+    workers = check_workers(state)
+    if all(np.shape(leaf)[:1] == (workers,) for leaf in jax.tree.leaves(state)):
+        return state
+
+    def spread(path: Any, leaf: Any) -> Any:
+        name, shape = "state" + jax.tree_util.keystr(path), np.shape(leaf)
+        if shape[:1] == (workers,):
+            return leaf
+        if not isinstance(leaf, jax.Array | np.ndarray | Number | np.generic):
+            raise TypeError(f"{name} is {shown(leaf)}; it must be an array.")
+        if shape:
+            raise ValueError(
+                f"{name} has shape {shape}; axis 0 must have length {workers}: what "
+                "each worker has. One number, without an axis, is given to all."
+            )
+        return jnp.full([workers], leaf, jnp.result_type(leaf))
+
+    return jax.tree.map_with_path(spread, state)
+
+
 def check_batches(batches: Batches, period: int, *, workers: int | None = None) -> None:
     """Raises ValueError unless every leaf begins with the axes [workers, period].
 
@@ -80,17 +107,56 @@ def check_batches(batches: Batches, period: int, *, workers: int | None = None) 
         check_micro_batches(batches, axis=axis + 1)
 
 
-def check_loss(returned: Any, stateful: bool) -> None:
-    """Raises TypeError unless it is a loss and a model state."""
-    is_pair = isinstance(returned, tuple) and len(returned) == 2
-    loss = returned[0] if is_pair else returned
+def check_loss(returned: Any, stateful: bool, has_aux: bool) -> tuple[Any, ...]:
+    """What ``loss_fn`` returned, as a tuple that begins with the loss.
+
+    Raises:
+      TypeError: unless it is a scalar loss and what was asked for beside it.
+    """
+    names = ("loss", *["model_state"] * stateful, *["aux"] * has_aux)
+    several = len(names) > 1
+    is_whole = isinstance(returned, tuple) and len(returned) == len(names)
+    loss = returned[0] if several and is_whole else returned
     is_array = isinstance(loss, jax.Array | np.ndarray)
-    if is_pair and (isinstance(loss, Real) or (is_array and loss.ndim == 0)):
-        return
+    if is_whole == several and (
+        isinstance(loss, Real) or (is_array and loss.ndim == 0)
+    ):
+        return returned if several else (loss,)
     came = f"an array of shape {loss.shape}" if is_array else f"a {type(loss).__name__}"
+    if not several:
+        raise TypeError(f"loss_fn must return its loss, a scalar; it returned {came}.")
+    flags = " and ".join(["stateful=True"] * stateful + ["has_aux=True"] * has_aux)
     raise TypeError(
-        "with stateful=True loss_fn must return (loss, model_state), where the loss is "
-        f"a scalar; it returned {came}{' as the loss' * is_pair}."
-        if stateful
-        else f"loss_fn must return its loss, a scalar; it returned {came}."
+        f"with {flags} loss_fn must return ({', '.join(names)}), where the loss is a "
+        f"scalar; it returned {came}{' as the loss' * is_whole}."
     )
+
+
+def check_same_types(after: RoundState, before: RoundState) -> None:
+    """Makes sure that a local step leaves the types of its state as they are.
+
+    Raises:
+      TypeError: naming a leaf that it adds, loses or changes in shape or dtype.
+    """
+    cures = {
+        "opt_state": "give the optimizer parameters, or a dtype of its own such as "
+        "mu_dtype=jnp.float32, whose type its update keeps",
+        "model_state": "loss_fn must return the model state in the types that it came "
+        "in: cast it there, or start from such a state",
+    }
+    for field, cure in cures.items():
+        was, now = _types_of(getattr(before, field)), _types_of(getattr(after, field))
+        for path in [*was, *now]:
+            if was.get(path) != now.get(path):
+                change = f"{was.get(path, 'nothing')} to {now.get(path, 'nothing')}"
+                raise TypeError(
+                    f"a local step changes state.{field}{path} from {change}, but all "
+                    f"steps must run as one program; {cure}."
+                )
+
+
+def _types_of(tree: Any) -> dict[str, str]:
+    return {
+        jax.tree_util.keystr(path): jnp.result_type(leaf).name + str(list(jnp.shape(leaf)))
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }

@@ -14,6 +14,7 @@ from cocod_jax._typing import LossFn, ModelState, Params
 from cocod_jax.rounds._checks import check_transforms
 from cocod_jax.rounds._round import Round
 from cocod_jax.rounds._step import local_step
+from cocod_jax.rounds._trainable import Trainable, trained_part
 from cocod_jax.rounds._types import RoundState
 from cocod_jax.rules import MergeRule
 
@@ -26,6 +27,8 @@ def make_round(
     period: int,
     delay: int | None = None,
     stateful: bool = False,
+    has_aux: bool = False,
+    trainable: Trainable | None = None,
 ) -> Round:
     r"""A round of ``period`` local steps with one exchange hidden behind them.
 
@@ -48,7 +51,7 @@ def make_round(
     Args:
       loss_fn: ``(params, batch) -> loss``, the scalar mean loss of one local
         batch. With ``stateful``: ``(params, model_state, batch, key) -> (loss,
-        model_state)``.
+        model_state)``. With ``has_aux`` it returns one more, aux, at the end.
       inner: the optimizer of the local steps. Its learning-rate schedules count
         local steps over all rounds. It is called with ``value=loss``. It must keep no
         copy of the parameters in its state, as ``optax.contrib.schedule_free`` does:
@@ -59,6 +62,15 @@ def make_round(
       delay: d, local steps between the snapshot and the merge, 0 to ``period``
         (shared); None is the whole period.
       stateful: whether ``loss_fn`` carries a model state and takes a PRNG key.
+      has_aux: whether ``loss_fn`` also returns a tree of arrays that is no part of the
+        loss, such as an accuracy; it comes back in ``RoundMetrics.aux``. Of
+        micro-batches it is the mean.
+      trainable: which leaves of the parameters are trained (shared): a tree of bools,
+        a prefix of the parameters', or a predicate, ``(leaf) -> bool`` or ``(path,
+        leaf) -> bool`` with the path of ``jax.tree.map_with_path``. The others, which
+        may be integers, are neither differentiated nor sent nor changed. The inner
+        optimizer and the rule see ``optax.MaskedNode()`` in their place. None trains
+        all.
 
     Returns:
       A :class:`Round`. Its functions are those of one worker, to be run under
@@ -66,8 +78,9 @@ def make_round(
 
     Raises:
       TypeError: when ``loss_fn`` is not a function of what it is called with,
-        ``inner`` not an optax transform, or ``rule`` not a MergeRule; in use, when
-        ``loss_fn`` returns something else.
+        ``inner`` not an optax transform, ``rule`` not a MergeRule, or ``trainable`` a
+        function of something else; in use, when ``loss_fn`` returns something else, or
+        a step changes the dtypes of the state.
       ValueError: when ``period`` or ``delay`` is not an integer in its range; in
         use, when the leading axis of ``batches`` is not the period, counts of
         micro-batches do not fit, the rule's exchange brings another tree than it
@@ -97,9 +110,13 @@ def make_round(
     check_takes(takes, loss_fn=loss_fn)
     check_transforms(inner, rule)
     period, delay = check_period(period, delay)
+    part_of = trained_part(trainable)
     return Round(
-        init=_init_of(inner, rule, stateful),
-        step=local_step(loss_fn, inner, rule, stateful),
+        init=_init_of(inner, rule, part_of, stateful),
+        step=local_step(
+            loss_fn, inner, rule, part_of, stateful=stateful, has_aux=has_aux
+        ),
+        part_of=part_of,
         rule=rule,
         period=period,
         delay=delay,
@@ -107,7 +124,10 @@ def make_round(
 
 
 def _init_of(
-    inner: optax.GradientTransformation, rule: MergeRule, stateful: bool
+    inner: optax.GradientTransformation,
+    rule: MergeRule,
+    part_of: Callable[[Params], Params],
+    stateful: bool,
 ) -> Callable[..., RoundState]:
     """A round's ``init``."""
 
@@ -119,10 +139,11 @@ def _init_of(
                 "model_state was given to a round whose loss_fn takes none; make it "
                 "with make_round(..., stateful=True)."
             )
-        of_rule: Any = rule.init(params)
+        part = part_of(params)
+        of_rule: Any = rule.init(part)
         return RoundState(
             params=own_copy(params),
-            opt_state=own_copy(inner.init(params)),
+            opt_state=own_copy(inner.init(part)),
             rule_state=own_copy(of_rule.rule_state),
             exchange_state=own_copy(of_rule.exchange_state),
             model_state=own_copy(model_state),

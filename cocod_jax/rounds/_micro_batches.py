@@ -9,15 +9,15 @@ import numpy as np
 import optax
 from jax import lax
 
-from cocod_jax._trees import at
+from cocod_jax._trees import at, wide
 from cocod_jax._typing import Batch, ModelState, Params
 from cocod_jax.rounds._convolutions import fast_in_loops
 
 GradientFn: TypeAlias = Callable[
     [Params, ModelState, Batch, jax.Array],
-    tuple[tuple[jax.Array, ModelState], Params],
+    tuple[tuple[jax.Array, ModelState, Any], Params],
 ]
-"""``(params, model_state, batch, key) -> ((loss, model_state), gradient)``."""
+"""``(params, model_state, batch, key) -> ((loss, model_state, aux), gradient)``."""
 
 
 class MicroBatches(NamedTuple):
@@ -85,16 +85,16 @@ class MicroBatches(NamedTuple):
 
 
 def over_micro_batches(gradient_of: GradientFn) -> GradientFn:
-    """The same for a worker's micro-batches: the mean loss and the mean gradient.
+    """The same for a worker's micro-batches: the means of loss, aux and gradient.
 
     The sums are taken in float32 at least; the means have the dtypes that
-    ``gradient_of`` gives.
+    ``gradient_of`` gives, those of integers in aux are float32.
     """
     gradient_of_one = fast_in_loops(gradient_of)
 
     def mean_gradient_of(
         params: Params, model_state: ModelState, batches: MicroBatches, key: jax.Array
-    ) -> tuple[tuple[jax.Array, ModelState], Params]:
+    ) -> tuple[tuple[jax.Array, ModelState, Any], Params]:
         data, asked = batches.data, jnp.asarray(batches.count, jnp.int32)
         count = jnp.clip(asked, 1, jax.tree.leaves(data)[0].shape[0])
 
@@ -103,24 +103,26 @@ def over_micro_batches(gradient_of: GradientFn) -> GradientFn:
 
         def add(j: jax.Array, carry: tuple[Any, ModelState]) -> tuple[Any, ModelState]:
             sums, model_state = carry
-            (loss, model_state), gradient = gradient_of_one(
+            (loss, model_state, aux), gradient = gradient_of_one(
                 params, model_state, *take(j)
             )
-            return optax.tree.add(sums, (loss, gradient)), model_state
+            return optax.tree.add(sums, wide((loss, aux, gradient))), model_state
 
         # The loop must know the types of the sums before its first micro-batch.
-        (loss, _), gradient = jax.eval_shape(
+        (loss, _, aux), gradient = jax.eval_shape(
             lambda: gradient_of(params, model_state, *take(0))
         )
-        wide = lambda leaf: jnp.promote_types(leaf.dtype, jnp.float32)
-        zero = lambda leaf: jnp.zeros_like(leaf, dtype=wide(leaf))
-        zeros = jax.tree.map(zero, (loss, gradient))
+        of_one = (loss, aux, gradient)
+        zeros = wide(jax.tree.map(jnp.zeros_like, of_one))
         sums, model_state = lax.fori_loop(0, count, add, (zeros, model_state))
 
-        divisor = jnp.where(count == asked, count, jnp.nan)
-        mean = lambda total, leaf: (total / divisor).astype(leaf.dtype)
-        loss, gradient = jax.tree.map(mean, sums, (loss, gradient))
-        return (loss, model_state), gradient
+        def mean(total: jax.Array, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+            divisor = jnp.where(count == asked, count, jnp.nan).astype(total.dtype)
+            is_float = jnp.issubdtype(leaf.dtype, jnp.inexact)
+            return (total / divisor).astype(leaf.dtype if is_float else total.dtype)
+
+        loss, aux, gradient = jax.tree.map(mean, sums, of_one)
+        return (loss, model_state, aux), gradient
 
     return mean_gradient_of
 

@@ -13,6 +13,7 @@ from cocod_jax._typing import AxisName, Batches, ExchangeState, Params, Sent
 from cocod_jax.rounds._checks import check_batches
 from cocod_jax.rounds._metrics import merge_metrics
 from cocod_jax.rounds._step import StepFn
+from cocod_jax.rounds._trainable import whole_of
 from cocod_jax.rounds._types import (
     MergeMetrics,
     RoundMetrics,
@@ -35,6 +36,8 @@ class Round(NamedTuple):
         numbers, those of ``jax.random.key(0)``. A model state belongs to a stateful
         round only, and one key to a run (ValueError).
       step: ``(state, batch) -> (state, StepMetrics)``, one local step.
+      part_of: ``(params) -> part``, what is trained: all of the parameters unless the
+        round was made with ``trainable``. Nothing else is sent or merged.
       rule: the merge rule; its exchange holds every collective of the round's own.
       period: k, local steps in a round.
       delay: d, local steps between the snapshot and the merge.
@@ -42,6 +45,7 @@ class Round(NamedTuple):
 
     init: Callable[..., RoundState]
     step: StepFn
+    part_of: Callable[[Params], Params]
     rule: MergeRule
     period: int
     delay: int
@@ -77,7 +81,7 @@ class Round(NamedTuple):
           exchange, to be installed after the merge (both per worker).
         """
         rule_state = RuleState(state.rule_state, state.exchange_state)
-        return self.rule.send(rule_state, state.params, state.weight)
+        return self.rule.send(rule_state, self.part_of(state.params), state.weight)
 
     def merge(
         self, state: RoundState, snapshot: Params, sent: Sent
@@ -102,11 +106,13 @@ class Round(NamedTuple):
         # alone, such as the momentum in another layout, could run between them and the
         # merge: a compiler may find that enough to hide the exchange behind.
         state, sent = barrier((state, sent))
-        rule, params = self.rule, state.params
+        rule = self.rule
+        params, snapshot = self.part_of(state.params), self.part_of(snapshot)
         outgoing = rule.outgoing(state.rule_state, snapshot)
         arriving = rule.receive(sent, outgoing)
         merged, rule_state = rule.apply(arriving, params, state.rule_state, snapshot)
         metrics = merge_metrics(params, snapshot, arriving, outgoing)
+        merged = whole_of(merged, state.params)
         state = state._replace(params=merged, rule_state=rule_state)
         # Metrics that run after the late steps would keep snapshot and mean till then.
         return barrier((state, metrics))

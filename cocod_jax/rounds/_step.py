@@ -1,19 +1,22 @@
 """One local step: a gradient, and what the inner optimizer makes of it."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from cocod_jax._trees import wide
+from cocod_jax._trees import cast_like, wide
 from cocod_jax._typing import Batch, LossFn, ModelState, Params
-from cocod_jax.rounds._checks import check_loss
+from cocod_jax.rounds._checks import check_loss, check_same_types
+from cocod_jax.rounds._inner import with_what_it_takes
 from cocod_jax.rounds._micro_batches import (
     GradientFn,
     MicroBatches,
     over_micro_batches,
 )
+from cocod_jax.rounds._trainable import whole_of
 from cocod_jax.rounds._types import RoundState, StepMetrics
 from cocod_jax.rules import MergeRule
 
@@ -24,56 +27,67 @@ def local_step(
     loss_fn: LossFn,
     inner: optax.GradientTransformation,
     rule: MergeRule,
+    part_of: Callable[[Params], Params],
+    *,
     stateful: bool,
+    has_aux: bool,
 ) -> StepFn:
     """``(state, batch) -> (state, StepMetrics)``, without a collective of its own."""
-    gradient_of = _gradient_of(loss_fn, stateful)
-    inner = optax.with_extra_args_support(inner)
+    gradient_of = _gradient_of(loss_fn, part_of, stateful, has_aux)
+    inner = with_what_it_takes(inner)
 
     def step(state: RoundState, batch: Batch) -> tuple[RoundState, StepMetrics]:
         several = isinstance(batch, MicroBatches)
         take = over_micro_batches(gradient_of) if several else gradient_of
         key = jax.random.fold_in(state.key, state.count)
-        (loss, model_state), gradient = take(
+        (loss, model_state, aux), gradient = take(
             state.params, state.model_state, batch, key
         )
-        metrics = StepMetrics(loss, optax.tree.norm(wide(gradient)))
+        metrics = StepMetrics(loss, optax.tree.norm(wide(gradient)), aux)
         if rule.correct is not None:
             gradient = rule.correct(state.rule_state, gradient)
-        updates, opt_state = inner.update(
-            gradient, state.opt_state, state.params, value=loss
+        part = part_of(state.params)
+        updates, opt_state = inner.update(gradient, state.opt_state, part, value=loss)
+        params = whole_of(optax.apply_updates(part, updates), state.params)
+        count = jnp.asarray(optax.safe_increment(state.count))
+        after = state._replace(
+            params=params, opt_state=opt_state, model_state=model_state, count=count
         )
-        state = state._replace(
-            params=optax.apply_updates(state.params, updates),
-            opt_state=opt_state,
-            model_state=model_state,
-            count=jnp.asarray(optax.safe_increment(state.count)),
-        )
-        return state, metrics
+        check_same_types(after, state)
+        return cast_like(after, state), metrics
 
     return step
 
 
-def _gradient_of(loss_fn: LossFn, stateful: bool) -> GradientFn:
-    """``(params, model_state, batch, key) -> ((loss, model_state), gradient)``."""
+def _gradient_of(
+    loss_fn: LossFn,
+    part_of: Callable[[Params], Params],
+    stateful: bool,
+    has_aux: bool,
+) -> GradientFn:
+    """The loss, what else ``loss_fn`` returns, and the gradient of the trained part."""
 
     def gradient_of(
         params: Params, model_state: ModelState, batch: Batch, key: jax.Array
-    ) -> tuple[tuple[jax.Array, ModelState], Params]:
-        def loss_of(params: Params) -> tuple[jax.Array, ModelState]:
+    ) -> tuple[tuple[jax.Array, ModelState, Any], Params]:
+        def loss_of(part: Params) -> tuple[jax.Array, tuple[ModelState, Any]]:
             # Rebuilt here: NNX variables can only be written in the trace that made
             # them, and differentiation is a trace of its own.
             own_state = jax.tree.map(lambda leaf: leaf, model_state)
+            own_params = whole_of(part, params)
             if stateful:
-                returned = loss_fn(params, own_state, batch, key)
+                returned = loss_fn(own_params, own_state, batch, key)
             else:
-                returned = loss_fn(params, batch), own_state
-            check_loss(returned, stateful)
-            return returned
+                returned = loss_fn(own_params, batch)
+            loss, *others = check_loss(returned, stateful, has_aux)
+            aux = others.pop() if has_aux else None
+            return loss, (others.pop() if stateful else own_state, aux)
 
-        value, gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
+        (loss, others), gradient = jax.value_and_grad(loss_of, has_aux=True)(
+            part_of(params)
+        )
         # JAX's gradient with respect to a complex number is the conjugate of the
         # direction in which the loss grows; of a real one it is that direction.
-        return value, optax.tree.conj(gradient)
+        return (loss, *others), optax.tree.conj(gradient)
 
     return gradient_of

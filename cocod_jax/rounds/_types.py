@@ -1,6 +1,6 @@
 """What a worker carries from round to round, and what it reports."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -48,10 +48,12 @@ class StepMetrics(NamedTuple):
     Attributes:
       loss: scalar of the loss's own dtype, of the worker's batch before the step.
       grad_norm: scalar, float32 or wider, the Euclidean norm of the worker's gradient.
+      aux: what ``loss_fn`` returned beside the loss, None without ``has_aux``.
     """
 
     loss: jax.Array
     grad_norm: jax.Array
+    aux: Any = None
 
 
 class MergeMetrics(NamedTuple):
@@ -88,6 +90,7 @@ class RoundMetrics(NamedTuple):
       distance: scalar, see :class:`MergeMetrics`.
       progress_norm: scalar, see :class:`MergeMetrics`.
       alignment: scalar, see :class:`MergeMetrics`.
+      aux: leaves of shape [period, ...], see :class:`StepMetrics`.
     """
 
     loss: jax.Array
@@ -95,9 +98,13 @@ class RoundMetrics(NamedTuple):
     distance: jax.Array
     progress_norm: jax.Array
     alignment: jax.Array
+    aux: Any = None
 
 
 def on_host(metrics: RoundMetrics) -> RoundMetrics:
-    """The metrics as NumPy arrays of float64: sums in bfloat16 would round."""
+    """The metrics as NumPy arrays of float64: sums in bfloat16 would round.
+
+    Without what ``loss_fn`` returned beside the loss, which may be anything.
+    """
     wide = lambda values: np.asarray(values, np.float64)
-    return jax.tree.map(wide, jax.device_get(metrics))
+    return jax.tree.map(wide, jax.device_get(metrics._replace(aux=None)))
