@@ -85,10 +85,18 @@ def cast_like(tree: Any, like: Any) -> Any:
     return jax.tree.map(cast, tree, like)
 
 
+def wide_dtype(dtype: Any) -> Any:
+    """float32, or the dtype itself where it is no narrower.
+
+    JAX's own promotion refuses some pairs: 8-bit floats, and all in its strict mode.
+    """
+    is_float = jnp.issubdtype(dtype, jnp.inexact)
+    return dtype if is_float and jnp.finfo(dtype).bits >= 32 else jnp.float32
+
+
 def wide(tree: Any) -> Any:
     """The tree in float32 at least."""
-    widen = lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
-    return jax.tree.map(widen, tree)
+    return jax.tree.map(lambda leaf: leaf.astype(wide_dtype(leaf.dtype)), tree)
 
 
 def varying_axes(leaf: Any) -> frozenset[str]:

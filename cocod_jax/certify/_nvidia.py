@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from cocod_jax._meshes import outside_of_meshes
 from cocod_jax.certify._plugin import load_compiler, plugin_directory
 from cocod_jax.certify._program import Program, spread
 from cocod_jax.execution._flags import SCHEDULER, xla_flag
@@ -72,7 +73,7 @@ def compile_program(
         options[_COST_MODEL] = False
     run = jax.jit(exported.call, donate_argnums=program.donated)
     inputs = spread(exported.in_avals, shardings)
-    with warnings.catch_warnings():
+    with outside_of_meshes(), warnings.catch_warnings():
         # JAX writes to its cache what it cannot read again without the GPU.
         unread = "Error reading persistent compilation cache"
         warnings.filterwarnings("ignore", unread, UserWarning)

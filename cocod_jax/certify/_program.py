@@ -9,6 +9,8 @@ from jax import export
 from jax.extend.core import ClosedJaxpr, Jaxpr, Var, jaxpr_as_fun
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from cocod_jax._meshes import outside_of_meshes
+
 
 class Program(NamedTuple):
     """A program over all workers, traced and ready to be compiled.
@@ -59,7 +61,7 @@ def over_workers(
         axis_names={axis_name},
         check_vma=False,  # as pmap does: fn need not say what varies with the worker
     )
-    return jax.jit(run, donate_argnums=0 if donate else ())
+    return outside_of_meshes()(jax.jit(run, donate_argnums=0 if donate else ()))
 
 
 def mesh_of_workers(args: Any, axis_name: str) -> Mesh | AbstractMesh | None:
@@ -87,7 +89,8 @@ def trace(fn: Callable[..., Any], args: tuple[Any, ...], platform: str) -> Progr
     shardings = inputs.all_shardings()
     run = jax.jit(jaxpr_as_fun(closed))  # what is traced already
     shapes = spread([v.aval for v in jaxpr.invars], shardings)
-    exported = export.export(run, platforms=[platform])(*shapes)
+    with outside_of_meshes():  # a mesh that was set is in the traced program
+        exported = export.export(run, platforms=[platform])(*shapes)
     donated = tuple(sorted(inputs.donated))
     return Program(exported, jaxpr, inputs.mesh, shardings, donated)
 

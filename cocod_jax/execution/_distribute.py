@@ -5,6 +5,7 @@ from typing import Any, Literal, TypeAlias
 
 import jax
 
+from cocod_jax._meshes import outside_of_meshes
 from cocod_jax._typing import Batches
 from cocod_jax.exchanges._base import workers_axis
 from cocod_jax.execution._flags import warn_without_scheduler
@@ -134,6 +135,7 @@ def distribute(
         exchange = over(devices if exchange_devices is None else exchange_devices)
         program = Split(round_, over(devices), exchange)
 
+    @outside_of_meshes()
     def run(state: RoundState, batches: Batches) -> tuple[RoundState, RoundMetrics]:
         check_batches(batches, round_.period, workers=check_workers(state))
         state = of_all_workers(state)

@@ -56,8 +56,11 @@ class WorkerMap:
             workers.
         """
         leaves = jax.tree.leaves(tree)
-        if self.via == "vmap" or not leaves:
+        if not leaves:
             return tree
+        if self.via == "vmap":  # said aloud, for those who have JAX refuse the rest
+            on_device = all(isinstance(leaf, jax.Array) for leaf in leaves)
+            return tree if on_device else jax.device_put(tree)
         _, own = _worker_devices(self.devices, np.shape(leaves[0])[0])
         return place(tree, own, self.axis_name)
 

@@ -157,6 +157,7 @@ def check_same_types(after: RoundState, before: RoundState) -> None:
 
 def _types_of(tree: Any) -> dict[str, str]:
     return {
-        jax.tree_util.keystr(path): jnp.result_type(leaf).name + str(list(jnp.shape(leaf)))
+        jax.tree_util.keystr(path): jnp.result_type(leaf).name
+        + str(list(jnp.shape(leaf)))
         for path, leaf in jax.tree.leaves_with_path(tree)
     }

@@ -117,7 +117,7 @@ def over_micro_batches(gradient_of: GradientFn) -> GradientFn:
         sums, model_state = lax.fori_loop(0, count, add, (zeros, model_state))
 
         def mean(total: jax.Array, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-            divisor = jnp.where(count == asked, count, jnp.nan).astype(total.dtype)
+            divisor = jnp.where(count == asked, count.astype(total.dtype), jnp.nan)
             is_float = jnp.issubdtype(leaf.dtype, jnp.inexact)
             return (total / divisor).astype(leaf.dtype if is_float else total.dtype)
 
