@@ -7,6 +7,7 @@ from cocod_jax._text import human_bytes
 from cocod_jax.certify._dataflow import CollectiveFlow
 from cocod_jax.certify._picture import draw, picture
 from cocod_jax.certify._schedule import Schedule
+from cocod_jax.execution._flags import SCHEDULER
 
 
 class Reason(NamedTuple):
@@ -71,8 +72,8 @@ REASONS = {
             "scheduler-off",
             "The compiler's latency-hiding scheduler is off for this GPU, and "
             "collectives run alone.",
-            "Set XLA_FLAGS=--xla_gpu_enable_latency_hiding_scheduler=true, or give "
-            "that option to jax.jit. certify(..., latency_hiding=True) tries it.",
+            f"Set XLA_FLAGS=--{SCHEDULER}=true, or give that option to jax.jit. "
+            "certify(..., latency_hiding=True) tries it.",
         ),
         Reason(
             "many-buffers",
