@@ -5,6 +5,7 @@ import math
 from typing import NamedTuple
 
 from cocod_jax._checks import check_counts, check_positive
+from cocod_jax.style import ALGORITHMS
 from cocod_jax.theory._bounds import Problem, spread
 
 
@@ -198,9 +199,5 @@ def exchanges(problem: Problem, steps: int) -> dict[str, int]:
             f"1 needs {least}."
         )
     rounds = math.ceil(steps / period)
-    return {
-        "S-SGD": steps,
-        "Pipe-SGD": steps,
-        "Local SGD": rounds,
-        "CoCoD-SGD": rounds,
-    }
+    counts = {"ssgd": steps, "pipe_sgd": steps, "local_sgd": rounds, "cocod": rounds}
+    return {ALGORITHMS[key][0]: count for key, count in counts.items()}
