@@ -46,7 +46,7 @@ def test_every_public_name_is_in_the_reference_once():
 
 
 def test_every_public_module_is_in_the_reference():
-    """Those that come with the package, and those that are imported by themselves."""
+    """The modules that come with the package, and the ones that users import."""
     source = inspect.getsource(cj)
     names = re.findall(r"^from cocod_jax import (\w+) as", source, re.M)
     modules = {f"cocod_jax.{name}" for name in [*names, "certify"]}

@@ -60,7 +60,7 @@ def compile_program(
     shardings = [NamedSharding(on(s.mesh), s.spec) for s in program.shardings]
     options: dict[str, bool | str] = {"xla_gpu_kernel_cache_file": _kernels()}
     assembler = plugin_directory() / "nvidia" / "cuda_nvcc"
-    if assembler.is_dir():  # rather than one on the PATH: it knows all targets
+    if assembler.is_dir():  # it knows all targets; one on the PATH may not
         options["xla_gpu_cuda_data_dir"] = str(assembler)
     if latency_hiding is not None:
         options[SCHEDULER] = latency_hiding

@@ -39,7 +39,7 @@ def needs_scheduler(device: jax.Device) -> bool:
 
 
 def xla_flag(name: str) -> bool | None:
-    """What ``XLA_FLAGS`` say of a switch, None when nothing; the last word counts."""
+    """What ``XLA_FLAGS`` say about a switch, or None; the last word counts."""
     flags = os.environ.get("XLA_FLAGS", "").lower()
     values = re.findall(rf"--{name}(?:=(\w+))?(?=\s|$)", flags)
     return values[-1] in ("", "true", "1") if values else None

@@ -48,7 +48,7 @@ def report() -> str:
         facts["LIBTPU_INIT_ARGS"] = _without_paths(flags)
     try:
         devices = jax.devices()
-    except RuntimeError as error:  # what is wrong may be just this
+    except RuntimeError as error:  # this may be the problem to report
         facts["devices"] = f"none; {_without_paths(str(error))}"
     else:
         kinds = Counter(device.device_kind for device in devices)

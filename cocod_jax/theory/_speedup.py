@@ -168,7 +168,7 @@ def exchanges(problem: Problem, steps: int) -> dict[str, int]:
     Local SGD, CoCoD-SGD   :math:`O(N^{3/2} T^{1/2})`  :math:`O(N^{3/4} T^{3/4})`
     =====================  ==========================  ===========================
 
-    With the periods of :func:`speedup_period`; the orders are for a fixed batch for
+    The periods come from :func:`speedup_period`; the orders hold at a fixed batch for
     each worker. Local SGD gets CoCoD-SGD's period, which is enough since its workers
     deviate less; a proof of its own may allow a period longer by a constant.
     The rows follow from Corollary 1; a table of the paper may count differently.
