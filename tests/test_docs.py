@@ -104,9 +104,11 @@ def test_every_rule_and_every_exchange_is_shown_to_readers():
             assert f"| {{func}}`{path.replace('cocod_jax', 'cj')} <{path}>` |" in page
 
 
-def test_results_have_a_page_each():
+def test_results_have_a_page_and_a_row_each():
     folders = {path.name for path in generate.RESULTS.iterdir() if path.is_dir()}
     assert {path.stem for path in generate.study_pages()} == folders
+    rows = (generate.RESULTS / "README.md").read_text()
+    assert set(re.findall(r"^\| \[(\w+)\]", rows, re.M)) == folders
 
 
 @pytest.mark.parametrize(
