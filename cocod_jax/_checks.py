@@ -1,4 +1,4 @@
-"""What a user gives, checked where it is given."""
+"""Argument validation."""
 
 import inspect
 import math
@@ -74,7 +74,7 @@ def check_takes(arguments: Iterable[str], **functions: Callable) -> None:
             raise TypeError(f"{name}={shown(function)} must be a function.")
         try:
             signature = inspect.signature(function)
-        except (TypeError, ValueError):  # what is not written in Python may have none
+        except (TypeError, ValueError):  # built-in functions may have none
             continue
         try:
             signature.bind(*arguments)

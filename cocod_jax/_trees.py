@@ -1,4 +1,4 @@
-"""What is done with whole trees: compared, copied, held back, cast."""
+"""Operations on whole trees: compare, copy, cast, hold back."""
 
 from typing import Any
 
@@ -47,8 +47,8 @@ def own_copy(tree: Any) -> Any:
 def at(tree: Any, index: jax.Array | int) -> Any:
     """Every leaf at one place of its first axis.
 
-    A loop over the first of several entries reads them so, by index. Slicing those
-    entries off would copy them, and not all compilers start an exchange before that.
+    A loop over the first few entries reads them by index. Slicing those entries off
+    would copy them, and not all compilers start an exchange before the copy.
     """
     take = lambda leaf: lax.dynamic_index_in_dim(leaf, index, keepdims=False)
     return jax.tree.map(take, tree)
@@ -62,7 +62,7 @@ def is_key(leaf: Any) -> bool:
 def barrier(tree: Any) -> Any:
     """The tree, all of which is computed before any of it is used.
 
-    PRNG keys pass beside the barrier: to JAX's check of keys it would be a use.
+    PRNG keys pass beside the barrier, which JAX's check of keys would count as a use.
     """
     leaves, treedef = jax.tree.flatten(tree)
     held = iter(lax.optimization_barrier([x for x in leaves if not is_key(x)]))
@@ -72,8 +72,8 @@ def barrier(tree: Any) -> Any:
 def cast_like(tree: Any, like: Any) -> Any:
     """The tree with the dtypes of ``like``, varying over the same mapped axes.
 
-    In a ``shard_map`` that checks types, what all workers have in common, such as a
-    mean, has another type than what is each worker's own.
+    In a ``shard_map`` that checks types, a value that all workers share, such as a
+    mean, has another type than a value of one worker.
     """
 
     def cast(leaf: Any, like: Any) -> jax.Array:

@@ -43,4 +43,4 @@ LossFn: TypeAlias = Callable[..., Any]
 ``(params, model_state, batch, key) -> (loss, model_state)``."""
 
 Weight: TypeAlias = jax.Array | float
-"""One worker's share p_i, a positive scalar; those of all workers have sum 1."""
+"""One worker's share p_i, a positive scalar; all shares have sum 1."""

@@ -13,7 +13,7 @@ from cocod_jax._checks import (
 )
 from cocod_jax.timeline import SSGD, Algorithm, CoCoDSGD, Compute, LocalSGD, simulate
 
-_CLOSE = 0.05  # what a measurement would hardly tell apart
+_CLOSE = 0.05  # a difference that a measurement would hardly show
 _ENDLESS = 100_000  # local steps
 # What drives workers apart; the other constants cancel in ratios of deviations.
 _NOISE = theory.Problem(smoothness=1.0, noise=1.0, gap=0.0, workers=2, batch=2)
@@ -81,7 +81,7 @@ def advise(
       busy: seconds for which an exchange occupies the processor, 0 to Tm; see
         :func:`cocod_jax.timeline.simulate`.
       jitter: the coefficient of variation of a step's time, 0 or more. With it the
-        seconds are those of one random timeline, always the same.
+        seconds come from one random timeline, always the same.
       period: k, when it is given already; None is the smallest that hides.
       learning_rate: of plain SGD; with momentum b, give learning rate / (1 - b).
       smoothness: L, the Lipschitz constant of the gradient; with the learning rate
@@ -180,7 +180,7 @@ def _check_times(
 def _seconds(
     algorithm: Algorithm, compute: Compute, exchange_seconds: float, busy: float
 ) -> float:
-    """Seconds per step, of one round when all are the same."""
+    """Seconds per step, from a single round when all rounds are the same."""
     rounds = max(2, math.ceil(200 / algorithm.period)) if compute.jitter else 1
     steps = rounds * algorithm.period
     timeline = simulate(algorithm, compute, exchange_seconds, steps=steps, busy=busy)

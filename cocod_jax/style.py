@@ -1,4 +1,4 @@
-"""How all figures look: their colours, and what is left out of them."""
+"""The look of all figures: colours, names, grid and bars."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ GREEN = "#009E73"
 BLUE = "#0072B2"
 VERMILION = "#D55E00"
 PURPLE = "#CC79A7"
-GREY = "#777777"  # of what is only there to compare with
+GREY = "#777777"  # for what is drawn only for comparison
 
-# By the name of an algorithm in code and logs: its name for people, and its colour in
-# curves and bars. In a timeline colours say what a worker does.
+# For each algorithm, by its name in code and logs: its name for people, and its colour
+# in curves and bars. In a timeline, colours say what a worker does.
 ALGORITHMS = {
     "ssgd": ("S-SGD", BLACK),
     "pipe_sgd": ("Pipe-SGD", ORANGE),
@@ -24,11 +24,11 @@ ALGORITHMS = {
     "just_in_time": ("CoCoD-SGD, just in time", BLUE),
 }
 OTHERS = (BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY_BLUE, BLACK)
-COMPUTE, EXCHANGE = BLUE, ORANGE  # of what a worker was seen to do
+COMPUTE, EXCHANGE = BLUE, ORANGE  # the lanes of a measured timeline
 
 
 def pyplot() -> Any:
-    """What figures are drawn with, imported when the first one is drawn.
+    """Imports matplotlib, when the first figure is drawn.
 
     Returns:
       ``matplotlib.pyplot``.
@@ -64,7 +64,7 @@ def tidy(ax: Any) -> None:
     ax.set_axisbelow(True)
     low, high = ax.get_ylim()
     if ax.get_yscale() == "log" and high < 1000 * low:
-        # Few powers of ten are few labels.
+        # So few powers of ten would leave too few labels.
         ax.yaxis.get_major_locator().set_params(subs=(1, 2, 5))
         ax.yaxis.set_major_formatter("{x:,g}")
         ax.yaxis.set_minor_formatter("")
@@ -84,9 +84,9 @@ def bars(
       ax: matplotlib axes to draw on.
       starts: where each bar begins, such as seconds, [bars].
       ends: where each ends, [bars].
-      bottom: of the row; its top where the axis is upside down.
-      height: of the row.
-      colour: of the bars.
+      bottom: the row's bottom, or its top where the axis is upside down.
+      height: the row's height.
+      colour: the bars' colour.
 
     Examples:
       >>> figure, ax = cj.style.pyplot().subplots()

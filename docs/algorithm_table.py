@@ -7,7 +7,7 @@ import cocod_jax as cj
 from cocod_jax import timeline
 from cocod_jax.style import ALGORITHMS
 
-PERIOD = 4  # of the timelines that are drawn
+PERIOD = 4  # in the timelines that are drawn
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,9 @@ myst_heading_anchors = 3
 myst_substitutions = generate.substitutions()
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 90  # of a cell; generate.warn_of_slow_notebook sees to the whole
+nb_execution_timeout = (
+    90  # for a cell; generate.warn_of_slow_notebook sees to the whole
+)
 nb_execution_show_tb = True
 nb_merge_streams = True
 

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 import cocod_jax as cj
 from cocod_jax.certify import REASONS
 from cocod_jax.observe.loggers import read_jsonl
+from cocod_jax.style import ALGORITHMS
 from cocod_jax.timeline import Compute, Timeline, gantt, simulate
 from docs import house
 from docs.algorithm_table import PERIOD, ROWS, Row
@@ -57,9 +58,9 @@ def write_sources() -> None:
             if path not in wanted:
                 path.unlink()
     timelines = {row.name: _timeline(row) for row in ROWS}
-    between_and_beside = {name: timelines[name] for name in ("Local SGD", "CoCoD-SGD")}
+    two = (ALGORITHMS[key][0] for key in ("local_sgd", "cocod"))
     _figure("timelines", gantt(timelines))
-    _figure("between-and-beside", gantt(between_and_beside))
+    _figure("between-and-beside", gantt({name: timelines[name] for name in two}))
     for row in ROWS:
         _figure(row.slug, gantt({row.name: timelines[row.name]}))
     _figure("house", house.picture())

@@ -55,7 +55,7 @@ RECIPES: dict[Measured, Recipe] = {
     "cocod": Recipe(
         clock=lambda period, delay: timeline.CoCoDSGD(period), rule=cj.cocod
     ),
-    # CoCoD-SGD with a delay that whoever runs it has chosen.
+    # CoCoD-SGD with a delay that the caller chooses.
     "just_in_time": Recipe(clock=timeline.CoCoDSGD, rule=cj.cocod),
 }
 

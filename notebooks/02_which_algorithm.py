@@ -160,7 +160,7 @@ for algorithm, round_ in rounds.items():
 # The losses are those of the small network. For bytes and seconds we pretend that it is
 # a larger one, as it would be on a cluster: 45 MB of parameters (a ResNet-18), 0.1 s
 # for a local step, and a ring of 1 Gbit/s links. A ResNet would have other
-# losses; the times are those of the clock.
+# losses; the times are those of the clock. Local SGD and CoCoD-SGD have period 8.
 
 # %%
 STEP_SECONDS, BYTES = 0.1, 45e6
@@ -180,11 +180,12 @@ def clock(algorithm, gbits, steps):
 
 
 # %%
+LOOKS = style.ALGORITHMS  # names and colours
 LINES = {
-    SSGD: ("S-SGD", style.BLACK, "-"),
-    PIPE_SGD: ("Pipe-SGD", style.ORANGE, "--"),
-    timeline.CoCoDSGD(8, 0): ("Local SGD, k=8", style.GREEN, "-"),
-    timeline.CoCoDSGD(8, 8): ("CoCoD-SGD, k=8", style.VERMILION, "-"),
+    SSGD: (*LOOKS["ssgd"], "-"),
+    PIPE_SGD: (*LOOKS["pipe_sgd"], "--"),
+    timeline.CoCoDSGD(8, 0): (*LOOKS["local_sgd"], "-"),
+    timeline.CoCoDSGD(8, 8): (*LOOKS["cocod"], "-"),
 }
 
 
@@ -228,24 +229,28 @@ plt.show()
 # that eats up the time they save.
 #
 # ## The price of period and delay
+#
+# Delay 0 is Local SGD, and delay k is CoCoD-SGD.
 
 # %%
-LOOKS = {
-    0: ("delay 0: Local SGD", style.GREEN, "o"),
-    1 / 2: ("delay k/2", style.BLUE, "D"),
-    1: ("delay k: CoCoD-SGD", style.VERMILION, "^"),
+MERGES = {
+    0: ("delay 0", "o", "local_sgd"),
+    1 / 2: ("delay k/2", "D", "just_in_time"),
+    1: ("delay k", "^", "cocod"),
 }
 fig, axes = plt.subplots(
     1, 2, figsize=(9, 3.4), layout="constrained", sharey=True
 )
 for axis, split in zip(axes, shards, strict=True):
-    for part, (name, colour, marker) in LOOKS.items():
+    for part, (label, marker, algorithm) in MERGES.items():
         last = [
             curves[timeline.CoCoDSGD(k, int(part * k)), split][-1]
             for k in PERIODS
         ]
-        axis.plot(PERIODS, last, marker=marker, color=colour, label=name)
-    axis.axhline(curves[SSGD, split][-1], color=style.BLACK, label="S-SGD")
+        _, colour = LOOKS[algorithm]
+        axis.plot(PERIODS, last, marker=marker, color=colour, label=label)
+    name, colour = LOOKS["ssgd"]
+    axis.axhline(curves[SSGD, split][-1], color=colour, label=name)
     axis.set(title=split, xlabel="period k", xticks=PERIODS, yscale="log")
     style.tidy(axis)
 axes[0].set_ylabel(f"loss after {STEPS} steps")
@@ -288,14 +293,11 @@ for period in PERIODS:
 # %%
 def redraw(gbits, period, delay):
     chosen = timeline.CoCoDSGD(period, int(delay * period))
+    _, colour = LOOKS["cocod"]
     looks = {
-        SSGD: ("S-SGD", style.BLACK, "-"),
-        timeline.CoCoDSGD(period, 0): ("Local SGD", style.GREEN, "-"),
-        chosen: (
-            f"period {period}, delay {chosen.delay}",
-            style.VERMILION,
-            "-",
-        ),
+        SSGD: (*LOOKS["ssgd"], "-"),
+        timeline.CoCoDSGD(period, 0): (*LOOKS["local_sgd"], "-"),
+        chosen: (f"period {period}, delay {chosen.delay}", colour, "-"),
     }
     clocks = {a: clock(a, gbits, 2 * period) for a in looks}
     timeline.gantt({looks[a][0]: clocks[a] for a in looks})

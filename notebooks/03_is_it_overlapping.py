@@ -109,7 +109,7 @@ except ImportError as missing:
 
 # %% [markdown]
 # The row of the all-reduce starts before the local steps and ends after them: hidden.
-# Widths are an order, not durations; how long both take, no compiler knows. The same as
+# Widths are an order, not durations: no compiler knows how long both take. The same as
 # a picture:
 
 # %%

@@ -88,7 +88,7 @@ def heavy_ball(axis_name, beta, weights=None):
 testing.check_rule(heavy_ball("workers", beta=0.0))
 
 # %% [markdown]
-# With momentum it should keep four of the five. The fifth it breaks, and is meant to:
+# With momentum it should keep four of the five. It breaks the fifth on purpose:
 # momentum moves the mean.
 
 # %%
@@ -157,7 +157,7 @@ def make_round(rule, learning_rate=0.1):
 
 # %%
 def verdict(rule):
-    """Of the compiler, or else of the data flow."""
+    """What the compiler says, or else the data flow."""
     round_ = make_round(rule)
     state = jax.eval_shape(
         lambda p: cj.replicate(round_.init(p), WORKERS), params

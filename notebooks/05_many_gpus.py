@@ -125,7 +125,7 @@ np.testing.assert_allclose(state.params, states["pmap"].params, rtol=1e-5)
 #
 # A cluster runs one process for each GPU, or for each machine. All run the same script;
 # each feeds its own workers. Two lines differ from above: the processes find each
-# other, and `first` says which workers are this process's.
+# other, and `first` says which workers belong to this process.
 
 # %%
 SCRIPT = '''
@@ -224,7 +224,7 @@ np.testing.assert_allclose(result["consensus"], cj.consensus(state), rtol=1e-5)
 # export XLA_FLAGS=--xla_gpu_enable_latency_hiding_scheduler=true
 # ```
 #
-# Whether it worked, the certificate says, before you book a GPU:
+# The certificate says whether it worked, before you book a GPU: see
 # `03_is_it_overlapping`.
 
 # %% [markdown]
@@ -254,6 +254,6 @@ np.testing.assert_allclose(result["consensus"], cj.consensus(state), rtol=1e-5)
 #
 # * **Same start.** `cj.workers.check_equal_start(state)` after `cj.replicate`.
 # * **Own data.** Every worker must draw other data; derive the seed from its number.
-# * **Metrics.** Each process sees those of its own workers. Reduce them outside of the
-#   round; inside, the overlap is lost.
-# * **Period.** Measure a step and an exchange there, and ask `cj.advise`.
+# * **Metrics.** Each process sees the metrics of its own workers. Reduce them outside
+#   of the round; inside, the overlap is lost.
+# * **Period.** Measure a step and an exchange on the cluster, and ask `cj.advise`.

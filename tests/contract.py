@@ -1,4 +1,4 @@
-"""Exchanges and rules that use all of the contract; for tests only.
+"""Exchanges and rules that use the whole contract, for tests only.
 
 Each stands for what the library is to carry: an exchange with state on a narrow wire,
 one that divides after the collective, a rule that keeps an anchor, one that corrects

@@ -12,7 +12,7 @@ from tests import problems
 
 
 def make_round(workers: int) -> cj.Round:
-    """Of workers that count 1, 2, ... in the mean."""
+    """A round of workers that count 1, 2, ... in the mean."""
     return cj.make_round(
         problems.loss,
         optax.sgd(0.05, momentum=0.9),

@@ -135,7 +135,7 @@ def test_an_over_correction_rings_before_the_loss_has_risen():
 
 
 def metrics(loss=1.0, distance=1.0, **fields):
-    """Of two workers and three local steps."""
+    """A round's metrics, of two workers and three local steps."""
     values: dict[str, Any] = {
         "loss": np.full([2, 3], loss),
         "grad_norm": np.ones([2, 3]),

@@ -154,7 +154,7 @@ def shard_mapped(round_, check_vma):
     ],
     ids=["pmap", "shard_map", "shard_map without vma", "remat", "jit"],
 )
-def test_every_front_door(run):
+def test_every_mapping_transform(run):
     (collective,) = dataflow(run, W, BATCHES)
     assert collective._replace(name="psum") == flow(beside=8)
 

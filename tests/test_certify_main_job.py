@@ -35,9 +35,9 @@ def bfloat16(state):
     )
 
 
-def through(door, round_):
+def through(via, round_):
     """The round as users run it."""
-    if door == "pmap":
+    if via == "pmap":
         return jax.pmap(round_.run, axis_name="workers", donate_argnums=0)
 
     def block(*args):
@@ -60,7 +60,7 @@ CHOICES = (
     ("float32", "bfloat16"),
 )
 FIRST, LAST = (0,) * len(CHOICES), (1,) * len(CHOICES)
-# Any two of the choices, the number of hosts among them, come in all combinations.
+# Any two choices, the number of hosts included, come in all their combinations.
 # Fewer than six cannot do that.
 PAIRS = {
     FIRST,
@@ -89,7 +89,7 @@ def cases(always):
       always: the combinations that CI certifies; ``pytest -m matrix`` certifies
         the others.
     """
-    names = ("model", "delay", "door", "optimizer", "dtype", "hosts")
+    names = ("model", "delay", "via", "optimizer", "dtype", "hosts")
     params = [
         pytest.param(
             *(options[pick] for options, pick in zip(CHOICES, picks, strict=True)),
@@ -101,7 +101,7 @@ def cases(always):
     return pytest.mark.parametrize(names, params)
 
 
-def cocod(model, delay, door, optimizer, dtype):
+def cocod(model, delay, via, optimizer, dtype):
     """The main job with CoCoD-SGD: a program, and what it takes."""
     round_, state, batches = main_job("--model", model, "--delay", str(delay))
     if optimizer == "adamw":
@@ -120,12 +120,12 @@ def cocod(model, delay, door, optimizer, dtype):
         state = jax.eval_shape(start)
     if dtype == "bfloat16":
         state = bfloat16(state)
-    return through(door, round_), state, batches
+    return through(via, round_), state, batches
 
 
 @cases(PAIRS)
-def test_cocod_is_hidden_on_h100(model, delay, door, optimizer, dtype, hosts):
-    program = cocod(model, delay, door, optimizer, dtype)
+def test_cocod_is_hidden_on_h100(model, delay, via, optimizer, dtype, hosts):
+    program = cocod(model, delay, via, optimizer, dtype)
     certificate = certify(*program, target="h100", hosts=hosts)
     certificate.check()
     assert certificate.verdict == f"hidden behind {delay} of 8 local steps"
@@ -133,15 +133,15 @@ def test_cocod_is_hidden_on_h100(model, delay, door, optimizer, dtype, hosts):
 
 
 @cases({FIRST})
-def test_a100_is_exposed_without_the_flag(model, delay, door, optimizer, dtype, hosts):
-    program = cocod(model, delay, door, optimizer, dtype)
+def test_a100_is_exposed_without_the_flag(model, delay, via, optimizer, dtype, hosts):
+    program = cocod(model, delay, via, optimizer, dtype)
     certificate = certify(*program, target="a100", hosts=hosts)
     assert [r.id for r in certificate.reasons] == ["scheduler-off"]
 
 
 @cases({LAST})
-def test_a100_is_hidden_with_the_flag(model, delay, door, optimizer, dtype, hosts):
-    program = cocod(model, delay, door, optimizer, dtype)
+def test_a100_is_hidden_with_the_flag(model, delay, via, optimizer, dtype, hosts):
+    program = cocod(model, delay, via, optimizer, dtype)
     options = {"target": "a100", "hosts": hosts, "latency_hiding": True}
     certificate = certify(*program, **options).check()
     assert certificate.verdict == f"hidden behind {delay} of 8 local steps"

@@ -119,7 +119,7 @@ def test_without_the_scheduler_a_new_gpu_is_exposed_too():
     ],
     ids=["worker", "pmap", "shard_map", "shard_map without vma"],
 )
-def test_every_front_door(run):
+def test_every_mapping_transform(run):
     certificate = certify(run, W, BATCHES, target="h100").check()
     assert certificate.devices == WORKERS
     (collective,) = certificate.schedule.collectives
@@ -186,7 +186,7 @@ def test_one_device_sends_nothing():
 
 @needs_compiler
 @pytest.mark.parametrize("via", ["pmap", "shard_map"])
-def test_the_front_doors_of_the_library(via):
+def test_a_distributed_round_is_hidden(via):
     round_, state, batches = library_round()
     run = cj.distribute(round_, via=via, execution="fused")
     certificate = certify(jax.jit(run), state, batches, target="h100").check()

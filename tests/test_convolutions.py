@@ -57,7 +57,7 @@ def test_values_and_gradients_stay_the_same(rank, layouts, options):
         )
 
 
-# Where a convolution can be inside of the function itself.
+# Where a function can hold a convolution.
 NESTS = {
     "jit": jax.jit,
     "remat": jax.checkpoint,

@@ -46,7 +46,7 @@ def test_every_public_name_is_in_the_reference_once():
 
 
 def test_every_public_module_is_in_the_reference():
-    """Those that come with the package, and those that are imported by themselves."""
+    """The modules that come with the package, and the ones that users import."""
     source = inspect.getsource(cj)
     names = re.findall(r"^from cocod_jax import (\w+) as", source, re.M)
     modules = {f"cocod_jax.{name}" for name in [*names, "certify"]}
@@ -104,9 +104,11 @@ def test_every_rule_and_every_exchange_is_shown_to_readers():
             assert f"| {{func}}`{path.replace('cocod_jax', 'cj')} <{path}>` |" in page
 
 
-def test_results_have_a_page_each():
+def test_results_have_a_page_and_a_row_each():
     folders = {path.name for path in generate.RESULTS.iterdir() if path.is_dir()}
     assert {path.stem for path in generate.study_pages()} == folders
+    rows = (generate.RESULTS / "README.md").read_text()
+    assert set(re.findall(r"^\| \[(\w+)\]", rows, re.M)) == folders
 
 
 @pytest.mark.parametrize(

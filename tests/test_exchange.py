@@ -96,13 +96,13 @@ def test_leaves_that_are_not_floats_stay_with_their_worker():
     np.testing.assert_allclose(result["x"], 1.5)
 
 
-@pytest.mark.parametrize("door", ["pmap", "vmap"])
-def test_several_axes_average_together(door):
+@pytest.mark.parametrize("via", ["pmap", "vmap"])
+def test_several_axes_average_together(via):
     """Two hosts of four workers each: eight workers with a weight each."""
     x = np.arange(8, dtype=np.float32).reshape(2, 4)
     exchange = cj.mean(("hosts", "workers"), weights=range(1, 9))
     inner = jax.vmap(exchange.average, axis_name="workers")
-    outer = jax.pmap if door == "pmap" else jax.vmap
+    outer = jax.pmap if via == "pmap" else jax.vmap
     result = outer(inner, axis_name="hosts")(x)
     np.testing.assert_allclose(result, np.average(x.ravel(), weights=range(1, 9)))
 

@@ -1,4 +1,4 @@
-"""Front doors and executions: the choice, donation, compilation, errors."""
+"""Mapping transforms and executions: the choice, donation, compilation, errors."""
 
 import gc
 import logging
@@ -53,7 +53,7 @@ def test_the_second_call_compiles_nothing(via, execution, caplog):
 
 @pytest.mark.parametrize("via", ["pmap", "shard_map", "vmap"])
 def test_the_fused_execution_donates_the_state(via):
-    """One copy of the state, and what is kept of it beside is a copy."""
+    """The state is held once, and what is kept of it elsewhere is a copy."""
     round_ = make_round()
     run = cj.distribute(round_, via=via, execution="fused")
     state = cj.replicate(round_.init(problems.params()), N)

@@ -95,7 +95,7 @@ def test_a_shard_map_that_sums_the_gradients_itself_is_refused(name, check_vma):
         with pytest.raises(ValueError, match=r"'workers'.*check_vma=False"):
             run(*arguments)
     else:
-        mean = 0.0 if name == "stale" else -(N - 1) / 2  # of 0, -1, ... 1 - N
+        mean = 0.0 if name == "stale" else -(N - 1) / 2  # the mean of 0, -1, ... 1 - N
         np.testing.assert_allclose(run(*arguments), mean, rtol=1e-6)
 
 

@@ -19,7 +19,7 @@ RESULTS = Path(__file__).parent.parent / "experiments" / "results"
 
 
 def metrics(dtype=np.float32, **fields):
-    """Those of two workers and three local steps."""
+    """A round's metrics, of two workers and three local steps."""
     values = {
         "loss": [[1, 2, 3], [4, 5, 6]],
         "grad_norm": [[1, 1, 1], [1, 1, 9]],

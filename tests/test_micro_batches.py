@@ -14,7 +14,7 @@ from cocod_jax.certify import certify, dataflow
 from tests import reference
 from tests.marks import needs_compiler
 from tests.test_execution import COMBINATIONS
-from tests.test_round import DOORS
+from tests.test_round import MAPPINGS
 
 N, PERIOD, ROUNDS, MICRO = 4, 3, 3, 2
 STEPS = PERIOD * ROUNDS
@@ -80,13 +80,13 @@ def make_round(loss=loss, inner=MOMENTUM, weights=COUNTS, period=PERIOD, **optio
 
 
 @pytest.mark.parametrize("execution", ["fused", "split"])
-@pytest.mark.parametrize("door", DOORS)
-def test_proportional_sampling_is_the_papers(door, execution):
+@pytest.mark.parametrize("via", MAPPINGS)
+def test_proportional_sampling_is_the_papers(via, execution):
     """Also: what is skipped is NaN here, and reaches nobody."""
     with jax.enable_x64(True):
         batches = data(np.float64)
         round_ = make_round()
-        run = cj.distribute(round_, execution=execution, **DOORS[door])
+        run = cj.distribute(round_, execution=execution, **MAPPINGS[via])
         state = cj.replicate(round_.init(params(np.float64)), N)
         losses = []
         for r in range(ROUNDS):
@@ -261,7 +261,7 @@ def test_other_counts_compile_nothing(via, execution, caplog):
 
 @pytest.mark.parametrize("execution", ["fused", "split"])
 def test_convolutions_take_the_fast_kernel_inside_the_loop(execution):
-    """The one that XLA has on CPUs; see cocod_jax/_convolutions.py."""
+    """The one that XLA has on CPUs; see cocod_jax/rounds/_convolutions.py."""
     kernel = np.random.default_rng(0).normal(size=(3, 3, 1, 2)).astype(np.float32)
 
     def convolve(w, images):

@@ -111,7 +111,7 @@ def test_the_clock_predicts_what_it_was_made_from(overlap_log, side):
 
 
 def test_the_table_of_the_clock_has_every_algorithm(overlap_log):
-    """Of ours with two predictions, all right to 0.1 % in this log."""
+    """Five rows of ours hold two predictions, all right to 0.1 % in this log."""
     rows = clock.table(overlap_log).splitlines()[2:]
     assert [len(re.findall(r"[+-]0\.[01]%", row)) for row in rows] == 5 * [2] + 2 * [1]
     assert {row.count("|") for row in rows} == {8}

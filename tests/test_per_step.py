@@ -15,7 +15,7 @@ from tests import problems, reference
 from tests.problems import PERIOD, STEPS, WEIGHTS, N
 
 
-def train(optimizer, dtype=np.float32, door=jax.pmap, steps=STEPS):
+def train(optimizer, dtype=np.float32, mapping=jax.pmap, steps=STEPS):
     """The workers' parameters [N, ...] after a plain training loop."""
     batches = problems.batches(dtype)
 
@@ -24,7 +24,7 @@ def train(optimizer, dtype=np.float32, door=jax.pmap, steps=STEPS):
         updates, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, updates), state
 
-    step = door(step, axis_name="workers")
+    step = mapping(step, axis_name="workers")
     params = cj.replicate(problems.params(dtype), N)
     state = jax.vmap(optimizer.init)(params)
     for t in range(steps):
@@ -54,12 +54,14 @@ over_mesh_unchecked = functools.partial(over_mesh, check_vma=False)
 
 
 @pytest.mark.parametrize("delay", range(PERIOD + 1))
-@pytest.mark.parametrize("door", [jax.pmap, jax.vmap, over_mesh, over_mesh_unchecked])
-def test_every_is_the_papers_algorithm(delay, door):
+@pytest.mark.parametrize(
+    "mapping", [jax.pmap, jax.vmap, over_mesh, over_mesh_unchecked]
+)
+def test_every_is_the_papers_algorithm(delay, mapping):
     with jax.enable_x64(True):
         rule = cj.cocod("workers", WEIGHTS)
         inner = optax.sgd(0.05, momentum=0.9)
-        params = train(cj.every(PERIOD, inner, rule, delay), np.float64, door)
+        params = train(cj.every(PERIOD, inner, rule, delay), np.float64, mapping)
         arguments = (
             problems.numpy_gradient,
             problems.params(np.float64),
@@ -225,7 +227,7 @@ def test_a_non_finite_gradient_does_not_reach_the_snapshot():
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_gradients_that_shard_map_has_summed_are_refused(shared):
-    """Those of parameters that are the same on all workers."""
+    """Gradients of parameters that all workers share."""
     optimizer = cj.every(2, optax.sgd(0.1), cj.cocod("workers"))
 
     def step(w, state, target):

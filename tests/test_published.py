@@ -358,7 +358,7 @@ def test_tables_of_the_clock_are_made_from_their_logs(page):
     "page", sorted(RESULTS.glob("*/clock.md")), ids=lambda p: p.parent.name
 )
 def test_the_clock_is_off_by_a_tenth_at_most(page):
-    """With the core's work for an exchange; of PyTorch that is not known."""
+    """With the core's work for an exchange, which is not known for PyTorch."""
     rows = page.read_text().splitlines()[2:]
     errors = [re.findall(r"([+-][\d.]+)%", row) for row in rows]
     known = [float(error) for _, *after in errors for error in after]

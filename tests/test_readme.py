@@ -1,7 +1,7 @@
 """What the README and the documentation show runs as it stands.
 
-The README's blocks of Python stand alone; those of a page run one after the other. A
-block of text that follows one is what it prints.
+The README's blocks of Python stand alone; the blocks of a page run one after the other.
+A block of text that follows one is what it prints.
 """
 
 import re
@@ -30,7 +30,7 @@ class Block(NamedTuple):
 
 
 def blocks(text: str) -> list[Block]:
-    """Those of a page, in their order."""
+    """The blocks of Python of a page, in their order, with what they print."""
     found = re.findall(
         r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", text, re.M | re.S
     )

@@ -15,7 +15,7 @@ from tests import problems, reference
 from tests.problems import PERIOD, ROUNDS, WEIGHTS, N
 
 LEARNING_RATE = 0.05
-DOORS: dict[str, dict[str, Any]] = {
+MAPPINGS: dict[str, dict[str, Any]] = {
     "pmap": {"via": "pmap"},
     "shard_map": {"via": "shard_map"},
     "shard_map_unchecked": {"via": "shard_map", "check_vma": False},
@@ -53,16 +53,16 @@ def assert_matches(state, losses, points, workers, batches, dtype):
 
 @pytest.mark.parametrize("execution", ["fused", "split"])
 @pytest.mark.parametrize("delay", range(PERIOD + 1))
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("via", MAPPINGS)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_cocod_is_the_papers_algorithm(dtype, delay, door, execution):
+def test_cocod_is_the_papers_algorithm(dtype, delay, via, execution):
     with jax.enable_x64(dtype is np.float64):
         # Every delay with and without weights, over the two dtypes.
         weights = WEIGHTS if (delay + (dtype is np.float64)) % 2 else None
         inner = optax.sgd(LEARNING_RATE, momentum=0.9, nesterov=True)
         rule = cj.cocod("workers", weights)
         round_ = cj.make_round(problems.loss, inner, rule, period=PERIOD, delay=delay)
-        run = cj.distribute(round_, execution=execution, **DOORS[door])
+        run = cj.distribute(round_, execution=execution, **MAPPINGS[via])
         batches = problems.batches(dtype)
         state, losses = train(run, round_, batches, dtype)
         points, workers = reference.cocod_sgd(
@@ -134,10 +134,10 @@ def test_period_one_delay_zero_is_synchronous_sgd(momentum):
 @pytest.mark.parametrize("algorithm", ["ssgd", "pipe_sgd", "pipe_sgd_warm"])
 @pytest.mark.parametrize("execution", ["fused", "split"])
 @pytest.mark.parametrize(
-    ("dtype", "door"),
-    [(np.float64, door) for door in DOORS] + [(np.float32, "pmap")],
+    ("dtype", "via"),
+    [(np.float64, via) for via in MAPPINGS] + [(np.float32, "pmap")],
 )
-def test_gradient_averaging_algorithms(algorithm, dtype, door, execution):
+def test_gradient_averaging_algorithms(algorithm, dtype, via, execution):
     """S-SGD and Pipe-SGD in a round whose rule exchanges nothing."""
     warmup = 5 if algorithm == "pipe_sgd_warm" else 0
     with jax.enable_x64(dtype is np.float64):
@@ -151,7 +151,7 @@ def test_gradient_averaging_algorithms(algorithm, dtype, door, execution):
         round_ = cj.make_round(
             problems.loss, inner, cj.independent(), period=PERIOD, delay=0
         )
-        run = cj.distribute(round_, execution=execution, **DOORS[door])
+        run = cj.distribute(round_, execution=execution, **MAPPINGS[via])
         batches = problems.batches(dtype)
         state, losses = train(run, round_, batches, dtype)
         points, workers = oracle(
@@ -209,7 +209,7 @@ def test_the_mean_follows_sgd_exactly():
                 chex.assert_trees_all_close(mean, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_front_doors_agree_to_the_bit():
+def test_mapping_transforms_agree_to_the_bit():
     """pmap and shard_map compile one worker's arithmetic: equal in every bit.
 
     vmap batches the matrix products, and XLA sums those in another order: a few
@@ -217,7 +217,7 @@ def test_front_doors_agree_to_the_bit():
     """
     batches = problems.batches()
     results = {}
-    for door, options in DOORS.items():
+    for via, options in MAPPINGS.items():
         for execution in ("fused", "split"):
             round_ = cj.make_round(
                 problems.loss,
@@ -228,7 +228,7 @@ def test_front_doors_agree_to_the_bit():
             )
             run = cj.distribute(round_, execution=execution, **options)
             state, losses = train(run, round_, batches, np.float32)
-            results[door, execution] = jax.tree.map(
+            results[via, execution] = jax.tree.map(
                 np.asarray, (state._replace(key=()), losses)
             )
     for execution in ("fused", "split"):
@@ -530,7 +530,7 @@ def test_a_state_is_complete_after_init():
 
 
 def test_types_are_final_after_init():
-    """Also those of Python numbers, whose dtype is weak at first."""
+    """Python numbers, too, whose dtype is weak at first."""
     round_ = cj.make_round(
         lambda p, b: (p["x"] * b - p["y"]) ** 2,
         optax.adam(0.01),

@@ -10,7 +10,7 @@ from cocod_jax.certify import dataflow
 from tests import problems
 
 N, PERIOD = 4, 8
-PARAMETERS = 3 * 2 + 1 + 2 + 4  # of problems.params
+PARAMETERS = 3 * 2 + 1 + 2 + 4  # problems.params
 
 
 def make_round(rule=None, delay=None):

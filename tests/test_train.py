@@ -30,6 +30,13 @@ from experiments.config import Algorithm, Measured, TrainConfig
 from experiments.tasks import Data, Task
 
 ROOT = Path(__file__).parent.parent
+# Every program of the experiments, by its module.
+COMMANDS = sorted(
+    path.parent.name if path.stem == "__main__" else path.stem
+    for pattern in ("*.py", "*/__main__.py")
+    for path in (ROOT / "experiments").glob(pattern)
+    if re.search(r"^ +command\.run\(", path.read_text(), re.M)
+)
 SMALL = ["--model=cnn", "--width=4", "--data=digits", "--batch-size=16", "--workers=2"]
 
 
@@ -286,10 +293,7 @@ def test_a_round_is_dispatched_before_the_last_ones_metrics_are_fetched(
     assert happened == ["dispatch", *between, "fetch"]
 
 
-@pytest.mark.parametrize(
-    "module",
-    ["train", "compare", "paper", "overlap", "unequal", "iterations", "scale"],
-)
+@pytest.mark.parametrize("module", COMMANDS)
 def test_the_help_says_how_it_is_stopped(module, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setattr(sys, "argv", [module, "--help"])

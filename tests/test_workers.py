@@ -165,7 +165,7 @@ def test_equal_infinities_and_nans_are_equal():
 
 
 def test_keys_in_the_model_state_belong_to_their_worker():
-    """NNX keeps those of dropout there."""
+    """NNX keeps the keys of dropout there."""
     state = make_state(2, model_state={"rng": jax.random.key(0)})
     cj.workers.check_equal_start(state)
     rng = cj.consensus_model_state(state)["rng"]

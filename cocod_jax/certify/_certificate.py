@@ -7,6 +7,7 @@ from cocod_jax._text import human_bytes
 from cocod_jax.certify._dataflow import CollectiveFlow
 from cocod_jax.certify._picture import draw, picture
 from cocod_jax.certify._schedule import Schedule
+from cocod_jax.execution._flags import SCHEDULER
 
 
 class Reason(NamedTuple):
@@ -71,8 +72,8 @@ REASONS = {
             "scheduler-off",
             "The compiler's latency-hiding scheduler is off for this GPU, and "
             "collectives run alone.",
-            "Set XLA_FLAGS=--xla_gpu_enable_latency_hiding_scheduler=true, or give "
-            "that option to jax.jit. certify(..., latency_hiding=True) tries it.",
+            f"Set XLA_FLAGS=--{SCHEDULER}=true, or give that option to jax.jit. "
+            "certify(..., latency_hiding=True) tries it.",
         ),
         Reason(
             "many-buffers",
@@ -145,7 +146,7 @@ class Certificate(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """In one line, hidden behind what, or exposed and why."""
+        """In one line, what hides the exchange, or why it is exposed."""
         if self.reasons and self.reasons != (REASONS["partly"],):
             return "exposed: " + "; ".join(r.id for r in self.reasons)
         least = min(c.steps for c in self.schedule.collectives)
@@ -227,7 +228,7 @@ def diagnose(
         "reduced-metric": late and any(not f.before for f in once),
         "waits-for-steps": late and all(f.before for f in once),
         "steps-wait": early,
-        # A loop that communicates is no place to hide in, but there are steps.
+        # A loop that communicates hides nothing, but it is a loop of steps.
         "no-steps": not any(f.in_loop for f in flows)
         and any(not (f.before or f.beside or f.after) for f in once),
     }
@@ -238,7 +239,7 @@ def diagnose(
 
 
 def _by_the_compiler(schedule: Schedule) -> str:
-    """What keeps the compiler, its scheduler on, from an overlap that is allowed."""
+    """Why the compiler, its scheduler on, does not use the overlap that it may."""
     if len(schedule.collectives) > 1:
         return "many-buffers"
     busy = any(c.place == "loop" for c in schedule.inside_workers)

@@ -77,7 +77,7 @@ def certify(
     The GPUs need not exist: the compiler of JAX runs on any machine, and the
     schedule that it writes is the one that GPUs would follow. The certificate is
     about that schedule: a collective is hidden when it starts before local steps
-    and ends after them. How long both take, no compiler knows.
+    and ends after them. No compiler knows how long both take.
 
     Args:
       fn: one of

@@ -44,7 +44,7 @@ class CollectiveFlow(NamedTuple):
 
     Attributes:
       name: the jaxpr's primitive, such as ``psum``.
-      dtype: of what a worker sends; several are joined by commas.
+      dtype: the dtype of what a worker sends; several are joined by commas.
       bytes: what a worker sends, in bytes.
       before: local steps that it waits for.
       beside: local steps that may run while it is in flight.
@@ -84,9 +84,9 @@ def flows_of(
       jaxpr: the program.
       axis_name: the axis of workers. In a program that has no such axis, every
         collective is an exchange.
-      one_round: whether it is known to be one round. Of another program a loop that
-        holds both a collective and a loop without one may be a loop over rounds, and
-        is taken for that; the loop inside may as well be one over micro-batches.
+      one_round: whether the program is known to be one round. In any other program, a
+        loop that holds both a collective and a loop without one counts as a loop over
+        rounds, although the inner loop may as well run over micro-batches.
     """
     axes = set().union(*map(_axes, _equations(jaxpr)))
     walk = _Walk(axis_name if axis_name in axes else None, one_round)

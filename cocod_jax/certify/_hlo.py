@@ -143,7 +143,7 @@ class Module:
         return instruction if is_start else None
 
     def heaviest(self, instructions: list[Instruction]) -> list[Instruction]:
-        """Those that hold a matrix product, or all where none does."""
+        """The instructions that hold a matrix product, or all where none does."""
         return [i for i in instructions if self.multiplies(i)] or instructions
 
     def multiplies(self, instruction: Instruction) -> bool:

@@ -18,17 +18,13 @@ from jax.sharding import Mesh, NamedSharding
 from cocod_jax._meshes import outside_of_meshes
 from cocod_jax.certify._plugin import load_compiler, plugin_directory
 from cocod_jax.certify._program import Program, spread
-from cocod_jax.execution._flags import SCHEDULER, xla_flag
+from cocod_jax.execution._flags import COST_MODEL, SCHEDULER, xla_flag
 
 PLATFORM = "cuda"
 """The name that JAX exports a program for."""
 
 TARGETS = {"h100": 9.0, "h200": 9.0, "a100": 8.0, "v100": 7.0}
 """The GPUs that are described in ``targets/``, with their compute capability."""
-
-# From compute capability 9 on the compiler has a cost model of the GPU, and the
-# model turns the scheduler on.
-_COST_MODEL = "xla_gpu_enable_analytical_sol_latency_estimator"
 
 
 class Compiled(NamedTuple):
@@ -65,12 +61,12 @@ def compile_program(
     shardings = [NamedSharding(on(s.mesh), s.spec) for s in program.shardings]
     options: dict[str, bool | str] = {"xla_gpu_kernel_cache_file": _kernels()}
     assembler = plugin_directory() / "nvidia" / "cuda_nvcc"
-    if assembler.is_dir():  # rather than one on the PATH: it knows all targets
+    if assembler.is_dir():  # it knows all targets; one on the PATH may not
         options["xla_gpu_cuda_data_dir"] = str(assembler)
     if latency_hiding is not None:
         options[SCHEDULER] = latency_hiding
     if latency_hiding is False:
-        options[_COST_MODEL] = False
+        options[COST_MODEL] = False
     run = jax.jit(exported.call, donate_argnums=program.donated)
     inputs = spread(exported.in_avals, shardings)
     with outside_of_meshes(), warnings.catch_warnings():
@@ -84,7 +80,7 @@ def compile_program(
     scheduler = latency_hiding
     if scheduler is None:
         # Where the cost model turns it on, its own flag alone does not turn it off.
-        has_model = _capability(target) >= 9 and xla_flag(_COST_MODEL) is not False
+        has_model = _capability(target) >= 9 and xla_flag(COST_MODEL) is not False
         scheduler = has_model or bool(xla_flag(SCHEDULER))
     return Compiled(hlo, memory.temp_size_in_bytes, scheduler)
 

@@ -127,7 +127,7 @@ def _timeline(
 def _collective(
     start: Instruction, sent: Instruction, body: list[Instruction], place: str
 ) -> Collective:
-    """What an instruction starts; the shape is that of the instruction that ends it."""
+    """What an instruction starts, in the shape of the instruction that ends it."""
     end = next((i for i in body if _ends(i, {start.name: 0})), start)
     dtype, size = dtypes_of(end.shape), bytes_of(end.shape)
     return Collective(sent.kind or "", dtype, size, start.is_async, 0, place)

@@ -154,8 +154,8 @@ def workers_axis(exchange: Exchange, axis_name: str | None = None) -> str:
 
     Args:
       exchange: a rule's.
-      axis_name: what the caller asked for; None asks for nothing. It names the axis
-        of an exchange that sends nothing, which is "workers" otherwise.
+      axis_name: what the caller asked for; None asks for nothing. An exchange that
+        sends nothing takes its axis from here, or else "workers".
 
     Raises:
       TypeError: when ``axis_name`` is not a string.

@@ -39,7 +39,7 @@ def ravel(tree: Tree) -> dict[str, jax.Array]:
 def unravel(buffers: dict[str, jax.Array], like: Tree) -> Tree:
     """The tree that was raveled, with the buffers' numbers in its own dtypes.
 
-    Leaves that are not floating point were not raveled; they are those of ``like``.
+    Leaves that are not floating point were not raveled, and come from ``like``.
     """
     leaves, treedef = jax.tree.flatten(jax.tree.map(jnp.asarray, like))
     for name, members in _by_wire_dtype(leaves).items():

@@ -58,7 +58,7 @@ def mean(axis_name: AxisName, weights: Sequence[float] | None = None) -> Exchang
         state: ExchangeState, tree: Tree, weight: Weight | None = None
     ) -> tuple[Sent, ExchangeState]:
         share = own_share(axis_name, shares, weight)
-        # Weighted before the sum: work that is left for after it, such as a division,
+        # Weighted before the sum: work that is left until after it, such as a division,
         # invites compilers to finish the exchange ahead of the steps.
         sums = {
             dtype: lax.psum(buffer * jnp.asarray(share, dtype), axis_name)

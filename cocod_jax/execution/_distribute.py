@@ -58,8 +58,8 @@ def distribute(
     :func:`cocod_jax.certify.certify` reads. On NVIDIA GPUs before Hopper nothing is
     hidden unless the latency-hiding scheduler is on: ``shard_map`` and ``vmap`` turn
     it on; ``pmap`` cannot, and warns when ``XLA_FLAGS`` does not either. On TPUs
-    other flags decide, which are yours to set, and no certificate reads them yet. AMD's
-    GPUs are untried.
+    other flags decide; you set them, and no certificate reads them yet. AMD's GPUs are
+    untried.
 
     A CPU device runs one program at a time, the exchange before the steps. With
     ``exchange_devices`` the split execution runs it on other devices, beside the

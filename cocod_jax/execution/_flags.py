@@ -1,4 +1,4 @@
-"""Flags of the compiler without which it hides nothing."""
+"""The compiler's flags for the overlap, by platform."""
 
 import os
 import re
@@ -7,6 +7,26 @@ import warnings
 import jax
 
 SCHEDULER = "xla_gpu_enable_latency_hiding_scheduler"
+# From compute capability 9.0 (Hopper) on the compiler has a cost model of the GPU, and
+# the model turns the scheduler on.
+COST_MODEL = "xla_gpu_enable_analytical_sol_latency_estimator"
+
+# Flags for asynchronous all-reduces, by kind of TPU. This library has not read what a
+# compiler makes of a round with them.
+TPU_FLAGS = {
+    "TPU v5 lite": (
+        "xla_enable_async_all_reduce=true",
+        "xla_tpu_enable_async_collective_fusion=true",
+        "xla_tpu_enable_async_collective_fusion_fuse_all_reduce=true",
+        "xla_tpu_enable_async_collective_fusion_multiple_steps=true",
+        "xla_tpu_overlap_compute_collective_tc=true",
+    ),
+    "TPU v6 lite": (
+        "xla_tpu_enable_sparse_core_collective_offload_all_reduce=true",
+        "xla_tpu_enable_async_collective_fusion_fuse_all_reduce=false",
+        "xla_tpu_use_tc_device_shape_on_sc=true",
+    ),
+}
 
 
 def needs_scheduler(device: jax.Device) -> bool:
@@ -19,7 +39,7 @@ def needs_scheduler(device: jax.Device) -> bool:
 
 
 def xla_flag(name: str) -> bool | None:
-    """What ``XLA_FLAGS`` say of a switch, None when nothing; the last word counts."""
+    """What ``XLA_FLAGS`` say about a switch, or None; the last word counts."""
     flags = os.environ.get("XLA_FLAGS", "").lower()
     values = re.findall(rf"--{name}(?:=(\w+))?(?=\s|$)", flags)
     return values[-1] in ("", "true", "1") if values else None

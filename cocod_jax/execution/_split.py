@@ -1,4 +1,4 @@
-"""The split execution: a round as programs of their own."""
+"""The split execution: a round as several programs."""
 
 import functools
 from typing import Any
@@ -28,10 +28,10 @@ class Split:
     takes longer than new buffers do. So the snapshot is the state's own parameters.
 
     Args:
-      round_: what it runs.
+      round_: the round.
       compute: where the workers take their local steps, and merge.
-      exchange: where they exchange: beside the steps if on other devices. The state of
-        the exchange stays there.
+      exchange: where they exchange, beside the steps if on other devices. The state of
+        the exchange stays on these devices.
     """
 
     def __init__(self, round_: Round, compute: WorkerMap, exchange: WorkerMap):
@@ -43,7 +43,7 @@ class Split:
         self._send = exchange.over(rule.exchange.send)
         self._step = compute.over(functools.partial(_step_of_round, round_))
         self._merge = compute.over(functools.partial(_merge_of_round, round_))
-        # Of this run: a cache of the class would keep every run alive.
+        # One cache per run: a cache on the class would keep every run alive.
         self._number = functools.cache(self._place_number)
         self._round = compose(
             round_, self.send, self.local_steps, self.merge, step_axis=1
@@ -58,7 +58,7 @@ class Split:
         return self._round(own, self._compute.place(batches))
 
     def send(self, state: RoundState) -> tuple[Sent, ExchangeState]:
-        """What the exchange's devices get is what they need."""
+        """Sends; the exchange's devices get only what they need."""
         outgoing = state.params
         if not self._sends_snapshot:
             outgoing = self._outgoing(state.rule_state, state.params)
@@ -84,7 +84,7 @@ class Split:
     def merge(
         self, state: RoundState, snapshot: Params, sent: Sent
     ) -> tuple[RoundState, MergeMetrics]:
-        """Without what no merge reads, which would go in and out for nothing."""
+        """Merges; what no merge reads stays out of the program."""
         light = state._replace(opt_state=(), model_state=(), exchange_state=())
         light, metrics = self._merge(light, snapshot, self._compute.place(sent))
         params = whole_of(light.params, state.params)

@@ -79,7 +79,7 @@ class DriftAlarm:
         """The sentence of an alarm that rings now, or None.
 
         Args:
-          metrics: of one round and of all workers, [N, period] and [N]. With several
+          metrics: one round's, for all workers, [N, period] and [N]. With several
             processes, gather them first, in every process:
             ``multihost_utils.process_allgather(metrics, tiled=True)``.
 

@@ -19,7 +19,7 @@ class Summary(NamedTuple):
     """What :func:`summary` found; ``print`` it for the sentences.
 
     Attributes:
-      workers: N, those of all processes.
+      workers: N, over all processes.
       parameters: the number of parameters of one worker.
       sent_bytes: the bytes that a worker puts into one exchange, by dtype on the wire;
         empty when the merge rule sends nothing.

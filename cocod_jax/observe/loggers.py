@@ -33,7 +33,7 @@ def scalars(
     keep an accelerator busy, start the next round first.
 
     Args:
-      metrics: of one round, with a leading axis of workers: [N, period] and [N]. In
+      metrics: one round's, with a leading axis of workers: [N, period] and [N]. In
         each of several processes these are its own workers.
       weights: the rule's, one positive number for each of these workers; they are
         normalised. None counts all workers the same.
@@ -231,7 +231,7 @@ def to_tensorboard(folder: str | Path) -> Iterator[Logger]:
 
 
 def _named(scalars: Mapping[str, float]) -> Mapping[str, float]:
-    """The scalars themselves.
+    """The scalars, if they have names.
 
     Raises:
       TypeError: when they have no names, as a round's metrics have none.

@@ -1,14 +1,14 @@
 """Figures of runs, drawn from their logs.
 
 The logs are those of :func:`cocod_jax.observe.loggers.to_jsonl`. Records of the
-kind "round" are drawn against their "step"; those of the kind "epoch", which a run
+kind "round" are drawn against their "step"; records of the kind "epoch", which a run
 may write as well, against their "epoch". A record of the kind "run" may hold the
-run's "config", by which runs are told apart. :func:`timelines` says what one of the
-kind "timeline" holds.
+run's "config", by which runs are told apart. :func:`timelines` says what a record
+of the kind "timeline" holds.
 
 All figures of the library share one style: :func:`cocod_jax.timeline.gantt` and the
-certificate's ``plot`` have it as well. None shows itself or changes the backend: a
-notebook shows what is returned, and a script calls its ``savefig``.
+certificate's ``plot`` have it as well. No function shows its figure or changes the
+backend: a notebook shows what is returned, and a script calls its ``savefig``.
 """
 
 import itertools
@@ -32,7 +32,7 @@ _LABELS = {
     "distance": "distance from the mean",
     "progress_norm": "norm of the progress",
 }
-# For each lane: its label and colour, its top and height where a worker's is 0 to 1.
+# For each lane: label, colour, top and height; a worker spans 0 to 1.
 _LANES = {
     "compute": ("computation", COMPUTE, 0.0, 0.55),
     "exchange": ("exchange", EXCHANGE, 0.55, 0.25),
@@ -116,8 +116,8 @@ def curve(
       ax: matplotlib axes to draw on.
       runs: what :func:`cocod_jax.observe.loggers.read_jsonl` read, at least one.
       value: what to draw, by its name in the records of epochs or rounds.
-      label: of the curve, for a legend.
-      colour: of the curve and the band.
+      label: the curve's, for a legend.
+      colour: the curve's and the band's.
       scale: the factor of steps or epochs on the axis, such as the seconds of one.
       line: the style of the curve, in matplotlib's notation.
 
@@ -354,7 +354,7 @@ def _is_share(value: str) -> bool:
 
 
 def _positive(ax: Any) -> bool:
-    """Whether the values are above 0, but for the zeros that a run may begin with."""
+    """Whether the values are above 0, except for zeros at the start of a run."""
     drawn = np.concatenate([line.get_ydata() for line in ax.get_lines()])
     finite = drawn[np.isfinite(drawn)]
     return finite.size > 0 and finite.min() >= 0 < finite.max()

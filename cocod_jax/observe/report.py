@@ -10,7 +10,7 @@ from importlib import metadata
 import jax
 
 from cocod_jax.certify import compiler_available
-from cocod_jax.execution._flags import SCHEDULER, needs_scheduler
+from cocod_jax.execution._flags import SCHEDULER, TPU_FLAGS, needs_scheduler
 
 _PACKAGES = (
     "cocod_jax",
@@ -22,22 +22,6 @@ _PACKAGES = (
     "optax",
     "flax",
 )
-# Flags for asynchronous all-reduces, by kind. This library has not read what a compiler
-# makes of a round with them.
-_TPU_FLAGS = {
-    "TPU v5 lite": (
-        "xla_enable_async_all_reduce=true",
-        "xla_tpu_enable_async_collective_fusion=true",
-        "xla_tpu_enable_async_collective_fusion_fuse_all_reduce=true",
-        "xla_tpu_enable_async_collective_fusion_multiple_steps=true",
-        "xla_tpu_overlap_compute_collective_tc=true",
-    ),
-    "TPU v6 lite": (
-        "xla_tpu_enable_sparse_core_collective_offload_all_reduce=true",
-        "xla_tpu_enable_async_collective_fusion_fuse_all_reduce=false",
-        "xla_tpu_use_tc_device_shape_on_sc=true",
-    ),
-}
 
 
 def report() -> str:
@@ -64,7 +48,7 @@ def report() -> str:
         facts["LIBTPU_INIT_ARGS"] = _without_paths(flags)
     try:
         devices = jax.devices()
-    except RuntimeError as error:  # what is wrong may be just this
+    except RuntimeError as error:  # this may be the problem to report
         facts["devices"] = f"none; {_without_paths(str(error))}"
     else:
         kinds = Counter(device.device_kind for device in devices)
@@ -110,9 +94,9 @@ def _overlap_flags(device: jax.Device) -> str:
 
 
 def _tpu_flags(kind: str) -> str:
-    if kind not in _TPU_FLAGS:
+    if kind not in TPU_FLAGS:
         return f"unknown; no schedule of a {kind} was read"
-    flags = " ".join(f"--{flag}" for flag in _TPU_FLAGS[kind])
+    flags = " ".join(f"--{flag}" for flag in TPU_FLAGS[kind])
     return (
         f"to try, LIBTPU_INIT_ARGS='{flags}'; no certificate says what they hide, no "
         "TPU has run a round, and other programs gave NaN with such flags"

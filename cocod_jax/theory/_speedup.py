@@ -5,6 +5,7 @@ import math
 from typing import NamedTuple
 
 from cocod_jax._checks import check_counts, check_positive
+from cocod_jax.style import ALGORITHMS
 from cocod_jax.theory._bounds import Problem, spread
 
 
@@ -167,7 +168,7 @@ def exchanges(problem: Problem, steps: int) -> dict[str, int]:
     Local SGD, CoCoD-SGD   :math:`O(N^{3/2} T^{1/2})`  :math:`O(N^{3/4} T^{3/4})`
     =====================  ==========================  ===========================
 
-    With the periods of :func:`speedup_period`; the orders are for a fixed batch for
+    The periods come from :func:`speedup_period`; the orders hold at a fixed batch for
     each worker. Local SGD gets CoCoD-SGD's period, which is enough since its workers
     deviate less; a proof of its own may allow a period longer by a constant.
     The rows follow from Corollary 1; a table of the paper may count differently.
@@ -198,9 +199,5 @@ def exchanges(problem: Problem, steps: int) -> dict[str, int]:
             f"1 needs {least}."
         )
     rounds = math.ceil(steps / period)
-    return {
-        "S-SGD": steps,
-        "Pipe-SGD": steps,
-        "Local SGD": rounds,
-        "CoCoD-SGD": rounds,
-    }
+    counts = {"ssgd": steps, "pipe_sgd": steps, "local_sgd": rounds, "cocod": rounds}
+    return {ALGORITHMS[key][0]: count for key, count in counts.items()}

@@ -33,14 +33,14 @@ def simulate(
         takes its share of it.
       link: the network, in place of ``exchange_seconds``; it needs ``size``. Every
         fragment pays the latency again.
-      size: of the parameters, in bytes.
+      size: bytes of the parameters.
       steps: local steps; a last round may be shorter than the others.
       busy: seconds for which an exchange occupies the processor, 0 to Tm. While
         it is in flight steps run slower, at the rate 1 - busy/Tm; a worker that
         waits loses nothing more, as Tm includes it. 0 where the exchange has
         hardware to spare, as on GPUs with idle multiprocessors; above 0 where the
         core that computes also moves the data, as with gloo on that core.
-      seed: of the times that ``compute`` draws; every algorithm gets the same times.
+      seed: seeds the times that ``compute`` draws, the same for every algorithm.
 
     Returns:
       A :class:`Timeline`.
@@ -141,9 +141,9 @@ class _Clock:
         self.step_starts, self.step_ends = np.empty_like(work), np.empty_like(work)
         self.now = np.zeros(len(work))  # when each worker can go on
         self._work = work
-        self._rate = rate  # of the steps beside an exchange
+        self._rate = rate  # how fast steps run beside an exchange
         self._done = 0.0  # local steps, the same number on all workers
-        self._free = self.now  # when each worker's link is
+        self._free = self.now  # when each worker's link is free
         self._flights: list[tuple[np.ndarray, np.ndarray]] = []  # in order of time
 
     def compute_until(self, position: float) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from cocod_jax.style import BLUE, ORANGE, SKY_BLUE, VERMILION, bars, pyplot
 
 _MANY = 4  # workers to draw
-_MARKS = {"compute": "#+", "exchange": "=-"}  # of even rounds, and of odd ones
+_MARKS = {"compute": "#+", "exchange": "=-"}  # in even rounds, and in odd ones
 _COLOURS = {"compute": (BLUE, SKY_BLUE), "exchange": (VERMILION, ORANGE)}
 
 
@@ -39,7 +39,7 @@ class Timeline:
 
     @property
     def seconds(self) -> float:
-        """From the start until the last worker has everything."""
+        """Seconds from the start until the last worker has everything."""
         return float(max(self.step_ends.max(), self.exchange_ends.max(initial=0)))
 
     @property
@@ -85,7 +85,7 @@ class Timeline:
         the others.
 
         Args:
-          width: of a line, in characters.
+          width: characters in a line.
 
         Returns:
           Lines, joined.

@@ -133,13 +133,13 @@ class Compute:
 
         Args:
           steps: how many; a longer draw begins with the same times.
-          seed: of the random numbers.
+          seed: seeds the random numbers.
 
         Returns:
           Seconds, float64 [N, steps].
         """
         variation, pauses = np.random.default_rng(seed).spawn(2)
-        variance = math.log1p(self.jitter**2)  # of the logarithm
+        variance = math.log1p(self.jitter**2)  # the variance of the logarithm
         shape = (steps, self.workers)
         work = self.seconds * variation.lognormal(
             -variance / 2, math.sqrt(variance), shape

@@ -32,8 +32,8 @@ def replicate(
       tree: a :class:`cocod_jax.RoundState` from ``round_.init``, or any tree of
         arrays, such as parameters or an optimizer state (shared).
       workers: the number of workers that the result is for; with several processes
-        those of this one, and every process has as many. They come in the order of
-        the processes.
+        the number in this one, the same in every process. Workers come in the order
+        of the processes.
       devices: where the workers will run, one device for each, for your own
         ``pmap`` or ``shard_map``: a state that starts anywhere else makes their
         second call compile again. None leaves the tree on the default device,
@@ -61,7 +61,7 @@ def replicate(
                 f"devices has {len(devices)} entries, but workers={workers}; give one "
                 "device for each worker."
             )
-        # Views of one copy on the host: no device ever holds what is another's.
+        # Views of one copy on the host: no device holds the part of another.
         repeat = lambda leaf: np.broadcast_to(leaf, (workers, *np.shape(leaf)))
         return place(_spread(tree, workers, repeat), devices, axis_name)
     repeat = lambda leaf: jnp.broadcast_to(leaf, (workers, *jnp.shape(leaf)))
@@ -90,7 +90,7 @@ def _spread(tree: Any, workers: int, repeat: Callable[[Any], Any]) -> Any:
 
 
 def _first_shares(state: RoundState, workers: int) -> jax.Array:
-    """What this process's workers count in the mean: the rule's weights say it.
+    """What this process's workers count in the mean, by the rule's weights.
 
     Raises:
       ValueError: when the state has an axis of workers, or as :func:`_shares`.
@@ -124,7 +124,7 @@ def _shares(weights: jax.Array, workers: int) -> jax.Array:
             f"there are {weights.size} weights, but {total} workers; give one weight "
             "for each worker."
         )
-    # A copy: a slice of all of it is the state's own buffer, which a run would donate.
+    # A copy: a slice of the whole is the state's own buffer, which a run would donate.
     return jnp.array(weights[_own_workers(workers)])
 
 
@@ -137,7 +137,7 @@ def place(tree: Any, devices: Sequence[jax.Device], axis_name: str = "workers") 
       axis_name: the name of the mesh axis in the arrays' sharding.
 
     Returns:
-      The tree, sharded over the devices; arrays that are there already stay.
+      The tree, sharded over the devices; arrays that are in place already stay.
 
     Raises:
       ValueError: when the leading axis of a leaf is not as long as ``devices``.
@@ -204,6 +204,6 @@ def reweight(state: RoundState, weights: Sequence[float]) -> RoundState:
     shares = _shares(jnp.asarray(normalised(weights), now.dtype), workers)
     on_device = isinstance(now, jax.Array) and not isinstance(now, jax.core.Tracer)
     if on_device and now.committed:
-        # Elsewhere they would make the next call compile again.
+        # On other devices they would make the next call compile again.
         shares = jax.device_put(shares, now.sharding)
     return state._replace(weight=shares)

@@ -211,7 +211,7 @@ def _end(workers: Sequence[_Worker]) -> None:
 
 def _dies_with_parent() -> list[str]:
     """Before a command: the kernel kills it when this process ends, however that is."""
-    setpriv = shutil.which("setpriv")  # of util-linux
+    setpriv = shutil.which("setpriv")  # from util-linux
     return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
 
 

@@ -89,7 +89,7 @@ def descend(
       problem: the constants.
       rate: the learning rate.
       steps: local steps, a multiple of 256.
-      runs: independent ones.
+      runs: the number of independent runs.
 
     Returns:
       [2, runs] for each algorithm.

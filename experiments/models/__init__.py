@@ -39,7 +39,7 @@ def build(
     Args:
       name: which.
       num_classes: the number of logits.
-      channels: those of the images.
+      channels: the images' channels.
       width: channels of the first stage; the others follow in proportion. None is
         the width in the literature.
 
@@ -56,7 +56,7 @@ def build(
     def module(key: jax.Array) -> nnx.Module:
         return network(channels, num_classes, width, nnx.Rngs(key))
 
-    # Shapes alone: the values take a big network seconds.
+    # Shapes alone: computing the values of a big network takes seconds.
     shapes = nnx.eval_shape(lambda: module(jax.random.key(0)))
     graph, *like = nnx.split(shapes, nnx.Param, nnx.BatchStat)
 

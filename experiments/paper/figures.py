@@ -132,7 +132,7 @@ def _speedups(clock: Clock, algorithm: Algorithm) -> list[float]:
 def unequal(shares: Logs, clock: Clock, out: Path) -> None:
     """Training loss on unequal workers, against epochs and against seconds.
 
-    Solid lines are those of shares in proportion.
+    Solid lines show shares in proportion.
     """
     figure, axes = plt.subplots(
         1, 2, figsize=(9.6, 3.8), layout="constrained", sharey=True, squeeze=False

@@ -32,7 +32,7 @@ class Task(NamedTuple):
         worker's local batch.
       load: ``(workers) -> data``; takes seconds, and is not needed for a certificate.
       batch_shapes: ``(workers, period) -> tree`` of :class:`jax.ShapeDtypeStruct`,
-        those of a round's batches.
+        like a round's batches.
       unit: what speed is counted in.
       result: ``(record) -> (name, value)``, an epoch's result for people.
     """

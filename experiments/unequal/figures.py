@@ -13,7 +13,7 @@ import numpy as np
 from cocod_jax import style
 from experiments.figures import records_of
 
-FIRST, SECOND = style.GREY, style.SKY_BLUE  # of two bars that are compared
+FIRST, SECOND = style.GREY, style.SKY_BLUE  # two bars that are compared
 
 
 def unequal(log: Path, out: Path) -> None:
