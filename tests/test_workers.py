@@ -124,6 +124,14 @@ def test_consensus_is_the_weighted_mean_in_the_leaves_own_dtypes():
     assert jnp.asarray(mean["h"]).dtype == jnp.bfloat16
 
 
+@pytest.mark.parametrize("params", [{}, (None, {"masked": optax.MaskedNode()})])
+def test_the_consensus_of_no_leaves_is_none(params):
+    state = make_state(2)._replace(params=params, model_state=params)
+    assert cj.consensus(state) == cj.consensus_model_state(state) == params
+    cj.workers.check_equal_start(state)
+    assert cj.replicate(params, 2) == params
+
+
 def test_consensus_of_sharded_workers():
     """Also where every worker's arrays are on a device of their own."""
     state = jax.pmap(lambda s: s)(make_state(8))
