@@ -1,10 +1,14 @@
 """Operations on whole trees: compare, copy, cast, hold back."""
 
+from numbers import Number
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+
+from cocod_jax._text import shown
 
 
 def check_same_tree(tree: Any, like: Any, name: str, like_name: str) -> None:
@@ -23,6 +27,32 @@ def check_same_tree(tree: Any, like: Any, name: str, like_name: str) -> None:
                 f"{jax.tree_util.keystr(path) or 'the root'} they are "
                 f"{jnp.shape(leaf)} and {jnp.shape(other)}."
             )
+
+
+def check_arrays(tree: Any, name: str) -> None:
+    """Raises TypeError, with the leaf's name, unless all leaves are arrays or numbers.
+
+    Models of some libraries are trees with functions and names among their leaves.
+    """
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        if not _is_array(leaf):
+            raise TypeError(
+                f"{name}{jax.tree_util.keystr(path)} is {shown(leaf)}, of type "
+                f"{type(leaf).__name__}; every leaf must be an array or a number. Keep "
+                "the others out, as params, static = eqx.partition(model, "
+                "eqx.is_inexact_array) does, and combine them in the loss."
+            )
+
+
+def _is_array(leaf: Any) -> bool:
+    """Whether JAX takes the leaf for an array; to it "float32" has a dtype, too."""
+    if not isinstance(leaf, jax.Array | np.ndarray | np.generic | Number):
+        return hasattr(leaf, "__jax_array__")
+    try:
+        jnp.result_type(leaf)
+    except TypeError:  # an array of names or objects
+        return False
+    return True
 
 
 def same_shapes(tree: Any, other: Any) -> bool:

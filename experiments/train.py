@@ -131,8 +131,9 @@ def train(job: Job, log: Logbook, show: progress.Training) -> None:
 
 def evaluate(job: Job, state: cj.RoundState) -> dict[str, float]:
     """The consensus of the workers on the test data."""
-    model = cj.consensus(state), cj.consensus_model_state(state)
-    return job.data.evaluate(*jax.device_put(model, job.devices[0]))
+    device = job.devices[0]
+    params = cj.consensus(state, device)
+    return job.data.evaluate(params, cj.consensus_model_state(state, device))
 
 
 def main(config: TrainConfig) -> int:

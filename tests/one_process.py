@@ -30,6 +30,8 @@ def main(rank: int, processes: int, address: str) -> None:
     run = cj.distribute(round_, devices=devices, exchange_devices=exchange_devices)
     state = cj.replicate(round_.init(problems.params()), 1)
     cj.workers.check_equal_start(state)
+    # Equal workers, whose shares are too long for a float.
+    start = jax.tree.leaves(cj.consensus(state, device=devices[rank]))
     shifted = jax.tree.map(lambda leaf: leaf + rank, state.params)
     refused = ""
     try:
@@ -45,15 +47,23 @@ def main(rank: int, processes: int, address: str) -> None:
         losses.append(metrics.loss)
     bits = lambda leaf: np.asarray(leaf.addressable_shards[0].data).tobytes().hex()
     leaves = jax.tree.leaves((state.params, losses))
-    model = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(cj.consensus(state))]
-    record = {"bits": [bits(leaf) for leaf in leaves], "consensus": model}
+    numbers = lambda tree: [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(tree)]
+    own_device = exchange_devices[rank]
+    on_own_device = cj.consensus(state, device=own_device)
+    record = {
+        "start": [bits(leaf) for leaf in start],
+        "bits": [bits(leaf) for leaf in leaves],
+        "consensus": numbers(cj.consensus(state)),
+        "on_own_device": numbers(on_own_device),
+        "devices": [
+            leaf.devices() == {own_device} for leaf in jax.tree.leaves(on_own_device)
+        ],
+    }
     # As they come back from a file.
     loaded = lambda leaf: np.asarray(leaf.addressable_shards[0].data)
     params, weight = jax.tree.map(loaded, (state.params, state.weight))
     own = state._replace(params=params, weight=weight)
-    record["loaded"] = [
-        np.asarray(leaf).tolist() for leaf in jax.tree.leaves(cj.consensus(own))
-    ]
+    record["loaded"] = numbers(cj.consensus(own))
     print(json.dumps(record | {"refused": refused}))
     jax.distributed.shutdown()
 

@@ -7,6 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import cocod_jax as cj
@@ -66,8 +67,6 @@ def test_one_all_reduce_for_each_dtype_on_the_wire():
 
 def test_a_round_has_one_all_reduce():
     """Metrics and travelling weights cost no collective of their own."""
-    import optax
-
     for delay in (0, 1, 3):
         round_ = cj.make_round(
             problems.loss,
@@ -147,9 +146,16 @@ def test_an_axis_name_is_a_string(axis_name):
         cj.mean(axis_name)
 
 
-@pytest.mark.parametrize("tree", [{}, {"n": np.arange(N)}, {"b": np.ones(N, bool)}])
+@pytest.mark.parametrize("tree", [{"n": np.arange(N)}, {"b": np.ones(N, bool)}])
 def test_a_tree_without_floats_is_refused(tree):
-    exchange = cj.mean("workers")
-    over_workers = jax.vmap(lambda tree, _: exchange.average(tree), axis_name="workers")
     with pytest.raises(ValueError, match="no floating-point leaf"):
-        over_workers(tree, np.zeros(N))
+        jax.vmap(cj.mean("workers").average, axis_name="workers")(tree)
+
+
+@pytest.mark.parametrize("tree", [{}, [], (None, {"masked": optax.MaskedNode()})])
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_a_tree_without_leaves_sends_nothing(tree, weights):
+    average = lambda _: cj.mean("workers", weights).average(tree)
+    over_workers = jax.jit(jax.vmap(average, axis_name="workers"))
+    assert over_workers(np.zeros(N)) == tree
+    assert "psum" not in str(over_workers.trace(np.zeros(N)).jaxpr)

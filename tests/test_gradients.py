@@ -134,6 +134,48 @@ def test_gradients_that_differ_within_a_worker_may_be_summed_over_workers(name, 
             run(w, state, jnp.arange(4.0)[::2])
 
 
+@pytest.mark.parametrize("name", [*TRANSFORMS, "every", "every_at_once"])
+@pytest.mark.parametrize("door", ["vmap", "shard_map"])
+def test_a_group_that_labels_nothing_averages_nothing(name, door):
+    """A partition is made for many models, and not each has a leaf for every group."""
+    rule = cj.cocod("workers", range(1, N + 1))
+    rules = {
+        "every": cj.every(2, optax.adam(0.1), rule),
+        "every_at_once": cj.every(2, optax.adam(0.1), rule, delay=0),
+    }
+    transform, groups = (TRANSFORMS | rules)[name], {"a": "none", "b": "none"}
+    optimizer = optax.chain(
+        optax.partition({"none": optax.sgd(0.1), "all": transform}, groups),
+        optax.masked(transform, dict.fromkeys(groups, False)),
+    )
+    params = {"a": jnp.ones([N, 3]), "b": jnp.arange(float(N))}
+    state = jax.vmap(lambda p: (optimizer.init(p), transform.init({})))(params)
+
+    def step(state, params):
+        own, empty = state
+        updates, own = optimizer.update(params, own, params)
+        nothing, empty = transform.update({}, empty, {})
+        assert nothing == {}
+        return updates, (own, empty)
+
+    def block(*workers):
+        result = step(*jax.tree.map(lambda leaf: leaf[0], workers))
+        return jax.tree.map(lambda leaf: leaf[None], result)
+
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:N]), "workers")
+    spec = jax.P("workers")
+    run: Any = (
+        jax.vmap(step, axis_name="workers")
+        if door == "vmap"
+        else jax.shard_map(block, mesh=mesh, in_specs=spec, out_specs=spec)
+    )
+    run = jax.jit(run)
+    for _ in range(3):
+        updates, state = run(state, params)
+        expected = jax.tree.map(lambda leaf: -0.1 * leaf, params)
+        jax.tree.map(np.testing.assert_allclose, updates, expected)
+
+
 def test_a_guard_behind_the_mean_holds_all_workers_back():
     guarded = optax.apply_if_finite(optax.sgd(0.1), 3)
     optimizer = optax.chain(cj.mean_gradients("workers"), guarded)

@@ -4,6 +4,8 @@ import csv
 import json
 import math
 import sys
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,64 @@ def test_the_count_of_a_state_is_a_count(to, tmp_path):
     assert "8" in (tmp_path / "log").read_text()
 
 
+NUMBERS = [
+    *(0.5, np.float16(0.5), np.float32(0.5), np.float64(0.5), np.array(0.5)),
+    *(jnp.float32(0.5), jnp.bfloat16(0.5), np.asarray(0.5, jnp.bfloat16)),
+    *(Fraction(1, 2), Decimal("0.5"), 2, np.int64(2), np.uint8(2), jnp.array(2)),
+    *(True, np.bool_(True), jnp.array(True)),
+]
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda n: f"{type(n).__name__}-{n}")
+def test_numbers_of_any_kind_are_written_as_those_of_python(
+    number, tmp_path, monkeypatch
+):
+    expected = {"0.5": 0.5, "1/2": 0.5, "2": 2, "True": True}[str(number)]
+    path = tmp_path / "log"
+    with loggers.to_jsonl(path) as log:
+        log(number, {"loss": number})
+        log.write("run", config={"nested": [{"rate": number}], "plain": number})
+    first, second = map(json.loads, path.read_text().splitlines())
+    assert first == {"kind": "round", "step": int(expected), "loss": expected}
+    assert type(first["loss"]) is type(expected)
+    config = {"nested": [{"rate": expected}], "plain": expected}
+    assert second == {"kind": "run", "config": config}
+    with loggers.to_csv(path) as log:
+        log(number, {"loss": number})
+    assert path.read_text() == f"step,loss\n{int(expected)},{expected}\n"
+    import tensorboardX
+
+    added = []
+    monkeypatch.setattr(
+        tensorboardX.SummaryWriter, "add_scalar", lambda _, *args: added.append(args)
+    )
+    with loggers.to_tensorboard(tmp_path / "curves") as log:
+        log(number, {"loss": number})
+    assert added == [("loss", expected, int(expected))]
+
+
+def test_a_configuration_may_hold_arrays(tmp_path):
+    shares = [np.array([0.25, 0.75]), jnp.array([[1, 2]]), np.array([], np.float32)]
+    with loggers.to_jsonl(tmp_path / "log.jsonl") as log:
+        log.write("run", shares=shares)
+        with pytest.raises(TypeError, match=r"1\+2j.* a complex, and no real number"):
+            log.write("run", root=np.complex64(1 + 2j))
+    records = loggers.read_jsonl(tmp_path / "log.jsonl")
+    assert records == {"run": [{"shares": [[0.25, 0.75], [[1, 2]], []]}]}
+
+
+@pytest.mark.parametrize(
+    "to", [loggers.to_jsonl, loggers.to_csv, loggers.to_tensorboard]
+)
+@pytest.mark.parametrize("value", [np.ones(2), jnp.ones([1, 1]), [0.5]])
+def test_what_is_not_one_number_is_refused_by_name(to, value, tmp_path):
+    with (
+        to(tmp_path / "log") as log,
+        pytest.raises(TypeError, match=r"scalars\['loss'\] has shape .* one number"),
+    ):
+        log(8, {"loss": value})
+
+
 @pytest.mark.parametrize(
     "to", [loggers.to_jsonl, loggers.to_csv, loggers.to_tensorboard]
 )
@@ -110,6 +170,102 @@ def test_a_log_holds_what_is_not_finite(tmp_path):
     (record,) = loggers.read_jsonl(tmp_path / "log.jsonl")["round"]
     assert math.isnan(record["loss"])
     assert record["distance"] == math.inf
+
+
+def killed(to, path, size):
+    """A log of three records, of which this much came to the disk."""
+    with to(path) as log:
+        for step in (8, 16, 24):
+            log(step, {"loss": 1 / step})
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def test_a_log_torn_anywhere_can_be_read_and_continued(tmp_path):
+    path = tmp_path / "log.jsonl"
+    killed(loggers.to_jsonl, path, None)
+    whole = path.read_bytes()
+    for size in range(len(whole) + 1):
+        killed(loggers.to_jsonl, path, size)
+        # A record is whole with its last brace, also without the end of its line.
+        steps = [8, 16, 24][: whole[:size].count(b"}")]
+        read = lambda: [r["step"] for r in loggers.read_jsonl(path).get("round", [])]
+        assert read() == steps
+        with loggers.to_jsonl(path, append=True) as log:
+            log(32, {"loss": 0.5})
+        assert read() == [*steps, 32]
+        assert path.read_bytes().count(b"\n") == len(steps) + 1
+
+
+@pytest.mark.parametrize("last", [b"\xff\n", b'{"kind": "\xe2', b"\0\0\0", b'{"k\n'])
+def test_a_last_line_may_be_torn_in_any_way(last, tmp_path):
+    path = tmp_path / "log.jsonl"
+    killed(loggers.to_jsonl, path, None)
+    whole = path.read_bytes()
+    path.write_bytes(whole + last)
+    assert len(loggers.read_jsonl(path)["round"]) == 3
+    with loggers.to_jsonl(path, append=True):
+        assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("line", ['{"kind": "rou', "", '{"loss": 1}', "[1]"])
+def test_any_other_line_that_is_no_record_is_named(line, tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text(f'{{"kind": "run"}}\n{line}\n{{"kind": "end"}}\n')
+    with pytest.raises(ValueError, match=r"line 2 of .*log\.jsonl is no record"):
+        loggers.read_jsonl(path)
+
+
+def test_a_separator_of_lines_within_a_text_is_none_of_the_log(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"kind": "run", "note": "a\u2028b"}\n', "utf-8")
+    assert loggers.read_jsonl(path) == {"run": [{"note": "a\u2028b"}]}
+
+
+def test_a_table_torn_anywhere_can_be_continued(tmp_path):
+    path = tmp_path / "log.csv"
+    killed(loggers.to_csv, path, None)
+    whole = path.read_bytes()
+    for size in range(len(whole) + 1):
+        killed(loggers.to_csv, path, size)
+        # Half a number is a number too: a row is whole with the end of its line.
+        lines = whole[:size].count(b"\n")
+        with loggers.to_csv(path, append=True) as log:
+            log(32, {"loss": 0.5})
+        kept = b"".join(whole.splitlines(keepends=True)[: max(lines, 1)])
+        assert path.read_bytes() == kept + b"32,0.5\n"
+
+
+@pytest.mark.parametrize("to", [loggers.to_jsonl, loggers.to_csv])
+def test_a_log_that_is_not_there_yet_begins(to, tmp_path):
+    once, parts = tmp_path / "new" / "once", tmp_path / "new" / "parts"
+    with to(once) as log:
+        for step in (8, 16):
+            log(step, {"loss": 0.5})
+    for step in (8, 16):
+        with to(parts, append=True) as log:
+            log(step, {"loss": 0.5})
+    assert once.read_text() == parts.read_text()
+    with to(parts):
+        assert parts.read_text() == ""
+
+
+def test_a_table_is_continued_with_its_own_columns_only(tmp_path):
+    path = tmp_path / "log.csv"
+    with loggers.to_csv(path) as log:
+        log(8, {"loss": 1.0, "distance": 1.0})
+    with (
+        loggers.to_csv(path, append=True) as log,
+        pytest.raises(ValueError, match=r"the columns are \['loss', 'distance'\]"),
+    ):
+        log(16, {"loss": 1.0})
+    for other in ("8,0.5\n", "\n8,0.5\n", '{"kind": "run"}\n'):
+        path.write_text(other)
+        with (
+            pytest.raises(ValueError, match=r"log\.csv cannot be appended to"),
+            loggers.to_csv(path, append=True),
+        ):
+            pass
+        assert path.read_text() == other
 
 
 @pytest.mark.parametrize(

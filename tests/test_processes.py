@@ -36,11 +36,14 @@ def test_processes_agree_with_one_process_to_the_bit(processes):
         state, metrics = run(state, problems.round_batches(batches, r))
         losses.append(metrics.loss)
 
+    start = jax.tree.leaves(problems.params())
     assert [record["worker"] for record in records] == list(range(processes))
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((state.params, losses))]
     for rank, record in enumerate(records):
         assert record["bits"] == [leaf[rank].tobytes().hex() for leaf in leaves]
-        assert record["loaded"] == record["consensus"]
+        assert record["start"] == [leaf.tobytes().hex() for leaf in start]
+        assert record["loaded"] == record["consensus"] == record["on_own_device"]
+        assert all(record["devices"])
         for leaf, own in zip(
             jax.tree.leaves(cj.consensus(state)), record["consensus"], strict=True
         ):

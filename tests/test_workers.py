@@ -1,5 +1,7 @@
 """From one worker to N and back."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -122,6 +124,85 @@ def test_consensus_is_the_weighted_mean_in_the_leaves_own_dtypes():
     np.testing.assert_allclose(mean["x"], [3, 5])
     assert mean["h"] == 3
     assert jnp.asarray(mean["h"]).dtype == jnp.bfloat16
+
+
+STRANGE = [np.inf, -np.inf, np.nan, -0.0, 0.0, 1e-40, 3.4e38, -3.4e38, 0.1, 1e8 + 8]
+
+
+@pytest.mark.parametrize("weights", [(1, 1, 1), (3, 4, 5), (1, 10, 1e3), (0.1,) * 7])
+def test_the_consensus_of_equal_workers_is_theirs_in_every_bit(weights):
+    """Also where the shares, as floats, have not the sum 1."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([STRANGE, rng.normal(size=500)]).astype(np.float32)
+    each = {
+        "float32": x,
+        "bfloat16": jnp.asarray(x[10:], jnp.bfloat16),
+        "float16": jnp.asarray(x[10:], jnp.float16),
+        "complex64": x[10:] + 1j * x[10:][::-1],
+        "int32": np.array([2**31 - 1, -(2**31), 0, 2**24 + 1], np.int32),
+        "bool": np.array([True, False]),
+    }
+    state = make_state(len(weights), weights)
+    workers = cj.replicate(each, len(weights))
+    state = state._replace(params=workers, model_state=workers)
+    for found in (cj.consensus(state), cj.consensus_model_state(state)):
+        for name, leaf in each.items():
+            assert np.asarray(found[name]).tobytes() == leaf.tobytes(), name
+    with jax.enable_x64(True):
+        one = np.array([0.1, 1e300, 2.0**53 - 1])
+        wide = cj.consensus(state._replace(params=np.stack([one] * len(weights))))
+        assert np.asarray(wide).tobytes() == one.tobytes()
+
+
+def test_the_consensus_of_what_is_not_finite_or_large():
+    state = make_state(3, (1, 1, 2))
+    largest = np.finfo(np.float32).max
+    columns = {
+        (np.inf, np.inf, 1.0): np.inf,
+        (np.inf, -np.inf, 1.0): np.nan,
+        (1.0, 1.0, np.nan): np.nan,
+        # Their difference is not finite, and their mean is.
+        (largest, largest, -largest): 0.0,
+        (-0.0, -0.0, 4.0): 2.0,
+    }
+    params = np.array(list(columns), np.float32).T
+    found = cj.consensus(state._replace(params=params))
+    np.testing.assert_array_equal(found, np.array(list(columns.values()), np.float32))
+
+
+def test_the_consensus_goes_to_one_device():
+    """From workers with devices of their own it would be on all of these."""
+    state = jax.pmap(lambda s: s)(make_state(8, model_state={"k": jax.random.key(0)}))
+    state = state._replace(params={"w": state.params["w"], "n": np.arange(8)})
+    for device in (None, *jax.devices()[:4:3]):
+        for ask in (cj.consensus, cj.consensus_model_state):
+            leaves = jax.tree.leaves(ask(state, device))
+            expected = {device} if device else set(jax.devices())
+            assert set().union(*(leaf.devices() for leaf in leaves)) == expected
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        cj.consensus(state, device=jax.devices()[3]),
+        cj.consensus(state),
+    )
+
+
+def test_the_consensus_goes_to_a_device_of_this_process(monkeypatch):
+    state, device = make_state(2), jax.devices()[0]
+    no_device: Any = "cpu"
+    for ask in (cj.consensus, cj.consensus_model_state):
+        with pytest.raises(TypeError, match=r"device='cpu' must be one of jax\.local"):
+            ask(state, no_device)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with pytest.raises(ValueError, match="belongs to process 0, and this is process 1"):
+        cj.consensus(state, device)
+
+
+@pytest.mark.parametrize("params", [{}, (None, {"masked": optax.MaskedNode()})])
+def test_the_consensus_of_no_leaves_is_none(params):
+    state = make_state(2)._replace(params=params, model_state=params)
+    assert cj.consensus(state) == cj.consensus_model_state(state) == params
+    cj.workers.check_equal_start(state)
+    assert cj.replicate(params, 2) == params
 
 
 def test_consensus_of_sharded_workers():

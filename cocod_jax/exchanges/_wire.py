@@ -17,17 +17,18 @@ def ravel(tree: Tree) -> dict[str, jax.Array]:
     """The floating-point leaves in one flat buffer for each dtype, by its name.
 
     Leaves narrower than 32 bits (bfloat16, float16) go into the float32 buffer: sums
-    of many narrow floats lose the small differences between workers.
+    of many narrow floats lose the small differences between workers. A tree without
+    leaves, such as a group of ``optax.partition`` that labels nothing, has no buffer.
 
     Raises:
-      ValueError: when the tree has no floating-point leaf.
+      ValueError: when the tree has leaves, and none of them is floating point.
     """
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
     buffers = {
         name: jnp.concatenate([leaves[i].astype(name).ravel() for i in members])
         for name, members in _by_wire_dtype(leaves).items()
     }
-    if not buffers:
+    if leaves and not buffers:
         dtypes = sorted({str(leaf.dtype) for leaf in leaves})
         raise ValueError(
             f"the tree has no floating-point leaf to average (it has {len(leaves)} "

@@ -24,7 +24,8 @@ def mean(axis_name: AxisName, weights: Sequence[float] | None = None) -> Exchang
     ``send`` ravels the leaves into one buffer per dtype and sums the workers' weighted
     buffers; ``receive`` unravels the sum. Leaves narrower than 32 bits (bfloat16,
     float16) are summed in float32, in the float32 buffer, and come back in their own
-    dtype. Leaves that are not floating point stay with their worker.
+    dtype. Leaves that are not floating point stay with their worker. A tree without
+    leaves sends nothing.
 
     Args:
       axis_name: the axis that ``pmap``, ``shard_map`` or ``vmap`` binds; a tuple
@@ -40,8 +41,8 @@ def mean(axis_name: AxisName, weights: Sequence[float] | None = None) -> Exchang
         of strings, or ``weights`` is no sequence.
       ValueError: at construction, when a weight is not positive and finite; in
         ``send``, when ``axis_name`` is not bound, when there is not one weight for
-        each worker, when ``weight`` is not a scalar, or when the tree has no
-        floating-point leaf.
+        each worker, when ``weight`` is not a scalar, or when the tree has leaves, and
+        none of them is floating point.
 
     Examples:
       >>> exchange = cj.mean("workers", weights=(1, 3))

@@ -14,9 +14,14 @@ import csv
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
+import numpy as np
+
+from cocod_jax._text import shown
 from cocod_jax.exchanges._base import worker_shares
 from cocod_jax.rounds._types import RoundMetrics, on_host
 
@@ -102,20 +107,23 @@ class Logbook:
 
         Args:
           kind: such as "run"; :func:`read_jsonl` groups records by it.
-          **record: the fields, with values that JSON can hold.
+          **record: the fields, with values that JSON can hold, and numbers and arrays
+            of any kind among them.
         """
-        self._file.write(json.dumps({"kind": kind, **record}) + "\n")
+        self._file.write(json.dumps({"kind": kind, **record}, default=_plain) + "\n")
         self._file.flush()
 
 
 @contextmanager
-def to_jsonl(path: str | Path) -> Iterator[Logbook]:
+def to_jsonl(path: str | Path, *, append: bool = False) -> Iterator[Logbook]:
     """A log of records, each of its kind; :func:`read_jsonl` reads it back.
 
     Numbers that are not finite are written as NaN and Infinity, as Python's json does.
 
     Args:
-      path: the file; an old one is replaced, folders are made.
+      path: the file; folders are made.
+      append: whether to go on in an old file, after its last whole record: a line that
+        a kill has torn is removed. By default an old file is replaced.
 
     Returns:
       A context manager that yields a :class:`Logbook` and closes it in the end.
@@ -129,18 +137,23 @@ def to_jsonl(path: str | Path) -> Iterator[Logbook]:
       {"kind": "run", "config": {"period": 8}}
       {"kind": "round", "step": 8, "loss": 0.5}
     """
-    with _open(path) as file:
+    with _open(path, append, lambda line: _parsed(line) is None) as file:
         yield Logbook(file)
 
 
 def read_jsonl(path: str | Path) -> Records:
     """The records of a log, grouped by kind, in order.
 
+    A last line that a kill has torn is left out.
+
     Args:
       path: the file.
 
     Returns:
       A list of records for each kind.
+
+    Raises:
+      ValueError: when a line is no record; it names the line.
 
     Examples:
       >>> path = getfixture("tmp_path") / "log.jsonl"
@@ -149,26 +162,46 @@ def read_jsonl(path: str | Path) -> Records:
       >>> cj.loggers.read_jsonl(path)
       {'round': [{'step': 8, 'loss': 0.5}]}
     """
+    with Path(path).open("rb") as file:
+        lines = file.readlines()
     records: Records = {}
-    for line in Path(path).read_text().splitlines():
-        record = json.loads(line)
-        records.setdefault(record.pop("kind"), []).append(record)
+    for number, line in enumerate(lines, start=1):
+        parsed = _parsed(line)
+        if parsed is None and number == len(lines):
+            break
+        if not isinstance(parsed, dict) or "kind" not in parsed:
+            raise ValueError(
+                f"line {number} of {path} is no record, a JSON object with a kind: "
+                f"{shown(line)}."
+            )
+        records.setdefault(parsed.pop("kind"), []).append(parsed)
     return records
 
 
+def _parsed(line: bytes) -> Any:
+    """What a line of JSON holds; None when it is torn, as half a record is no JSON."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
 @contextmanager
-def to_csv(path: str | Path) -> Iterator[Logger]:
+def to_csv(path: str | Path, *, append: bool = False) -> Iterator[Logger]:
     """A table with a row for each call; each is on disk when the call returns.
 
     Args:
-      path: the file; an old one is replaced, folders are made.
+      path: the file; folders are made.
+      append: whether to go on in an old file, whose columns stay; a row that a kill has
+        torn is removed. By default an old file is replaced.
 
     Returns:
       A context manager that yields a logger and closes the file in the end. The first
-      call names the columns.
+      call names the columns of a new file.
 
     Raises:
-      ValueError: in use, when a call has other names than the first.
+      ValueError: in use, when a call has other names than the columns; with ``append``,
+        when the file has a first line that names no columns.
 
     Examples:
       >>> path = getfixture("tmp_path") / "log.csv"
@@ -178,23 +211,40 @@ def to_csv(path: str | Path) -> Iterator[Logger]:
       step,loss,distance
       8,0.5,0.25
     """
-    names: list[str] = []
 
     def log(count: int, scalars: Mapping[str, float]) -> None:
+        numbers = _named(scalars)
         if not names:
-            names.extend(_named(scalars))
+            names.extend(numbers)
             rows.writerow(["step", *names])
-        if scalars.keys() != set(names):
+        if numbers.keys() != set(names):
             raise ValueError(
-                f"scalars has the names {list(scalars)}, but the columns are {names}; "
+                f"scalars has the names {list(numbers)}, but the columns are {names}; "
                 "give the same in every call, or take to_jsonl."
             )
-        rows.writerow([count, *(scalars[name] for name in names)])
+        rows.writerow([int(count), *(numbers[name] for name in names)])
         file.flush()
 
-    with _open(path) as file:
+    with _open(path, append, lambda line: not line.endswith(b"\n")) as file:
+        names = _columns(path)
         rows = csv.writer(file, lineterminator="\n")
         yield log
+
+
+def _columns(path: str | Path) -> list[str]:
+    """The names in the first line of a table, but for the step's; none when it is new.
+
+    Raises:
+      ValueError: when that line is another one.
+    """
+    with Path(path).open(newline="") as file:
+        step, *names = next(csv.reader(file), ["step"]) or [""]
+    if step != "step":
+        raise ValueError(
+            f"{path} cannot be appended to: its first line names no columns, the first "
+            f"of which is 'step'. It begins with {step!r}."
+        )
+    return names
 
 
 @contextmanager
@@ -224,29 +274,68 @@ def to_tensorboard(folder: str | Path) -> Iterator[Logger]:
 
     def log(count: int, scalars: Mapping[str, float]) -> None:
         for name, value in _named(scalars).items():
-            writer.add_scalar(name, value, count)
+            writer.add_scalar(name, value, int(count))
 
     with SummaryWriter(str(folder)) as writer:
         yield log
 
 
-def _named(scalars: Mapping[str, float]) -> Mapping[str, float]:
-    """The scalars, if they have names.
+def _named(scalars: Mapping[str, float]) -> dict[str, float]:
+    """The scalars as numbers of Python.
 
     Raises:
-      TypeError: when they have no names, as a round's metrics have none.
+      TypeError: when they have no names, as a round's metrics have none, or one of them
+        is not one number.
     """
     if not isinstance(scalars, Mapping):
         raise TypeError(
             f"scalars is a {type(scalars).__name__}, but must map names to numbers, as "
             "cj.loggers.scalars(metrics) does."
         )
-    return scalars
+    for name, value in scalars.items():
+        if np.ndim(value):
+            raise TypeError(
+                f"scalars[{name!r}] has shape {np.shape(value)}; it must be one number."
+            )
+    known = (bool, int, float, str, type(None))
+    return {n: v if type(v) in known else _plain(v) for n, v in scalars.items()}
+
+
+def _plain(value: Any) -> Any:
+    """A number, or an array of them, as what Python's json knows.
+
+    Raises:
+      TypeError: when it is something else.
+    """
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real | Decimal):
+        return float(value)
+    if hasattr(value, "tolist"):  # of NumPy or JAX
+        return value.tolist()
+    raise TypeError(f"{shown(value)} is a {type(value).__name__}, and no real number.")
 
 
 @contextmanager
-def _open(path: str | Path) -> Iterator[TextIO]:
+def _open(
+    path: str | Path, append: bool, is_torn: Callable[[bytes], bool]
+) -> Iterator[TextIO]:
+    """A file to write lines to, a new one or one that ends in a whole line."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    if append and path.exists():
+        _end_whole(path, is_torn)
+    with path.open("a" if append else "w") as file:
         yield file
+
+
+def _end_whole(path: Path, is_torn: Callable[[bytes], bool]) -> None:
+    """Removes a torn last line, and ends any other."""
+    start, last = 0, b""
+    with path.open("r+b") as file:
+        for line in file:
+            start, last = start + len(last), line
+        if is_torn(last):
+            file.truncate(start)
+        elif not last.endswith(b"\n"):
+            file.write(b"\n")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from cocod_jax._checks import check_period
-from cocod_jax._trees import cast_like, own_copy, wide
+from cocod_jax._trees import cast_like, check_arrays, own_copy, wide
 from cocod_jax._typing import ExchangeState, Params
 from cocod_jax.per_step._gradients import check_own_gradients
 from cocod_jax.rounds._checks import check_transforms
@@ -63,7 +63,7 @@ def every(
 
     Raises:
       TypeError: when ``inner`` is not an optax transform, or ``rule`` not a
-        MergeRule.
+        MergeRule; in ``init``, naming a leaf of the parameters that is no array.
       ValueError: when ``period`` or ``delay`` is not an integer in its range; in
         use, when ``params`` is None, and in a ``shard_map`` that has summed the
         gradients over the workers.
@@ -100,6 +100,7 @@ def every(
     inner = optax.with_extra_args_support(inner)
 
     def init(params: Params) -> EveryState:
+        check_arrays(params, "params")
         of_rule: Any = rule.init(params)
         return EveryState(
             count=jnp.zeros([], jnp.int32),

@@ -180,14 +180,15 @@ def check_own_gradients(gradients: optax.Updates, axis_name: AxisName | None) ->
     """Raises ValueError when JAX has summed the gradients over the workers already.
 
     It does so in a ``shard_map`` with ``check_vma``, and the types of arrays tell.
-    Without an axis there are no workers to have been summed over.
+    Without an axis there are no workers to have been summed over, and without leaves
+    nothing that was.
     """
-    if axis_name is None:
+    leaves = jax.tree.leaves(gradients)
+    if axis_name is None or not leaves:
         return
     axis_size(axis_name)  # a sentence where it is not bound
     workers = axis_name if isinstance(axis_name, tuple) else (axis_name,)
     checked = {n for n in workers if n in varying_axes(jax.lax.axis_index(n))}
-    leaves = jax.tree.leaves(gradients)
     if checked and not any(checked & varying_axes(leaf) for leaf in leaves):
         raise ValueError(
             f"the gradients are the same on all workers of {sorted(checked)}: this "

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 
 from cocod_jax._text import shown
-from cocod_jax._typing import Batches
+from cocod_jax._trees import check_arrays
+from cocod_jax._typing import Batches, Params
 from cocod_jax.rounds._micro_batches import MicroBatches, check_micro_batches
 from cocod_jax.rounds._types import RoundState
 from cocod_jax.rules import MergeRule
@@ -29,6 +30,23 @@ def check_transforms(inner: optax.GradientTransformation, rule: MergeRule) -> No
             f"inner={shown(inner)} must be an optax transform of gradients, such as "
             "optax.sgd(0.1)."
         )
+
+
+def check_params(params: Params) -> None:
+    """Raises TypeError, with the leaf's name, unless all leaves can be trained.
+
+    Those are arrays and numbers, floating-point or complex ones.
+    """
+    check_arrays(params, "params")
+    for path, leaf in jax.tree.leaves_with_path(params):
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise TypeError(
+                f"params{jax.tree_util.keystr(path)} has the dtype {dtype}, and so no "
+                "gradient. Leave it out of the training with make_round(..., "
+                "trainable=...); or out of the parameters, as params, static = "
+                "eqx.partition(model, eqx.is_inexact_array) does."
+            )
 
 
 def check_workers(state: RoundState) -> int:

@@ -1,26 +1,28 @@
 """What the workers are together: their mean, and whether they start equal."""
 
 import hashlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from cocod_jax._text import shown
 from cocod_jax._trees import is_key
 from cocod_jax._typing import ModelState, Params
 from cocod_jax.rounds._checks import check_workers
 from cocod_jax.rounds._types import RoundState
 
 
-def consensus(state: RoundState) -> Params:
+def consensus(state: RoundState, device: jax.Device | None = None) -> Params:
     r"""The weighted mean of the workers' parameters: the model to evaluate.
 
     .. math:: \hat x = \sum_i p_i x_i
 
     Workers differ between rounds, each by its own progress; no single one is the
-    model. Leaves of integers take their maximum. The mean is computed where the
+    model. Where all have the same number, it is that number in every bit, whatever the
+    weights. Leaves of integers take their maximum. The mean is computed where the
     arrays are, and does not change ``state``. With several processes all of them
     must call it, outside of ``jax.jit``, and all get the same. In a loop with
     :func:`cocod_jax.every` it is
@@ -28,14 +30,18 @@ def consensus(state: RoundState) -> Params:
 
     Args:
       state: after ``replicate`` (per worker, leading axis N).
+      device: where the result goes, one of this process's devices, for what runs on
+        one of them, such as an evaluation. None leaves it where it was computed: on the
+        devices of all workers, where they have their own.
 
     Returns:
       The parameters, without the worker axis, in their own dtypes (shared).
 
     Raises:
-      TypeError: when ``state`` is not a RoundState.
-      ValueError: when ``state`` has no axis of workers, or with several processes
-        when it is called within ``jax.jit``.
+      TypeError: when ``state`` is not a RoundState, or ``device`` no device.
+      ValueError: when ``state`` has no axis of workers, when ``device`` belongs to
+        another process, or with several processes when it is called within
+        ``jax.jit``.
 
     Examples:
       >>> loss = lambda w, batch: (w * batch) ** 2
@@ -45,10 +51,12 @@ def consensus(state: RoundState) -> Params:
       2.5
     """
     check_workers(state)
-    return _weighted_mean(state.params, state.weight)
+    return _weighted_mean(state.params, state.weight, device)
 
 
-def consensus_model_state(state: RoundState) -> ModelState:
+def consensus_model_state(
+    state: RoundState, device: jax.Device | None = None
+) -> ModelState:
     """The model state that goes with :func:`consensus`.
 
     Batch statistics stay with their worker while it trains. For evaluation the
@@ -60,6 +68,7 @@ def consensus_model_state(state: RoundState) -> ModelState:
 
     Args:
       state: after ``replicate`` (per worker, leading axis N).
+      device: as for :func:`consensus`.
 
     Returns:
       The model state, without the worker axis (shared).
@@ -78,32 +87,93 @@ def consensus_model_state(state: RoundState) -> ModelState:
       5
     """
     check_workers(state)
-    return _weighted_mean(state.model_state, state.weight)
+    return _weighted_mean(state.model_state, state.weight, device)
 
 
-def _weighted_mean(tree: Any, weight: jax.Array) -> Any:
-    part = _own_part(tree, weight)
+def _weighted_mean(tree: Any, weight: jax.Array, device: jax.Device | None) -> Any:
+    _check_device(device)
     if _has_remote_workers(weight):
-        part = _over_processes(part)
-    narrow = lambda leaf, like: leaf if is_key(like) else leaf.astype(like.dtype)
-    return jax.tree.map(narrow, part, tree)
+        mean = _together(_of_all_processes(_own_part(tree, weight)))
+    else:
+        mean = _of_one_process(tree, weight)
+    if device is None:
+        return mean
+    # What spans processes has a copy in each.
+    own = lambda leaf: leaf if leaf.is_fully_addressable else leaf.addressable_data(0)
+    mean = mean if jax.process_count() == 1 else jax.tree.map(own, mean)
+    return jax.device_put(mean, device)
+
+
+def _check_device(device: Any) -> None:
+    """Raises unless it is a device of this process, or None."""
+    if device is None:
+        return
+    if not isinstance(device, jax.Device):
+        raise TypeError(
+            f"device={shown(device)} must be one of jax.local_devices(), or None."
+        )
+    if device.process_index != jax.process_index():
+        raise ValueError(
+            f"device={device} belongs to process {device.process_index}, and this is "
+            f"process {jax.process_index()}; give one of jax.local_devices()."
+        )
+
+
+class _Part(NamedTuple):
+    """What the workers of some processes are to the consensus, by leaf.
+
+    Each has a leading axis of processes.
+
+    Attributes:
+      mean: what they add to the mean, in float32 at least; the maximum of integers.
+      first: the number of the first worker.
+      equal: whether the others have that number too.
+    """
+
+    mean: jax.Array
+    first: jax.Array
+    equal: jax.Array
 
 
 @jax.jit
 def _own_part(tree: Any, weight: jax.Array) -> Any:
-    """What the workers of these arrays add to the mean, in float32 at least."""
+    """A tree of the parts of the workers of these arrays, and of their first key."""
 
-    def part(leaf: jax.Array) -> jax.Array:
+    def part(leaf: jax.Array) -> jax.Array | _Part:
         if is_key(leaf):
             return leaf[0]
+        first, equal = leaf[:1], (leaf == leaf[:1]).all(axis=0, keepdims=True)
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            return leaf.max(axis=0)
+            return _Part(leaf.max(axis=0, keepdims=True), first, equal)
         wide = jnp.promote_types(leaf.dtype, jnp.float32)
-        return jnp.tensordot(
-            weight.astype(wide), leaf.astype(wide), axes=1, precision="highest"
-        )
+        shares, leaf = weight.astype(wide)[None], leaf.astype(wide)
+        mean = jnp.tensordot(shares, leaf, axes=1, precision="highest")
+        return _Part(mean, first, equal)
 
     return jax.tree.map(part, tree)
+
+
+@jax.jit
+def _together(parts: Any) -> Any:
+    """The consensus of all processes' parts; keys stay what they are."""
+
+    def together(part: Any) -> jax.Array:
+        if not isinstance(part, _Part):
+            return part
+        floats = jnp.issubdtype(part.first.dtype, jnp.inexact)
+        mean = part.mean.sum(axis=0) if floats else part.mean.max(axis=0)
+        # The shares have the sum 1 but for rounding: a sum would move equal workers.
+        # One of differences from the first would not, but inf - inf is not 0.
+        equal = (part.equal & (part.first == part.first[:1])).all(axis=0)
+        return jnp.where(equal, part.first[0], mean.astype(part.first.dtype))
+
+    return jax.tree.map(together, parts, is_leaf=lambda node: isinstance(node, _Part))
+
+
+@jax.jit
+def _of_one_process(tree: Any, weight: jax.Array) -> Any:
+    """As one program, in which the parts need no memory of their own."""
+    return _together(_own_part(tree, weight))
 
 
 def _has_remote_workers(weight: jax.Array) -> bool:
@@ -121,24 +191,23 @@ def _has_remote_workers(weight: jax.Array) -> bool:
     return getattr(weight, "is_fully_addressable", True)  # as NumPy arrays are
 
 
-def _over_processes(parts: Any) -> Any:
-    """The sum, or the maximum of integers, over processes; keys are this process's.
+def _of_all_processes(parts: Any) -> Any:
+    """The parts, with the axis of processes at its full length; keys are one's own.
 
-    One collective for each dtype, of all its leaves in one buffer.
+    One collective for each dtype, of all its arrays in one buffer.
     """
     leaves, treedef = jax.tree.flatten(parts)
     by_dtype: dict[Any, list[int]] = {}
     for i, leaf in enumerate(leaves):
         if not is_key(leaf):
             by_dtype.setdefault(leaf.dtype, []).append(i)
-    for dtype, members in by_dtype.items():
+    for members in by_dtype.values():
         own = np.concatenate([np.ravel(leaves[i]) for i in members])
         gathered = multihost_utils.process_allgather(own)
-        floats = jnp.issubdtype(dtype, jnp.inexact)
-        whole = gathered.sum(axis=0) if floats else gathered.max(axis=0)
         ends = np.cumsum([leaves[i].size for i in members])[:-1]
-        for i, part in zip(members, np.split(whole, ends), strict=True):
-            leaves[i] = jnp.asarray(part.reshape(leaves[i].shape), dtype)
+        split = np.split(gathered, ends, axis=1)
+        for i, part in zip(members, split, strict=True):
+            leaves[i] = part.reshape(-1, *leaves[i].shape[1:])
     return jax.tree.unflatten(treedef, leaves)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cocod_jax._checks import check_counts
-from cocod_jax._trees import is_key
+from cocod_jax._trees import check_arrays, is_key
 from cocod_jax.exchanges._base import normalised
 from cocod_jax.rounds._checks import check_workers
 from cocod_jax.rounds._types import RoundState
@@ -44,6 +44,7 @@ def replicate(
       A tree of the same structure; each leaf has shape [workers, ...] (per worker).
 
     Raises:
+      TypeError: when a leaf is no array; it names the leaf.
       ValueError: when ``workers`` is not an integer of at least 1, when there is
         not one device for each worker, when the rule's weights are not one for each
         worker of all processes, or when a state has an axis of workers already.
@@ -55,6 +56,7 @@ def replicate(
        [1. 2.]]
     """
     check_counts(workers=workers)
+    check_arrays(tree, "tree")
     if devices is not None:
         if len(devices) != workers:
             raise ValueError(
