@@ -106,14 +106,18 @@ def assert_order_irrelevant(
       >>> testing.assert_order_irrelevant(cj.cocod("workers"))
     """
     workers, weights = _workers(rule)
-    order = np.random.default_rng(2).permutation(workers)
-    permuted = lambda tree: jax.tree.map(lambda leaf: leaf[order], tree)
+    rotated, swapped = np.roll(np.arange(workers), 1), np.arange(workers)
+    swapped[:2] = swapped[:2][::-1]
     snapshot, progress = _tree(workers, seed=0), _tree(workers, seed=1)
     merged = _merge(rule, axis_name, snapshot, progress, weights)
-    other = _merge(
-        rule, axis_name, permuted(snapshot), permuted(progress), weights[order]
-    )
-    _assert_close(other, permuted(merged), atol, "the order of the workers matters")
+    for order in (rotated, swapped):  # these two generate all permutations
+        permuted = lambda tree, order=order: jax.tree.map(
+            lambda leaf: leaf[order], tree
+        )
+        other = _merge(
+            rule, axis_name, permuted(snapshot), permuted(progress), weights[order]
+        )
+        _assert_close(other, permuted(merged), atol, "the order of the workers matters")
 
 
 def assert_fixed_point(

@@ -184,6 +184,7 @@ def test_any_merge_preserves_the_mean_and_ignores_the_order(data, order):
     np.testing.assert_allclose(permuted, merged[order,], atol=1e-11)
 
 
+PAIRS = [(0, 1), (1, 0), (2, 3), (3, 2)]
 BROKEN = {
     "overwrites": (lambda m, x, s: m, testing.assert_mean_preserved),
     "moves by itself": (lambda m, x, s: m + x - s + 0.1, testing.assert_fixed_point),
@@ -194,6 +195,10 @@ BROKEN = {
     ),
     "plays favourites": (
         lambda m, x, s: m + (x - s) * (1 + jax.lax.axis_index("workers")),
+        testing.assert_order_irrelevant,
+    ),
+    "has a partner": (
+        lambda m, x, s: x + (jax.lax.ppermute(s, "workers", PAIRS) - s) / 2,
         testing.assert_order_irrelevant,
     ),
 }
