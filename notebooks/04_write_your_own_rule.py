@@ -88,8 +88,8 @@ def heavy_ball(axis_name, beta, weights=None):
 testing.check_rule(heavy_ball("workers", beta=0.0))
 
 # %% [markdown]
-# With momentum it should keep four of the five. It breaks the fifth on purpose:
-# momentum moves the mean.
+# With momentum it should keep five of the six. It breaks one on purpose: momentum moves
+# the mean.
 
 # %%
 rule = heavy_ball("workers", beta=0.8)
@@ -97,6 +97,7 @@ testing.assert_identical_workers_agree(rule)
 testing.assert_order_irrelevant(rule)
 testing.assert_fixed_point(rule)
 testing.assert_workers_approach(rule)
+testing.assert_own_weights(rule)
 
 
 def complaint(check, rule):
