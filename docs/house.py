@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parent.parent / "cocod_jax"
 
 # From the ground up. Packages of one layer do not import each other.
 LAYERS = (
-    ("_text", "_typing", "style"),
+    ("_text", "_typing", "_meshes", "style"),
     ("_checks",),
     ("_trees",),
     ("theory", "timeline"),
