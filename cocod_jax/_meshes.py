@@ -4,7 +4,8 @@ import contextlib
 from collections.abc import Iterator
 
 import jax
-from jax.sharding import AbstractMesh
+import numpy as np
+from jax.sharding import AbstractMesh, Mesh
 
 
 @contextlib.contextmanager
@@ -14,5 +15,12 @@ def outside_of_meshes() -> Iterator[None]:
     Under ``jax.set_mesh`` JAX refuses every ``shard_map`` and ``pmap`` over another
     mesh than that.
     """
-    with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):
+    if jax.sharding.get_abstract_mesh().empty:
+        yield
+        return
+    try:
+        no_mesh = jax.set_mesh(Mesh(np.empty([], object), ()))
+    except ValueError:  # while JAX traces, only the abstract mesh can be left
+        no_mesh = jax.sharding.use_abstract_mesh(AbstractMesh((), ()))
+    with no_mesh:
         yield

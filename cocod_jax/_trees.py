@@ -84,6 +84,12 @@ def at(tree: Any, index: jax.Array | int) -> Any:
     return jax.tree.map(take, tree)
 
 
+def put_at(tree: Any, index: jax.Array | int, own: Any) -> Any:
+    """The tree with ``own`` at one place of the first axis of every leaf."""
+    put = lambda leaf, own: lax.dynamic_update_index_in_dim(leaf, own, index, 0)
+    return jax.tree.map(put, tree, own)
+
+
 def is_key(leaf: Any) -> bool:
     """Whether a leaf holds typed PRNG keys."""
     return jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)

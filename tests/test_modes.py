@@ -1,6 +1,7 @@
 """JAX's debug and strict modes: what trains without them trains with them."""
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,13 +46,13 @@ def round_and_state(delay):
     inner = optax.sgd(0.1, momentum=0.9)
     rule = cj.cocod("workers", weights=(1, 2))
     round_ = cj.make_round(loss_fn, inner, rule, period=2, delay=delay, stateful=True)
-    params = {"w": jnp.zeros(3, jnp.bfloat16), "b": jnp.zeros([], jnp.bfloat16)}
     with jax.transfer_guard("allow"):  # a run's start is made of numbers
+        params = {"w": jnp.zeros(3, jnp.bfloat16), "b": jnp.zeros([], jnp.bfloat16)}
         state = round_.init(params, {"count": jnp.int32(0)})
         return round_, cj.replicate(state, N)
 
 
-def batches(micro_batches):
+def batches(micro_batches) -> Any:
     x = np.random.default_rng(0).normal(size=(N, 2, 2, 4, 3)).astype(np.float32)
     if not micro_batches:
         return x[:, :, 0]

@@ -38,6 +38,8 @@ class Exchange(NamedTuple):
         this exchange neither sends nor merges.
       weights: those given at construction, one for each worker, with sum 1; None when
         all workers count the same.
+      streams: whether it may be given a piece of the model in every step; False where
+        it needs the whole at once, such as the largest values of all.
 
     Examples:
       >>> exchange = cj.mean("workers")
@@ -53,6 +55,7 @@ class Exchange(NamedTuple):
     receive: Callable[[Sent, Tree], Tree]
     axis_name: AxisName | None
     weights: tuple[float, ...] | None = None
+    streams: bool = True
 
     def average(self, tree: Tree, weight: Weight | None = None) -> Tree:
         """Sends and receives at once, with a state that is fresh and then dropped.

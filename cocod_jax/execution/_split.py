@@ -1,6 +1,7 @@
 """The split execution: a round as several programs."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from cocod_jax._trees import at
-from cocod_jax._typing import Batches, ExchangeState, Params, Sent
+from cocod_jax._typing import Batches, ExchangeState, Sent, Tree
 from cocod_jax.execution._map import WorkerMap
-from cocod_jax.rounds._round import Round, compose
+from cocod_jax.rounds._portion import Portion
+from cocod_jax.rounds._round import Parts, Round, compose
 from cocod_jax.rounds._trainable import all_of_it, whole_of
 from cocod_jax.rounds._types import (
     MergeMetrics,
@@ -35,19 +37,21 @@ class Split:
     """
 
     def __init__(self, round_: Round, compute: WorkerMap, exchange: WorkerMap):
-        rule = round_.rule
+        rule, portion = round_.rule, round_.portion
         self._compute, self._exchange = compute, exchange
-        trains_all = round_.part_of is all_of_it
+        self._is_all = type(portion) is Portion and portion.part_of is all_of_it
+        self._sends_snapshot = rule.outgoing is the_snapshot
+        self._snapshot = compute.over(portion.take)
         self._outgoing = compute.over(functools.partial(_outgoing_of_round, round_))
-        self._sends_snapshot = rule.outgoing is the_snapshot and trains_all
-        self._send = exchange.over(rule.exchange.send)
+        self._send = exchange.over(functools.partial(_send_of_round, round_))
         self._step = compute.over(functools.partial(_step_of_round, round_))
         self._merge = compute.over(functools.partial(_merge_of_round, round_))
         # One cache per run: a cache on the class would keep every run alive.
         self._number = functools.cache(self._place_number)
-        self._round = compose(
-            round_, self.send, self.local_steps, self.merge, step_axis=1
+        parts = Parts(
+            self.snapshot, self.send, self.step, self.merge, self.repeat, step_axis=1
         )
+        self._round = compose(round_, parts)
 
     def __call__(
         self, state: RoundState, batches: Batches
@@ -57,24 +61,38 @@ class Split:
         own = own._replace(exchange_state=state.exchange_state)
         return self._round(own, self._compute.place(batches))
 
-    def send(self, state: RoundState) -> tuple[Sent, ExchangeState]:
-        """Sends; the exchange's devices get only what they need."""
-        outgoing = state.params
-        if not self._sends_snapshot:
-            outgoing = self._outgoing(state.rule_state, state.params)
-        return self._send(
-            *self._exchange.place((state.exchange_state, outgoing, state.weight))
-        )
+    def snapshot(self, state: RoundState) -> Tree:
+        """The state's own parameters where all of them are exchanged: no copy."""
+        if self._is_all:
+            return state.params
+        return self._snapshot(state.params, state.count)
 
-    def local_steps(
-        self, state: RoundState, batches: Batches, start: int, stop: int
-    ) -> tuple[RoundState, list[StepMetrics]]:
-        """One program for each step; it takes its own batch out of the round's."""
+    def send(self, state: RoundState, snapshot: Tree) -> tuple[Sent, ExchangeState]:
+        """Sends; what the exchange's devices get is what they need."""
+        outgoing = snapshot
+        if not self._sends_snapshot:
+            outgoing = self._outgoing(state.rule_state, state.count, snapshot)
+        needed = (state.exchange_state, state.count, outgoing, state.weight)
+        return self._send(*self._exchange.place(needed))
+
+    def step(
+        self, state: RoundState, batches: Batches, t: int
+    ) -> tuple[RoundState, StepMetrics]:
+        """One program; it takes its own batch out of the round's."""
+        after, metrics = self._step(state, batches, self._number(len(state.count), t))
+        return after._replace(params=whole_of(after.params, state.params)), metrics
+
+    def repeat(
+        self,
+        one: Callable[[RoundState, int], tuple[RoundState, Any]],
+        state: RoundState,
+        start: int,
+        stop: int,
+    ) -> tuple[RoundState, list[Any]]:
+        """One after the other."""
         taken = []
         for t in range(start, stop):
-            number = self._number(len(state.count), t)
-            stepped, metrics = self._step(state, batches, number)
-            state = stepped._replace(params=whole_of(stepped.params, state.params))
+            state, metrics = one(state, t)
             taken.append(metrics)
         if not taken:
             return state, []
@@ -82,7 +100,7 @@ class Split:
         return state, [jax.tree.map(stack, *taken)]
 
     def merge(
-        self, state: RoundState, snapshot: Params, sent: Sent
+        self, state: RoundState, snapshot: Tree, sent: Sent
     ) -> tuple[RoundState, MergeMetrics]:
         """Merges; what no merge reads stays out of the program."""
         light = state._replace(opt_state=(), model_state=(), exchange_state=())
@@ -95,8 +113,19 @@ class Split:
         return self._compute.place(np.full(workers, t, np.int32))
 
 
-def _outgoing_of_round(round_: Round, rule_state: Any, params: Params) -> Any:
-    return round_.rule.outgoing(rule_state, round_.part_of(params))
+def _outgoing_of_round(
+    round_: Round, rule_state: Any, count: jax.Array, snapshot: Tree
+) -> Tree:
+    own = round_.portion.take_state(rule_state, count)
+    return round_.rule.outgoing(own, snapshot)
+
+
+def _send_of_round(
+    round_: Round, states: ExchangeState, count: jax.Array, outgoing: Tree, weight: Any
+) -> tuple[Sent, ExchangeState]:
+    own = round_.portion.take_state(states, count)
+    sent, after = round_.rule.exchange.send(own, outgoing, weight)
+    return sent, round_.portion.put_state(states, count, after)
 
 
 # What is not trained does not come out: it would be copied.
@@ -109,10 +138,11 @@ def _step_of_round(
 
 
 def _merge_of_round(
-    round_: Round, state: RoundState, snapshot: Params, sent: Sent
+    round_: Round, state: RoundState, snapshot: Tree, sent: Sent
 ) -> tuple[RoundState, MergeMetrics]:
     return _trained(round_, *round_.merge(state, snapshot, sent))
 
 
 def _trained(round_: Round, state: RoundState, metrics: Any) -> tuple[RoundState, Any]:
-    return state._replace(params=round_.part_of(state.params)), metrics
+    part = round_.portion.part_of(state.params)
+    return state._replace(params=part), metrics

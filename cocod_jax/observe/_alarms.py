@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cocod_jax.exchanges._base import normalised, worker_shares
-from cocod_jax.rounds._types import RoundMetrics, on_host
+from cocod_jax.rounds._types import RoundMetrics, by_name, of_whole_rounds, on_host
 
 # Chosen on small networks: see the tests.
 _IN_A_ROW = 3  # rounds
@@ -87,9 +87,9 @@ class DriftAlarm:
           The sentence, or None. When two alarms ring together, the second comes with
           the next round's metrics, if it still holds.
         """
-        metrics = on_host(metrics)
+        metrics = of_whole_rounds(on_host(metrics))
         shares = worker_shares(self._weights, len(metrics.distance))
-        if all(np.isfinite(values).all() for values in metrics):
+        if all(np.isfinite(values).all() for values in by_name(metrics).values()):
             # Both run, also when one rings: they remember the rounds before.
             sentences = {
                 "apart": self._apart(metrics, shares),
@@ -145,7 +145,7 @@ class DriftAlarm:
 def _not_finite(metrics: RoundMetrics) -> str:
     finite = {
         name: np.isfinite(values).reshape(len(values), -1).all(axis=1)
-        for name, values in metrics._asdict().items()
+        for name, values in by_name(metrics).items()
     }
     found = " and ".join(
         f"{name} of worker {', '.join(map(str, np.flatnonzero(~ok)))}"

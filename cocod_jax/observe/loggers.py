@@ -19,11 +19,13 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cocod_jax._text import shown
 from cocod_jax.exchanges._base import worker_shares
-from cocod_jax.rounds._types import RoundMetrics, on_host
+from cocod_jax.rounds._types import RoundMetrics, by_name, of_whole_rounds, on_host
 
 Logger: TypeAlias = Callable[[int, Mapping[str, float]], None]
 Records: TypeAlias = dict[str, list[dict[str, Any]]]
@@ -46,7 +48,8 @@ def scalars(
     Returns:
       The mean of each field over steps and, weighted, over workers, by the field's
       name; and the largest values, since a mean hides one worker or one step, as
-      ``grad_norm_max`` and ``distance_max``.
+      ``grad_norm_max`` and ``distance_max``. Of ``aux`` the leaves with one number for
+      each step are there, as ``aux/accuracy``.
 
     Raises:
       TypeError: when ``weights`` is not a sequence.
@@ -75,16 +78,26 @@ def scalars(
       >>> cj.loggers.scalars(metrics, weights=(2, 1))["loss"]
       3.0
     """
-    values = on_host(metrics)
+    values = of_whole_rounds(on_host(metrics))
     shares = worker_shares(weights, len(values.distance))
     means = {
         name: float(shares @ value.reshape(len(shares), -1).mean(axis=1))
-        for name, value in values._asdict().items()
+        for name, value in (by_name(values) | _numbers_of_steps(metrics)).items()
     }
     return means | {
         "grad_norm_max": float(values.grad_norm.max()),
         "distance_max": float(values.distance.max()),
     }
+
+
+def _numbers_of_steps(metrics: RoundMetrics) -> dict[str, np.ndarray]:
+    """The leaves of ``aux`` of shape [N, period], by their path."""
+    numbers = {}
+    for path, leaf in jax.tree.leaves_with_path({"aux": metrics.aux}):
+        if jnp.shape(leaf) == jnp.shape(metrics.loss):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            numbers[name] = np.asarray(jax.device_get(leaf), np.float64)
+    return numbers
 
 
 class Logbook:

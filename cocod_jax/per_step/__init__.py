@@ -1,9 +1,9 @@
 """Training loops that call an optimizer step by step: optax transforms."""
 
-from cocod_jax.per_step._every import EveryState as EveryState
 from cocod_jax.per_step._every import every as every
 from cocod_jax.per_step._gradients import (
     StaleMeanGradientsState as StaleMeanGradientsState,
 )
 from cocod_jax.per_step._gradients import mean_gradients as mean_gradients
 from cocod_jax.per_step._gradients import stale_mean_gradients as stale_mean_gradients
+from cocod_jax.per_step._state import EveryState as EveryState

@@ -1,6 +1,6 @@
 """The round as an ordinary optax optimizer, one call per local step."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,28 +8,13 @@ import optax
 
 from cocod_jax._checks import check_period
 from cocod_jax._trees import cast_like, check_arrays, own_copy, wide
-from cocod_jax._typing import ExchangeState, Params
+from cocod_jax._typing import Params
 from cocod_jax.per_step._gradients import check_own_gradients
-from cocod_jax.rounds._checks import check_transforms
+from cocod_jax.per_step._state import EveryState, given
+from cocod_jax.per_step._streamed import streamed_every
+from cocod_jax.rounds._checks import check_streamed, check_transforms
+from cocod_jax.rounds._inner import with_what_it_takes
 from cocod_jax.rules import MergeRule, RuleState
-
-
-class EveryState(NamedTuple):
-    """State of :func:`every`; every field is per worker.
-
-    Attributes:
-      count: int32 scalar, local steps since ``init`` (saturating).
-      snapshot: s_i, the parameters at the start of the current round.
-      inner_state: state of the inner optimizer.
-      rule_state: state of the merge rule.
-      exchange_state: state of the rule's exchange.
-    """
-
-    count: jax.Array
-    snapshot: Params
-    inner_state: optax.OptState
-    rule_state: optax.OptState
-    exchange_state: ExchangeState
 
 
 def every(
@@ -37,12 +22,16 @@ def every(
     inner: optax.GradientTransformation,
     rule: MergeRule,
     delay: int | None = None,
+    *,
+    streamed: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """A merge rule for training loops that call an optimizer step by step.
 
-    It follows the same algorithm as :func:`cocod_jax.make_round`, but it hides
-    nothing: a program of one step has its collective in a conditional, where no
-    compiler can run it beside other steps. Take the round for speed.
+    It follows the same algorithm as :func:`cocod_jax.make_round`. With ``streamed``
+    every step exchanges a k-th of the model, and its exchange can run beside the
+    forward and backward pass. Without, all of the model is exchanged once in a round,
+    and nothing is hidden: a program of one step has that collective in a conditional,
+    where no compiler can run it beside other steps.
 
     The numbers are the round's, to a rounding error of float32: an optax optimizer
     returns what to add to the parameters, and the sum is rounded once more. Updates of
@@ -55,6 +44,7 @@ def every(
       rule: what a worker does with what arrives; its own weights count.
       delay: d, local steps between the snapshot and the merge, 0 to ``period``
         (shared); None is the whole period.
+      streamed: as in :func:`cocod_jax.make_round`; the delay is 1.
 
     Returns:
       An optax optimizer with state :class:`EveryState`. ``update(gradients, state,
@@ -95,9 +85,13 @@ def every(
        that all gradients, losses and weighted means are the same.
     """
     check_transforms(inner, rule)
+    if streamed:
+        period, delay = check_period(period, 1 if delay is None else delay)
+        check_streamed(rule, delay)
+        return streamed_every(period, inner, rule)
     period, delay = check_period(period, delay)
     merge_at = (delay - 1) % period
-    inner = optax.with_extra_args_support(inner)
+    inner = with_what_it_takes(inner)
 
     def init(params: Params) -> EveryState:
         check_arrays(params, "params")
@@ -116,11 +110,7 @@ def every(
         params: Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, EveryState]:
-        if params is None:
-            raise ValueError(
-                "cj.every needs the parameters: call update(gradients, state, "
-                "params); params was None."
-            )
+        params = given(params)
         check_own_gradients(updates, rule.axis_name)
         step = state.count % period
         if rule.correct is not None:

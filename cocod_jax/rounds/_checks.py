@@ -49,6 +49,20 @@ def check_params(params: Params) -> None:
             )
 
 
+def check_streamed(rule: MergeRule, delay: int) -> None:
+    """Raises ValueError unless the rule can be given pieces, a step late."""
+    if delay != 1:
+        raise ValueError(
+            f"delay={delay}, but with streamed=True every piece is merged after one "
+            "step; leave delay out."
+        )
+    if not rule.streams:
+        raise ValueError(
+            "this rule, or its exchange, needs the whole model at once "
+            "(streams=False), and streamed=True gives it a piece in every step."
+        )
+
+
 def check_workers(state: RoundState) -> int:
     """The number of workers in a state's arrays.
 
@@ -96,7 +110,7 @@ def of_all_workers(state: RoundState) -> RoundState:
                 f"{name} has shape {shape}; axis 0 must have length {workers}: what "
                 "each worker has. One number, without an axis, is given to all."
             )
-        return jnp.full([workers], leaf, jnp.result_type(leaf))
+        return jnp.full([workers], jnp.asarray(leaf), jnp.result_type(leaf))
 
     return jax.tree.map_with_path(spread, state)
 

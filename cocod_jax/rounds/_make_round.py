@@ -1,7 +1,6 @@
 """How a round is made: from a loss, an optimizer, a rule, a period and a delay."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,8 @@ import optax
 from cocod_jax._checks import check_period, check_takes
 from cocod_jax._trees import own_copy
 from cocod_jax._typing import LossFn, ModelState, Params
-from cocod_jax.rounds._checks import check_transforms
+from cocod_jax.rounds._checks import check_streamed, check_transforms
+from cocod_jax.rounds._portion import Pieces, Portion
 from cocod_jax.rounds._round import Round
 from cocod_jax.rounds._step import local_step
 from cocod_jax.rounds._trainable import Trainable, trained_part
@@ -26,6 +26,7 @@ def make_round(
     *,
     period: int,
     delay: int | None = None,
+    streamed: bool = False,
     stateful: bool = False,
     has_aux: bool = False,
     trainable: Trainable | None = None,
@@ -61,6 +62,18 @@ def make_round(
       period: k, local steps in a round, at least 1 (shared).
       delay: d, local steps between the snapshot and the merge, 0 to ``period``
         (shared); None is the whole period.
+      streamed: whether to exchange a k-th of the model in every local step, instead of
+        all of it once in a round. Every step sends a piece of the parameters, and the
+        next one starts from what the rule makes of the piece that has arrived:
+
+        .. math::
+
+           m = \mathrm{send}(s_i) \;\Vert\; x_i \leftarrow \text{local step},
+           \qquad x_i[f] \leftarrow \mathrm{merge}(m, x_i[f], s_i), \qquad
+           s_i = x_i[f] \text{ before}, \quad f = t \bmod k
+
+        The delay is 1. As many bytes travel in k steps, in k messages; the workers
+        drift less, and wait for each other in every step.
       stateful: whether ``loss_fn`` carries a model state and takes a PRNG key.
       has_aux: whether ``loss_fn`` also returns a tree of arrays that is no part of the
         loss, such as an accuracy; it comes back in ``RoundMetrics.aux``. Of
@@ -109,14 +122,17 @@ def make_round(
     )
     check_takes(takes, loss_fn=loss_fn)
     check_transforms(inner, rule)
-    period, delay = check_period(period, delay)
+    period, delay = check_period(period, 1 if streamed and delay is None else delay)
     part_of = trained_part(trainable)
+    if streamed:
+        check_streamed(rule, delay)
+    portion = Pieces(part_of, period) if streamed else Portion(part_of)
     return Round(
-        init=_init_of(inner, rule, part_of, stateful),
+        init=_init_of(inner, rule, portion, stateful),
         step=local_step(
-            loss_fn, inner, rule, part_of, stateful=stateful, has_aux=has_aux
+            loss_fn, inner, rule, portion, stateful=stateful, has_aux=has_aux
         ),
-        part_of=part_of,
+        portion=portion,
         rule=rule,
         period=period,
         delay=delay,
@@ -126,7 +142,7 @@ def make_round(
 def _init_of(
     inner: optax.GradientTransformation,
     rule: MergeRule,
-    part_of: Callable[[Params], Params],
+    portion: Portion,
     stateful: bool,
 ) -> Callable[..., RoundState]:
     """A round's ``init``."""
@@ -139,11 +155,10 @@ def _init_of(
                 "model_state was given to a round whose loss_fn takes none; make it "
                 "with make_round(..., stateful=True)."
             )
-        part = part_of(params)
-        of_rule: Any = rule.init(part)
+        of_rule = portion.init_state(rule, params)
         return RoundState(
             params=own_copy(params),
-            opt_state=own_copy(inner.init(part)),
+            opt_state=own_copy(inner.init(portion.part_of(params))),
             rule_state=own_copy(of_rule.rule_state),
             exchange_state=own_copy(of_rule.exchange_state),
             model_state=own_copy(model_state),

@@ -9,11 +9,11 @@ from jax import lax
 
 from cocod_jax._text import shown
 from cocod_jax._trees import at, barrier
-from cocod_jax._typing import AxisName, Batches, ExchangeState, Params, Sent
+from cocod_jax._typing import AxisName, Batches, ExchangeState, Sent, Tree
 from cocod_jax.rounds._checks import check_batches
 from cocod_jax.rounds._metrics import merge_metrics
+from cocod_jax.rounds._portion import Pieces, Portion
 from cocod_jax.rounds._step import StepFn
-from cocod_jax.rounds._trainable import whole_of
 from cocod_jax.rounds._types import (
     MergeMetrics,
     RoundMetrics,
@@ -27,7 +27,8 @@ class Round(NamedTuple):
     """One round as pure functions of one worker; made by :func:`make_round`.
 
     ``run`` is ``send``, then ``delay`` times ``step``, then ``merge``, then the
-    remaining steps, as one program. The split execution of
+    remaining steps, as one program; in a streamed round it is ``period`` times
+    ``send``, ``step`` and ``merge``, each time of another piece. The split execution of
     :func:`cocod_jax.distribute` runs the same parts as separate programs.
 
     Attributes:
@@ -36,8 +37,7 @@ class Round(NamedTuple):
         numbers, those of ``jax.random.key(0)``. A model state belongs to a stateful
         round only, and one key to a run (ValueError).
       step: ``(state, batch) -> (state, StepMetrics)``, one local step.
-      part_of: ``(params) -> part``, what is trained: all of the parameters unless the
-        round was made with ``trainable``. Nothing else is sent or merged.
+      portion: what of the parameters each exchange is of.
       rule: the merge rule; its exchange holds every collective of the round's own.
       period: k, local steps in a round.
       delay: d, local steps between the snapshot and the merge.
@@ -45,10 +45,15 @@ class Round(NamedTuple):
 
     init: Callable[..., RoundState]
     step: StepFn
-    part_of: Callable[[Params], Params]
+    portion: Portion
     rule: MergeRule
     period: int
     delay: int
+
+    @property
+    def streamed(self) -> bool:
+        """Whether every local step has an exchange, of a piece."""
+        return isinstance(self.portion, Pieces)
 
     @property
     def axis_name(self) -> AxisName | None:
@@ -68,7 +73,22 @@ class Round(NamedTuple):
           The state after the round, and what it reports.
         """
         check_batches(batches, self.period)
-        return compose(self, self.send, _scan(self.step), self.merge)(state, batches)
+        step = lambda state, batches, t: self.step(state, at(batches, t))
+        send = lambda state, snapshot: self.send(state)
+        parts = Parts(self.snapshot, send, step, self.merge, _scan)
+        return compose(self, parts)(state, batches)
+
+    def snapshot(self, state: RoundState) -> Tree:
+        """What of a worker's parameters the exchange that begins now is of.
+
+        Args:
+          state: of one worker.
+
+        Returns:
+          s_i, its parameters, or those that are trained; in a streamed round the piece
+          of them whose turn it is, ``{dtype: [piece]}``.
+        """
+        return self.portion.take(state.params, state.count)
 
     def send(self, state: RoundState) -> tuple[Sent, ExchangeState]:
         """Starts the exchange of the snapshot; holds every collective of the rule.
@@ -80,17 +100,19 @@ class Round(NamedTuple):
           What is in flight, in the form in which it travels, and the next state of the
           exchange, to be installed after the merge (both per worker).
         """
-        rule_state = RuleState(state.rule_state, state.exchange_state)
-        return self.rule.send(rule_state, self.part_of(state.params), state.weight)
+        states = RuleState(state.rule_state, state.exchange_state)
+        own = self.portion.take_state(states, state.count)
+        sent, after = self.rule.send(own, self.snapshot(state), state.weight)
+        return sent, self.portion.put_state(states.exchange_state, state.count, after)
 
     def merge(
-        self, state: RoundState, snapshot: Params, sent: Sent
+        self, state: RoundState, snapshot: Tree, sent: Sent
     ) -> tuple[RoundState, MergeMetrics]:
         """Ends the exchange, and merges what arrives; no collective.
 
         Args:
           state: of one worker, after the steps that the exchange had.
-          snapshot: its parameters when it sent.
+          snapshot: what ``snapshot`` returned when it sent.
           sent: what ``send`` returned first.
 
         Returns:
@@ -105,98 +127,125 @@ class Round(NamedTuple):
         # and the exchange would then have to end before them. And what needs the steps
         # alone, such as the momentum in another layout, could run between them and the
         # merge: a compiler may find that enough to hide the exchange behind.
-        state, sent = barrier((state, sent))
-        rule = self.rule
-        params, snapshot = self.part_of(state.params), self.part_of(snapshot)
-        outgoing = rule.outgoing(state.rule_state, snapshot)
+        state, sent, snapshot = barrier((state, sent, snapshot))
+        rule, portion, since = self.rule, self.portion, state.count - self.delay
+        params = portion.take(state.params, since)
+        own = portion.take_state(state.rule_state, since)
+        outgoing = rule.outgoing(own, snapshot)
         arriving = rule.receive(sent, outgoing)
-        merged, rule_state = rule.apply(arriving, params, state.rule_state, snapshot)
+        merged, after = rule.apply(arriving, params, own, snapshot)
         metrics = merge_metrics(params, snapshot, arriving, outgoing)
-        merged = whole_of(merged, state.params)
-        state = state._replace(params=merged, rule_state=rule_state)
+        state = state._replace(
+            params=portion.put(state.params, since, merged),
+            rule_state=portion.put_state(state.rule_state, since, after),
+        )
         # Metrics that run after the late steps would keep snapshot and mean till then.
         return barrier((state, metrics))
 
 
-LocalSteps = Callable[
-    [RoundState, Batches, int, int], tuple[RoundState, list[StepMetrics]]
-]
-"""``(state, batches, start, stop)``: the local steps from one to another. Their metrics
-come in parts to be joined, none where there are no steps."""
+class Parts(NamedTuple):
+    """What a round is made of: parts of one program, or programs of their own.
+
+    Attributes:
+      snapshot: as ``Round.snapshot``.
+      send: ``(state, snapshot)``, as ``Round.send``.
+      step: ``(state, batches, t)``, ``Round.step`` with batch t of the round's.
+      merge: as ``Round.merge``.
+      repeat: ``(one, state, start, stop)``, where ``one(state, t)`` returns a state and
+        metrics, for every t. The metrics come back stacked, in a list of one tree; in
+        an empty list where there are none.
+      step_axis: the axis along which ``repeat`` stacks.
+    """
+
+    snapshot: Callable[[RoundState], Tree]
+    send: Callable[[RoundState, Tree], tuple[Sent, ExchangeState]]
+    step: Callable[[RoundState, Batches, Any], tuple[RoundState, StepMetrics]]
+    merge: Callable[[RoundState, Tree, Sent], tuple[RoundState, MergeMetrics]]
+    repeat: Callable[..., tuple[RoundState, list[Any]]]
+    step_axis: int = 0
 
 
 def compose(
-    round_: Round,
-    send: Callable[[RoundState], tuple[Sent, ExchangeState]],
-    local_steps: LocalSteps,
-    merge: Callable[[RoundState, Params, Sent], tuple[RoundState, MergeMetrics]],
-    *,
-    step_axis: int = 0,
+    round_: Round, parts: Parts
 ) -> Callable[[RoundState, Batches], tuple[RoundState, RoundMetrics]]:
-    """A round of these parts, which may be pieces of one program or programs.
+    """A round of these parts; the rule, the period and the delay are ``round_``'s."""
+    Taken = tuple[RoundState, list[StepMetrics]]
 
-    Args:
-      round_: the rule, the period and the delay.
-      send: as ``Round.send``.
-      local_steps: several times ``Round.step``.
-      merge: as ``Round.merge``.
-      step_axis: the axis of the local steps in their metrics.
-    """
-
-    def take(
-        state: RoundState, batches: Batches, start: int, stop: int
-    ) -> tuple[RoundState, list[StepMetrics]]:
+    def take(state: RoundState, batches: Batches, start: int, stop: int) -> Taken:
+        one = lambda state, t: parts.step(state, batches, t)
         # Local steps carry what they read alone: the rest would travel through a loop,
         # or in and out of every program, for nothing.
-        rule_state, exchange_state = state.rule_state, state.exchange_state
-        reads_rule = round_.rule.correct is not None
-        state = state._replace(
-            rule_state=rule_state if reads_rule else (), exchange_state=()
-        )
-        state, metrics = local_steps(state, batches, start, stop)
-        state = state._replace(rule_state=rule_state, exchange_state=exchange_state)
-        return state, metrics
+        light = _light(state, round_.rule)
+        light, metrics = parts.repeat(one, light, start, stop)
+        return _heavy(light, state), metrics
 
-    def report(taken: list[StepMetrics], merged: MergeMetrics | None) -> RoundMetrics:
-        join = lambda *parts: jnp.concatenate(parts, axis=step_axis)
-        steps = jax.tree.map(join, *taken)
-        if merged is None:
-            zero = jnp.zeros_like(steps.grad_norm.take(0, step_axis))
-            merged = MergeMetrics(zero, zero, zero)
-        return RoundMetrics(**steps._asdict(), **merged._asdict())
+    def whole(
+        state: RoundState, batches: Batches
+    ) -> tuple[RoundState, StepMetrics, MergeMetrics]:
+        snapshot = parts.snapshot(state)
+        sent, exchange_state = parts.send(
+            state, snapshot
+        )  # first: no step depends on it
+        state, early = take(state, batches, 0, round_.delay)
+        state, merged = parts.merge(state, snapshot, sent)
+        # Installed here: steps that carried it would wait for the exchange.
+        state = state._replace(exchange_state=exchange_state)
+        state, late = take(state, batches, round_.delay, round_.period)
+        return state, joined(early + late), merged
+
+    def piece(
+        state: RoundState, batches: Batches, t: Any
+    ) -> tuple[RoundState, tuple[StepMetrics, MergeMetrics]]:
+        snapshot = parts.snapshot(state)
+        sent, exchange_state = parts.send(state, snapshot)
+        light, step = parts.step(_light(state, round_.rule), batches, t)
+        state, merged = parts.merge(_heavy(light, state), snapshot, sent)
+        return state._replace(exchange_state=exchange_state), (step, merged)
+
+    def joined(taken: list[StepMetrics]) -> StepMetrics:
+        join = lambda *parts_: jnp.concatenate(parts_, axis=parts.step_axis)
+        return jax.tree.map(join, *taken)
 
     def run(state: RoundState, batches: Batches) -> tuple[RoundState, RoundMetrics]:
         if round_.axis_name is None:  # nothing is sent, and nothing arrives
             state, taken = take(state, batches, 0, round_.period)
-            return state, report(taken, None)
-        snapshot = state.params
-        sent, exchange_state = send(state)  # first: the steps do not depend on it
-        state, early = take(state, batches, 0, round_.delay)
-        state, merged = merge(state, snapshot, sent)
-        # Installed here: steps that carried it would wait for the exchange.
-        state = state._replace(exchange_state=exchange_state)
-        state, late = take(state, batches, round_.delay, round_.period)
-        return state, report(early + late, merged)
+            steps = joined(taken)
+            zero = jnp.zeros_like(steps.grad_norm.take(0, parts.step_axis))
+            merged = MergeMetrics(zero, zero, zero)
+        elif round_.streamed:
+            one = lambda state, t: piece(state, batches, t)
+            state, ((steps, merged),) = parts.repeat(one, state, 0, round_.period)
+        else:
+            state, steps, merged = whole(state, batches)
+        return state, RoundMetrics(**steps._asdict(), **merged._asdict())
 
     return run
 
 
-def _scan(step: StepFn) -> LocalSteps:
-    """The local steps as one loop, for one program."""
+def _light(state: RoundState, rule: MergeRule) -> RoundState:
+    """What a local step reads and writes."""
+    rule_state = () if rule.correct is None else state.rule_state
+    return state._replace(rule_state=rule_state, exchange_state=())
 
-    def local_steps(
-        state: RoundState, batches: Batches, start: int, stop: int
-    ) -> tuple[RoundState, list[StepMetrics]]:
-        if start == stop:  # an empty loop would be traced all the same
-            return state, []
 
-        def one(state: RoundState, t: jax.Array) -> tuple[RoundState, StepMetrics]:
-            return step(state, at(batches, t))
+def _heavy(light: RoundState, state: RoundState) -> RoundState:
+    """The whole state after local steps."""
+    return light._replace(
+        rule_state=state.rule_state, exchange_state=state.exchange_state
+    )
 
-        state, taken = lax.scan(one, state, jnp.arange(start, stop))
-        return state, [taken]
 
-    return local_steps
+def _scan(
+    one: Callable[[RoundState, jax.Array], tuple[RoundState, Any]],
+    state: RoundState,
+    start: int,
+    stop: int,
+) -> tuple[RoundState, list[Any]]:
+    """Local steps as one loop, for one program."""
+    if start == stop:  # an empty loop would be traced all the same
+        return state, []
+    state, metrics = lax.scan(one, state, jnp.arange(start, stop))
+    return state, [metrics]
 
 
 def check_round(round_: Any) -> None:

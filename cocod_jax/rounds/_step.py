@@ -16,6 +16,7 @@ from cocod_jax.rounds._micro_batches import (
     MicroBatches,
     over_micro_batches,
 )
+from cocod_jax.rounds._portion import Portion
 from cocod_jax.rounds._trainable import whole_of
 from cocod_jax.rounds._types import RoundState, StepMetrics
 from cocod_jax.rules import MergeRule
@@ -27,12 +28,13 @@ def local_step(
     loss_fn: LossFn,
     inner: optax.GradientTransformation,
     rule: MergeRule,
-    part_of: Callable[[Params], Params],
+    portion: Portion,
     *,
     stateful: bool,
     has_aux: bool,
 ) -> StepFn:
     """``(state, batch) -> (state, StepMetrics)``, without a collective of its own."""
+    part_of = portion.part_of
     gradient_of = _gradient_of(loss_fn, part_of, stateful, has_aux)
     inner = with_what_it_takes(inner)
 
@@ -45,7 +47,7 @@ def local_step(
         )
         metrics = StepMetrics(loss, optax.tree.norm(wide(gradient)), aux)
         if rule.correct is not None:
-            gradient = rule.correct(state.rule_state, gradient)
+            gradient = portion.correct(rule, state.rule_state, gradient)
         part = part_of(state.params)
         updates, opt_state = inner.update(gradient, state.opt_state, part, value=loss)
         params = whole_of(optax.apply_updates(part, updates), state.params)

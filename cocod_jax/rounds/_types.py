@@ -59,7 +59,8 @@ class StepMetrics(NamedTuple):
 class MergeMetrics(NamedTuple):
     """What one merge reports, per worker: scalars, float32 or wider.
 
-    All are 0 in a round whose rule sends nothing.
+    All are 0 in a round whose rule sends nothing. In a streamed round they are those of
+    the step's piece.
 
     Attributes:
       distance: the norm of m - o_i: how far what arrived was from what this worker
@@ -87,7 +88,8 @@ class RoundMetrics(NamedTuple):
     Attributes:
       loss: [period], see :class:`StepMetrics`.
       grad_norm: [period], see :class:`StepMetrics`.
-      distance: scalar, see :class:`MergeMetrics`.
+      distance: scalar, see :class:`MergeMetrics`; [period] in a streamed round, as are
+        the next two.
       progress_norm: scalar, see :class:`MergeMetrics`.
       alignment: scalar, see :class:`MergeMetrics`.
       aux: leaves of shape [period, ...], see :class:`StepMetrics`.
@@ -102,9 +104,31 @@ class RoundMetrics(NamedTuple):
 
 
 def on_host(metrics: RoundMetrics) -> RoundMetrics:
-    """The metrics as NumPy arrays of float64: sums in bfloat16 would round.
+    """The metrics of all workers as NumPy arrays of float64: bfloat16 would round.
 
-    Without what ``loss_fn`` returned beside the loss, which may be anything.
+    ``aux`` stays away: it may be anything.
     """
     wide = lambda values: np.asarray(values, np.float64)
     return jax.tree.map(wide, jax.device_get(metrics._replace(aux=None)))
+
+
+def of_whole_rounds(metrics: RoundMetrics) -> RoundMetrics:
+    """What ``on_host`` returned, with one merge in a round: the pieces of it together.
+
+    Pieces hold different coordinates: squares of norms add up, and so do products.
+    """
+    if metrics.distance.ndim == 1:
+        return metrics
+    norm = lambda values: np.sqrt((values**2).sum(axis=1))
+    distance, progress_norm = norm(metrics.distance), norm(metrics.progress_norm)
+    product = metrics.alignment * metrics.progress_norm * metrics.distance
+    both = distance * progress_norm
+    alignment = product.sum(axis=1) / np.where(both == 0, 1, both)
+    return metrics._replace(
+        distance=distance, progress_norm=progress_norm, alignment=alignment
+    )
+
+
+def by_name(metrics: RoundMetrics) -> dict[str, np.ndarray]:
+    """The fields that every round reports, ``aux`` aside."""
+    return {name: field for name, field in metrics._asdict().items() if name != "aux"}

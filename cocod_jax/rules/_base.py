@@ -58,6 +58,7 @@ class MergeRule(optax.GradientTransformationExtraArgs):
       weights: the exchange's, one for each worker with sum 1, or None when all count
         the same.
       axis_name: the exchange's; None when the rule sends nothing.
+      streams: whether both the rule and its exchange may be given pieces.
 
     Args:
       exchange: how the workers average, such as ``cj.mean("workers")``.
@@ -72,6 +73,8 @@ class MergeRule(optax.GradientTransformationExtraArgs):
         snapshot.
       correct: ``(state, gradient) -> gradient`` in every local step, before the inner
         optimizer; it reads the state and cannot write it. None leaves gradients alone.
+      streams: whether the rule may be given a piece of the model in every step, as its
+        tree. False where it needs the whole model at once, such as its norm.
 
     Raises:
       TypeError: when ``exchange`` is not an :class:`cocod_jax.Exchange`, or a part is
@@ -92,6 +95,7 @@ class MergeRule(optax.GradientTransformationExtraArgs):
     outgoing: Callable[[optax.OptState, Params], Tree]
     correct: Callable[[optax.OptState, optax.Updates], optax.Updates] | None
     _init: Callable[[Params], Any]
+    _streams: bool
 
     def __new__(
         cls,
@@ -101,6 +105,7 @@ class MergeRule(optax.GradientTransformationExtraArgs):
         init: Callable[[Params], Any] = stateless,
         outgoing: Callable[[optax.OptState, Params], Tree] = the_snapshot,
         correct: Callable[[optax.OptState, optax.Updates], optax.Updates] | None = None,
+        streams: bool = True,
     ) -> "MergeRule":
         if not isinstance(exchange, Exchange):
             raise TypeError(
@@ -139,7 +144,7 @@ class MergeRule(optax.GradientTransformationExtraArgs):
         self = super().__new__(cls, init_both, update)
         self.exchange, self.merge = exchange, merge
         self.outgoing, self.correct = outgoing, correct
-        self._init = init
+        self._init, self._streams = init, streams
         return self
 
     @property
@@ -151,6 +156,11 @@ class MergeRule(optax.GradientTransformationExtraArgs):
     def axis_name(self) -> AxisName | None:
         """The exchange's axis."""
         return self.exchange.axis_name
+
+    @property
+    def streams(self) -> bool:
+        """Whether rule and exchange may be given a piece of the model in every step."""
+        return self._streams and self.exchange.streams
 
     def send(
         self, state: RuleState, snapshot: Params, weight: Weight | None = None
@@ -197,10 +207,11 @@ class MergeRule(optax.GradientTransformationExtraArgs):
 
     def _parts(self) -> dict[str, Any]:
         names = ("exchange", "merge", "outgoing", "correct")
-        return {name: getattr(self, name) for name in names} | {"init": self._init}
+        own = {"init": self._init, "streams": self._streams}
+        return {name: getattr(self, name) for name in names} | own
 
     def _replace(self, **changes: Any) -> "MergeRule":
-        """The rule with other parts: exchange, merge, init, outgoing or correct."""
+        """The rule with other parts, by the names of the arguments."""
         return type(self)(**self._parts() | changes)
 
     def __reduce__(self) -> tuple[Any, ...]:

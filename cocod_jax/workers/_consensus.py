@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from cocod_jax._meshes import outside_of_meshes
 from cocod_jax._text import shown
-from cocod_jax._trees import is_key
+from cocod_jax._trees import is_key, wide_dtype
 from cocod_jax._typing import ModelState, Params
 from cocod_jax.rounds._checks import check_workers
 from cocod_jax.rounds._types import RoundState
@@ -90,6 +91,7 @@ def consensus_model_state(
     return _weighted_mean(state.model_state, state.weight, device)
 
 
+@outside_of_meshes()
 def _weighted_mean(tree: Any, weight: jax.Array, device: jax.Device | None) -> Any:
     _check_device(device)
     if _has_remote_workers(weight):
@@ -145,7 +147,7 @@ def _own_part(tree: Any, weight: jax.Array) -> Any:
         first, equal = leaf[:1], (leaf == leaf[:1]).all(axis=0, keepdims=True)
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             return _Part(leaf.max(axis=0, keepdims=True), first, equal)
-        wide = jnp.promote_types(leaf.dtype, jnp.float32)
+        wide = wide_dtype(leaf.dtype)
         shares, leaf = weight.astype(wide)[None], leaf.astype(wide)
         mean = jnp.tensordot(shares, leaf, axes=1, precision="highest")
         return _Part(mean, first, equal)

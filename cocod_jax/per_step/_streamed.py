@@ -1,0 +1,71 @@
+"""The streamed round as an ordinary optax optimizer."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+from cocod_jax._trees import barrier, cast_like, own_copy, wide
+from cocod_jax._typing import Params
+from cocod_jax.per_step._gradients import check_own_gradients
+from cocod_jax.per_step._state import EveryState, given
+from cocod_jax.rounds._inner import with_what_it_takes
+from cocod_jax.rounds._portion import Pieces
+from cocod_jax.rounds._trainable import all_of_it
+from cocod_jax.rules import MergeRule, RuleState
+
+
+def streamed_every(
+    period: int, inner: optax.GradientTransformation, rule: MergeRule
+) -> optax.GradientTransformationExtraArgs:
+    """``cj.every`` with a piece in every step; its arguments have been checked."""
+    pieces = Pieces(all_of_it, period)
+    inner = with_what_it_takes(inner)
+
+    def init(params: Params) -> EveryState:
+        of_rule = own_copy(pieces.init_state(rule, params))
+        return EveryState(
+            count=jnp.zeros([], jnp.int32),
+            snapshot=(),
+            inner_state=own_copy(inner.init(params)),
+            rule_state=of_rule.rule_state,
+            exchange_state=of_rule.exchange_state,
+        )
+
+    def update(
+        updates: optax.Updates,
+        state: Any,
+        params: Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, EveryState]:
+        params = given(params)
+        check_own_gradients(updates, rule.axis_name)
+        step, states = state.count, RuleState(state.rule_state, state.exchange_state)
+        own = pieces.take_state(states, step)
+        snapshot = pieces.take(params, step)
+        sent, exchange_state = rule.send(own, snapshot)
+        # What needs the mean cannot run before the gradients are there, so that the
+        # exchange is beside all that computes them.
+        updates, sent, snapshot = barrier((updates, sent, snapshot))
+        if rule.correct is not None:
+            updates = pieces.correct(rule, state.rule_state, updates)
+        updates, inner_state = inner.update(
+            updates, state.inner_state, params, **extra_args
+        )
+        reached = optax.apply_updates(params, updates)
+        arriving = rule.receive(sent, rule.outgoing(own.rule_state, snapshot))
+        merged, rule_state = rule.apply(
+            arriving, pieces.take(reached, step), own.rule_state, snapshot
+        )
+        start = pieces.take(params, step)
+        moved = pieces.put_like(
+            cast_like(updates, wide(params)),
+            step,
+            optax.tree.sub(wide(merged), wide(start)),
+            params,
+        )
+        count = jnp.asarray(optax.safe_increment(step))
+        own = pieces.put_state(states, step, RuleState(rule_state, exchange_state))
+        return moved, EveryState(count, (), inner_state, *own)
+
+    return optax.GradientTransformationExtraArgs(init, update)

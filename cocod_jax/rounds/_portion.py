@@ -1,0 +1,150 @@
+"""What of the parameters one exchange is of: all that is trained, or a piece of it."""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cocod_jax._trees import at, put_at
+from cocod_jax._typing import Params, Tree
+from cocod_jax.rounds._trainable import whole_of
+from cocod_jax.rules import MergeRule, RuleState
+
+
+@dataclasses.dataclass(frozen=True)
+class Portion:
+    """All that is trained, in every exchange.
+
+    Attributes:
+      part_of: ``(params) -> part``, what is trained.
+    """
+
+    part_of: Callable[[Params], Params]
+
+    def take(self, params: Params, step: Any) -> Tree:
+        """The portion of the parameters whose exchange begins with this step."""
+        del step
+        return self.part_of(params)
+
+    def put(self, params: Params, step: Any, portion: Tree) -> Params:
+        """The parameters with this portion."""
+        del step
+        return whole_of(portion, params)
+
+    def init_state(self, rule: MergeRule, params: Params) -> RuleState:
+        """The state of rule and exchange for all portions."""
+        state: Any = rule.init(self.part_of(params))
+        return state
+
+    def take_state(self, state: Any, step: Any) -> Any:
+        """What rule, or exchange, remember of the portion."""
+        del step
+        return state
+
+    def put_state(self, state: Any, step: Any, own: Any) -> Any:
+        """The state with what they remember of the portion now."""
+        del state, step
+        return own
+
+    def correct(self, rule: MergeRule, state: Any, gradient: Tree) -> Tree:
+        """The gradient as the rule corrects it, in every local step."""
+        assert rule.correct is not None
+        return rule.correct(state, gradient)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pieces(Portion):
+    """A k-th in every exchange, each coordinate once in k local steps.
+
+    Piece f holds the f-th k-th of every leaf, raveled: one flat buffer per dtype, of
+    the same length for all f. A leaf whose size k does not divide is padded with
+    zeros, which nothing reads back. Cut so, a step reads and writes a k-th of each
+    leaf, wherever f is; one long buffer of all leaves, cut in k, would have to be
+    written whole, or each leaf be searched for its share of the piece.
+
+    The rule sees a piece as its tree. What rule and exchange remember has a leading
+    axis [k], a row for each piece.
+
+    Attributes:
+      count: k.
+    """
+
+    count: int
+
+    def take(self, params: Params, step: Any) -> dict[str, jax.Array]:
+        """``{dtype: [piece]}``."""
+        buffers = defaultdict(list)
+        for leaf in filter(_is_float, jax.tree.leaves(self.part_of(params))):
+            values, counted, _ = self._window(leaf, step)
+            values = values if counted is None else jnp.where(counted, values, 0)
+            buffers[leaf.dtype.name].append(values)
+        return {dtype: jnp.concatenate(parts) for dtype, parts in buffers.items()}
+
+    def put(self, params: Params, step: Any, portion: Tree) -> Params:
+        """The parameters with this piece; nothing else of them is written."""
+        part = self.part_of(params)
+        return whole_of(self.put_like(part, step, portion, part), params)
+
+    def put_like(self, tree: Tree, step: Any, portion: Tree, params: Params) -> Tree:
+        """The same for a tree like the parameters, such as updates, of other dtypes."""
+        ends: dict[str, int] = defaultdict(int)
+
+        def write(leaf: jax.Array, param: jax.Array) -> jax.Array:
+            if not _is_float(param):
+                return leaf
+            dtype, (values, counted, start) = param.dtype.name, self._window(leaf, step)
+            begin = ends[dtype]
+            ends[dtype] = end = begin + len(values)
+            own = portion[dtype][begin:end].astype(leaf.dtype)
+            own = own if counted is None else jnp.where(counted, own, values)
+            written = lax.dynamic_update_slice_in_dim(leaf.ravel(), own, start, 0)
+            return written.reshape(leaf.shape)
+
+        return jax.tree.map(write, tree, params)
+
+    def init_state(self, rule: MergeRule, params: Params) -> RuleState:
+        """Rows of what the rule begins with for each piece."""
+        rows: Any = [rule.init(self.take(params, f)) for f in range(self.count)]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+
+    def take_state(self, state: Any, step: Any) -> Any:
+        """The row of the step's piece."""
+        return at(state, step % self.count)
+
+    def put_state(self, state: Any, step: Any, own: Any) -> Any:
+        """The rows with a new one."""
+        return put_at(state, step % self.count, own)
+
+    def correct(self, rule: MergeRule, state: Any, gradient: Tree) -> Tree:
+        """Piece by piece: each has a row of the rule's state."""
+        assert rule.correct is not None
+
+        def one(f: jax.Array, gradient: Tree) -> Tree:
+            piece = rule.correct(at(state, f), self.take(gradient, f))
+            return self.put(gradient, f, piece)
+
+        return lax.fori_loop(0, self.count, one, gradient)
+
+    def _window(
+        self, leaf: jax.Array, step: Any
+    ) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+        """The leaf's values where its share of the piece is, and where that begins.
+
+        All windows have the same length. The last ones that hold anything may have to
+        begin earlier than their share; what counts is then told by a mask.
+        """
+        length = -(-leaf.size // self.count)
+        begin = jnp.asarray(step, jnp.int32) % self.count * length
+        start = jnp.minimum(begin, leaf.size - length)
+        values = lax.dynamic_slice_in_dim(leaf.ravel(), start, length)
+        if length * self.count == leaf.size:
+            return values, None, start
+        return values, start + jnp.arange(length) >= begin, start
+
+
+def _is_float(leaf: jax.Array) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
