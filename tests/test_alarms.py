@@ -191,6 +191,7 @@ def test_three_rounds_in_a_row_ring_once():
     good, bad = metrics(), metrics(loss=2.0, distance=2.5)
     *before, sentence, after = ring([good, good, bad, bad, good, *4 * [bad]])
     assert "from 1 to 2.5, and the loss from 1 to 2" in sentence
+    assert "cocod_jax.testing.check_inner" in sentence
     assert not any([*before, after])
 
 

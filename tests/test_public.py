@@ -15,6 +15,10 @@ import cocod_jax as cj
 
 PACKAGE = Path(cj.__file__).parent
 HOME = "cocod_jax"
+PACKAGES = (
+    *(cj.exchanges, cj.rules, cj.rounds, cj.workers, cj.execution),
+    cj.testing,
+)
 
 # Each public name as a user writes it; the modules below the package have their own.
 PUBLIC = (
@@ -25,14 +29,14 @@ PUBLIC = (
     }
     | {
         f"{package.__name__.removeprefix('cocod_jax.')}.{name}": value
-        for package in (cj.exchanges, cj.rules, cj.rounds, cj.workers, cj.execution)
+        for package in PACKAGES
         for name, value in vars(package).items()
         if (inspect.isfunction(value) or inspect.isclass(value))
         and not hasattr(cj, name)
     }
     | {
         f"{module.__name__.removeprefix('cocod_jax.')}.{name}": value
-        for module in (cj.loggers, cj.plots, cj.style, cj.testing)
+        for module in (cj.loggers, cj.plots, cj.style)
         for name, value in vars(module).items()
         if (inspect.isfunction(value) or inspect.isclass(value))
         and value.__module__ == module.__name__

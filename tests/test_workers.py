@@ -1,6 +1,6 @@
 """From one worker to N and back."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -86,6 +86,66 @@ def test_every_key_of_an_array_of_keys_is_folded():
         jax.random.key_data(spread),
         np.stack([jax.random.key_data(key) for key in alone], axis=1),
     )
+
+
+class NoiseState(NamedTuple):
+    """Of a transform that draws numbers."""
+
+    rng_key: jax.Array
+    seen: jax.Array
+
+
+def noisy(key):
+    """Sends gradients of noise; the key does not change."""
+    init = lambda params: NoiseState(key, jnp.zeros(2, jnp.uint32))
+    draw = lambda leaf, state: jax.random.normal(state.rng_key, leaf.shape)
+    update = lambda updates, state, params=None: (
+        jax.tree.map(lambda leaf: draw(leaf, state), updates),
+        state,
+    )
+    return optax.chain(optax.GradientTransformation(init, update), optax.sgd(1.0))
+
+
+def noise_of_workers(key):
+    round_ = cj.make_round(lambda w, b: w, noisy(key), cj.cocod("workers"), period=1)
+    state = cj.replicate(round_.init(jnp.array(1.0)), 2)
+    state, _ = cj.distribute(round_, via="vmap")(state, np.zeros([2, 1]))
+    return np.asarray(state.params)
+
+
+def test_a_raw_key_that_all_workers_would_share_is_named():
+    with pytest.warns(
+        UserWarning, match=r"^tree\.opt_state\[0\]\.rng_key looks.*typed key"
+    ) as warned:
+        same, other = noise_of_workers(jax.random.PRNGKey(0))
+    assert same == other
+    assert [w.filename for w in warned] == [__file__]
+    one, other = noise_of_workers(jax.random.key(0))
+    assert one != other
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"rngs": {"dropout": jax.random.PRNGKey(0)}},
+        {"sub_key": jax.random.split(jax.random.PRNGKey(0), 3)},
+        {"PRNG": jax.random.PRNGKey(0, impl="rbg")},
+    ],
+)
+def test_raw_keys_have_names_and_shapes(tree):
+    with pytest.warns(UserWarning, match="looks like a raw PRNG key"):
+        cj.replicate(tree, 2)
+    for name, leaf in [
+        ("count", np.zeros(2, np.uint32)),
+        ("monkey", np.zeros(2, np.uint32)),
+        ("key", np.zeros([2, 3], np.uint32)),
+        ("key", np.zeros((), np.uint32)),
+        ("key", np.zeros(2, np.int32)),
+        ("key", np.zeros(2, np.float32)),
+        ("key", jax.random.key(0)),
+    ]:
+        cj.replicate({name: leaf}, 2)
+    cj.replicate(optax.noisy_sgd(0.1, key=0).init(np.zeros(2, np.float32)), 2)
 
 
 @pytest.mark.parametrize("workers", [0, -1, 1.5, "2", True])

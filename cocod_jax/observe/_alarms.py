@@ -123,7 +123,8 @@ class DriftAlarm:
             f"{first_distance:.3g} to {distance:.3g}, and the loss from "
             f"{first_loss:.3g} to {loss:.3g}. A stale mean does not hold workers that "
             "go this far in a round. Take a smaller learning rate (momentum multiplies "
-            "it), a shorter period or a smaller delay."
+            "it), a shorter period or a smaller delay. If they move apart at any rate, "
+            "the optimizer may undo merges: see cocod_jax.testing.check_inner."
         )
 
     def _over_corrected(self, metrics: RoundMetrics, shares: np.ndarray) -> str | None:

@@ -40,7 +40,8 @@ def every(
 
     Args:
       period: k, local steps in a round, at least 1 (shared).
-      inner: the optimizer of the local steps; its state must hold no parameters.
+      inner: the optimizer of the local steps; its state must hold no parameters
+        (:func:`cocod_jax.testing.check_inner`).
       rule: what a worker does with what arrives; its own weights count.
       delay: d, local steps between the snapshot and the merge, 0 to ``period``
         (shared); None is the whole period.

@@ -1,5 +1,7 @@
 """From one worker to N: copies, their devices and their weights."""
 
+import re
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,9 +26,10 @@ def replicate(
 ) -> Any:
     """The same tree on each worker, with a leading worker axis.
 
-    Typed PRNG keys are the exception: each worker gets a key of its own. In a
-    :class:`cocod_jax.RoundState` each worker gets its weight: the rule's, or one of
-    N equal shares.
+    Typed PRNG keys are the exception: each worker gets a key of its own. Raw ones are
+    plain numbers here, and all workers would draw the same: a leaf that is named as one
+    gets a UserWarning. In a :class:`cocod_jax.RoundState` each worker gets its weight:
+    the rule's, or one of N equal shares.
 
     Args:
       tree: a :class:`cocod_jax.RoundState` from ``round_.init``, or any tree of
@@ -57,6 +60,7 @@ def replicate(
     """
     check_counts(workers=workers)
     check_arrays(tree, "tree")
+    _warn_of_raw_keys(tree)
     if devices is not None:
         if len(devices) != workers:
             raise ValueError(
@@ -68,6 +72,25 @@ def replicate(
         return place(_spread(tree, workers, repeat), devices, axis_name)
     repeat = lambda leaf: jnp.broadcast_to(leaf, (workers, *jnp.shape(leaf)))
     return _spread(tree, workers, repeat)
+
+
+def _warn_of_raw_keys(tree: Any) -> None:
+    """Warns where workers would share a key, as an optimizer's state may hold it."""
+    found = [
+        "tree" + jax.tree_util.keystr(path)
+        for path, leaf in jax.tree.leaves_with_path(tree)
+        if jnp.result_type(leaf) == jnp.uint32
+        and np.shape(leaf)[-1:] in ((2,), (4,))  # what JAX's generators have
+        and {"key", "keys", "rng", "rngs", "prng"}
+        & set(re.findall("[a-z]+", jax.tree_util.keystr(path).lower()))
+    ]
+    if found:
+        warnings.warn(
+            f"{' and '.join(found)} looks like a raw PRNG key. All workers share it, "
+            "and draw the same numbers. Make it a typed key, jax.random.key(seed), and "
+            "each worker gets one of its own.",
+            stacklevel=3,
+        )
 
 
 def _spread(tree: Any, workers: int, repeat: Callable[[Any], Any]) -> Any:

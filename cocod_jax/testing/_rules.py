@@ -1,8 +1,7 @@
-"""Invariants of merge rules, for your own rules as well as ours.
+"""Invariants of merge rules, each on its own and all together.
 
 Each function merges a few times with random snapshots and progress, on simulated
-workers under ``vmap``, and raises AssertionError with a sentence that says what
-does not hold. None needs a device besides the default one. The workers' shares
+workers under ``vmap``. None needs a device besides the default one. The workers' shares
 are given to the rule with each merge, as a round does; :func:`assert_own_weights`
 compares with a merge without them.
 """
@@ -151,7 +150,7 @@ def assert_workers_approach(rule: MergeRule, *, axis_name: str | None = None) ->
 
     .. math:: \sum_i \lVert x_i - \bar x \rVert^2 \text{ shrinks}
 
-    A merge with the wrong sign keeps every other invariant of this module.
+    A merge with the wrong sign keeps every other invariant.
 
     Args:
       rule: the rule, for any number of workers, or for as many as it has weights.
@@ -211,7 +210,7 @@ def assert_own_weights(
 def check_rule(
     rule: MergeRule, *, axis_name: str | None = None, atol: float = 1e-5
 ) -> None:
-    """All the invariants of this module, which CoCoD-SGD's rule has.
+    """All the invariants of merge rules, which CoCoD-SGD's rule has.
 
     A rule that lacks one on purpose is checked with the other functions one by one.
 
