@@ -256,7 +256,9 @@ class Case:
     @property
     def exists(self) -> bool:
         """Whether the optax that is installed has all that the code names."""
-        return all(hasattr(_home(path), path.split(".")[-1]) for path in named(self.code))
+        return all(
+            hasattr(_home(path), path.split(".")[-1]) for path in named(self.code)
+        )
 
     def build(self) -> optax.GradientTransformation:
         """The optimizer."""

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 import cocod_jax as cj
+from cocod_jax.rounds._inner import with_what_it_takes
 from experiments.composes.cases import Case
 
 N, PERIOD, ROUNDS = 2, 2, 4
@@ -86,13 +87,7 @@ class Trial:
     @functools.cached_property
     def update(self) -> Callable[..., Any]:
         """``(gradient, state, params, value) -> (params, state)``, compiled."""
-        inner = optax.with_extra_args_support(self.inner)
-
-        def update(gradient: Any, state: Any, params: Any, value: Any) -> Any:
-            updates, state = inner.update(gradient, state, params, value=value)
-            return optax.apply_updates(params, updates), state
-
-        return jax.jit(update)
+        return jax.jit(_applied(with_what_it_takes(self.inner)))
 
     @functools.cache  # noqa: B019, a trial lives no longer than its case
     def round_(self, how: str) -> tuple[cj.Round, Any]:
@@ -123,6 +118,16 @@ def loss_fn(params: Any, batch: Any) -> jax.Array:
     return 0.5 * jnp.mean(residual**2)
 
 
+def _applied(optimizer: optax.GradientTransformationExtraArgs) -> Callable[..., Any]:
+    """``(gradient, state, params, value) -> (params, state)``."""
+
+    def update(gradient: Any, state: Any, params: Any, value: Any) -> Any:
+        updates, state = optimizer.update(gradient, state, params, value=value)
+        return optax.apply_updates(params, updates), state
+
+    return update
+
+
 _gradient = jax.jit(jax.value_and_grad(loss_fn))
 
 
@@ -146,16 +151,10 @@ def _rounds(how: str, trial: Trial) -> Any:
 
 def _every(trial: Trial) -> Any:
     """The parameters [N, ...] of workers with equal data and a loop of steps."""
-    optimizer = cj.every(PERIOD, trial.inner, cj.cocod("workers"))
-
-    def update(gradient: Any, state: Any, params: Any, value: Any) -> Any:
-        updates, state = optimizer.update(gradient, state, params, value=value)
-        return optax.apply_updates(params, updates), state
-
-    update = jax.jit(jax.vmap(update, axis_name="workers"))
-    params, state = cj.replicate(
-        (trial.params, optimizer.init(trial.params)), N
-    )
+    inner = with_what_it_takes(trial.inner)
+    optimizer = cj.every(PERIOD, inner, cj.cocod("workers"))
+    update = jax.jit(jax.vmap(_applied(optimizer), axis_name="workers"))
+    params, state = cj.replicate((trial.params, optimizer.init(trial.params)), N)
     for batch in trial.steps():
         value, gradient = jax.vmap(_gradient, in_axes=(0, None))(params, batch)
         params, state = update(gradient, state, params, value)
@@ -198,8 +197,8 @@ def _off(trial: Trial, ends: dict[str, Any]) -> float:
         optax.tree.norm(jax.tree.map(lambda a, b: np.float32(a) - b, one, other))
     )
     way = distance(ends["alone"], cj.replicate(trial.params, N))
-    others = [end for name, end in ends.items() if name not in ("alone", "shard_map")]
-    return max(distance(end, ends["alone"]) for end in others) / (way or 1.0)
+    ours = [end for name, end in ends.items() if name not in ("alone", "shard_map")]
+    return max(distance(end, ends["alone"]) for end in ours) / (way or 1.0)
 
 
 def _kept(trial: Trial) -> float:

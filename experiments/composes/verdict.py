@@ -21,7 +21,7 @@ def verdict(case: Case, found: Mapping[str, Facts]) -> tuple[str, str]:
     sentences = [case.caveat]
     refused = [name for name in wide.errors if name != "shard_map"]
     if refused:
-        sentences.insert(0, f"{wide.errors[refused[0]].rstrip('.:')}.")
+        sentences.insert(0, f"`` {wide.errors[refused[0]]} ``")
     elif "shard_map" in wide.errors:
         sentences.append("`shard_map` needs `check_vma=False`.")
     sentence = " ".join(filter(None, sentences))
