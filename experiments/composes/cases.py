@@ -47,7 +47,7 @@ optax.sign_sgd(0.01)
 optax.signum(0.01)
 optax.sm3(0.1)
 optax.yogi(0.1)
-""".split("\n")[1:-1]
+""".strip().splitlines()
 
 CONTRIB = """
 optax.contrib.acprop(0.1)
@@ -73,7 +73,7 @@ optax.contrib.schedule_free_adamw(0.1)
 optax.contrib.schedule_free_sgd(0.1)
 optax.contrib.simplified_ademamix(0.1)
 optax.contrib.sophia(0.1)
-""".split("\n")[1:-1]
+""".strip().splitlines()
 
 WRAPPERS = """
 optax.apply_if_finite(optax.adam(0.1), max_consecutive_errors=3)
@@ -88,7 +88,7 @@ optax.inject_hyperparams(optax.adam)(optax.linear_schedule(0.1, 0.0, 100))
 optax.inject_stateful_hyperparams(optax.adam)(0.1)
 optax.lookahead(optax.sgd(0.1), sync_period=2, slow_step_size=0.5)
 gradients_of_fast(optax.lookahead(optax.sgd(0.1), sync_period=2, slow_step_size=0.5))
-optax.chain(optax.masked(optax.clip(0.1), {"w": True, "b": False}), optax.sgd(0.1))
+optax.chain(optax.masked(optax.clip(0.1), only_w), optax.sgd(0.1))
 optax.MultiSteps(optax.adam(0.1), 2)
 optax.multi_transform({"w": optax.adam(0.1), "b": optax.sgd(0.1)}, {"w": "w", "b": "b"})
 optax.named_chain(("clip", optax.clip(1.0)), ("sgd", optax.sgd(0.1)))
@@ -97,7 +97,7 @@ optax.selective_transform(optax.adam(0.1), freeze_mask={"w": False, "b": True})
 optax.with_extra_args_support(optax.adam(0.1))
 optax.contrib.reduce_on_plateau()
 optax.contrib.split_real_and_imaginary(optax.adam(0.1))
-""".split("\n")[1:-1]
+""".strip().splitlines()
 
 TRANSFORMS = """
 optax.adaptive_grad_clip(0.1)
@@ -156,9 +156,9 @@ optax.contrib.scale_by_acprop()
 optax.contrib.scale_by_ademamix()
 optax.contrib.scale_by_adopt()
 optax.contrib.scale_by_galore(rank=2)
-optax.masked(optax.contrib.scale_by_muon(weight_dimension_numbers=matrices), {"w": True, "b": False})
+optax.masked(optax.contrib.scale_by_muon(weight_dimension_numbers=matrices), only_w)
 optax.contrib.scale_by_simplified_ademamix()
-""".split("\n")[1:-1]
+""".strip().splitlines()
 
 # These make something else, and no annotation says so.
 NO_TRANSFORMS = (
@@ -178,34 +178,31 @@ _DISTANCE = (
     "Its step size is measured by the distance from its start, which a merge changes. "
     "Nothing is taken back, but workers take steps of different sizes."
 )
-_FUNCTION = (
-    "It calls the loss, which a local step does not pass: around a round nobody has the "
-    "worker's batch."
-)
+_FUNCTION = "It calls the loss, which a local step does not pass to it."
 _EXAMPLES = "It takes gradients of single examples; those of a round are of a batch."
-_NOISE = (
-    "Each worker draws noise of its own, from a key that `replicate` makes for it. With "
-    "a raw key, `jax.random.PRNGKey`, all workers would draw the same numbers."
-)
+_NOISE = "Each worker draws noise of its own, with a key that `replicate` makes for it."
 _PAIRS = (
-    "It compares parameters and gradients with those of the step before; across a merge "
-    "the worker did not go that way alone, but the differences are those of its loss."
+    "It learns the curvature from differences between steps, and takes a merge for a "
+    "step: the pair is one of its own loss, but the next updates turn with it."
 )
 _HYPERPARAMS = (
-    "With bfloat16 parameters it rounds Adam's b2 to 1, also without a round, and gives "
-    'NaN: keep it out with `static_args=("b1", "b2", "eps", "eps_root")`.'
+    "With bfloat16 parameters it rounds Adam's b2 to 1, also outside of a round, and "
+    'gives NaN: keep it out with `static_args=("b1", "b2", "eps", "eps_root")`.'
 )
-_MEASURE = (
-    "Its state is another tree at first than later on, and no loop of JAX carries that: "
-    "take `optax.snapshot`."
+_MEASURE = "Its state has fewer leaves at first than later on: take `optax.snapshot`."
+
+_CURED = (
+    'optax.inject_hyperparams(optax.adam, static_args=("b1", "b2", "eps", "eps_root"))'
+    "(0.1)"
 )
 
-# By the names that a case holds.
+# By the names that a case holds, or by the whole of it.
 CAVEATS = {
+    _CURED: "",
     "optax.add_noise": _NOISE,
-    "optax.apply_if_finite": "Inside the round, never around it or around `every`: "
-    "workers that skip would leave out an exchange. An update that it lets through after "
-    "too many errors reaches all workers.",
+    "optax.apply_if_finite": "Inside the round, never around `every`: workers that "
+    "skip would leave out an exchange. What it lets through after too many errors "
+    "reaches all workers.",
     "optax.contrib.cocob": _COPY,
     "optax.contrib.differentially_private_aggregate": _EXAMPLES,
     "optax.contrib.dog": _DISTANCE,
@@ -217,22 +214,22 @@ CAVEATS = {
     "optax.contrib.reduce_on_plateau": "Each worker decides by its own loss, and their "
     "step sizes drift apart: decide outside, by the mean.",
     "optax.contrib.sam": "Only with a period and a delay that are multiples of its "
-    "`sync_period`: in between, the parameters are the adversary's, and the true ones a "
-    "copy in the state.",
+    "`sync_period`. In between, the parameters are the adversary's; the true ones are "
+    "a copy in its state, which no merge reaches.",
     "optax.contrib.scale_by_cocob": _COPY,
     "optax.contrib.scale_by_madgrad": _COPY,
     "optax.contrib.schedule_free": _COPY,
     "optax.contrib.schedule_free_adamw": _COPY,
     "optax.contrib.schedule_free_sgd": _COPY,
     "optax.contrib.sophia": _FUNCTION,
-    "optax.keep_params_nonnegative": "The merge comes after the projection: with a delay, "
-    "*m* + (*x* \N{MINUS SIGN} *s*) can be negative until the next step.",
+    "optax.keep_params_nonnegative": "The merge comes after the projection: with a "
+    "delay, *m* + (*x* \N{MINUS SIGN} *s*) can be negative until the next step.",
     "optax.inject_stateful_hyperparams": _HYPERPARAMS,
     "optax.inject_hyperparams": _HYPERPARAMS,
     "optax.lbfgs": _PAIRS,
-    "optax.lookahead": "The parameters are a pair, and the loss is of `params.fast`. The "
-    "gradient is then a pair too, of which the optimizer wants the first; a merge "
-    "averages both.",
+    "optax.lookahead": "Its parameters are a pair, and the loss is one of "
+    "`params.fast`. The gradient is then a pair too, of which it must be given the "
+    "first. A merge averages both, and is kept.",
     "optax.monitor": _MEASURE,
     "optax.noisy_sgd": _NOISE,
     "optax.scale_by_backtracking_linesearch": _FUNCTION,
@@ -270,12 +267,17 @@ class Case:
     @property
     def caveat(self) -> str:
         """What to know of it; empty when there is nothing."""
+        if self.code in CAVEATS:
+            return CAVEATS[self.code]
         about = (CAVEATS[name] for name in sorted(named(self.code) & set(CAVEATS)))
         return " ".join(about)
 
 
 # What a case may use. The page explains those that are not a library.
-NAMES = ("optax", "jax", "early", "gradients_of_fast", "matrices")
+NAMES = ("optax", "jax", "early", "gradients_of_fast", "matrices", "only_w")
+
+only_w = {"w": True, "b": False}
+
 GROUPS = {
     "optimizers": OPTIMIZERS,
     "contrib": CONTRIB,

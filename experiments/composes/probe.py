@@ -7,7 +7,7 @@ own. All of it runs on one device, under ``vmap``; ``shard_map`` is traced only.
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -33,7 +33,8 @@ class Facts:
         needs no compilation.
       off: how far equal workers end from the optimizer alone, at most, relative to how
         far that went.
-      kept: the share of a merge that is left after ``ROUNDS * PERIOD`` more steps.
+      kept: the share of a merge that is left after ``ROUNDS * PERIOD`` more steps, 1
+        when nothing is taken back.
     """
 
     errors: dict[str, str]
@@ -91,18 +92,17 @@ class Trial:
 
     @functools.cache  # noqa: B019, a trial lives no longer than its case
     def round_(self, how: str) -> tuple[cj.Round, Any]:
-        """A round of this optimizer, and what runs it."""
-        execution, _, delay = how.partition(", delay ")
+        """A round of this optimizer, and what runs it; ``how`` is a key of ``RUNS``."""
+        via = "shard_map" if how == "shard_map" else "vmap"
+        execution = "split" if how == "split" else "fused"
         round_ = cj.make_round(
             loss_fn,
             self.inner,
             cj.cocod("workers"),
             period=PERIOD,
-            delay=int(delay or PERIOD),
+            delay=0 if how == "delay 0" else PERIOD,
         )
-        if how == "shard_map":
-            return round_, cj.distribute(round_, via="shard_map", execution="fused")
-        return round_, cj.distribute(round_, via="vmap", execution=execution)
+        return round_, cj.distribute(round_, via=via, execution=execution)
 
     def steps(self) -> list[Any]:
         """One worker's batches, step by step."""
@@ -172,7 +172,7 @@ RUNS: dict[str, Callable[[Trial], Any]] = {
     "alone": _alone,
     "fused": functools.partial(_rounds, "fused"),
     "every": _every,
-    "fused, delay 0": functools.partial(_rounds, "fused, delay 0"),
+    "delay 0": functools.partial(_rounds, "delay 0"),
     "split": functools.partial(_rounds, "split"),
     "shard_map": _shard_map,
 }
@@ -206,24 +206,27 @@ def _kept(trial: Trial) -> float:
 
     Two copies of a worker in the middle of its run, one of them moved as a merge would
     move it, take the same gradients from there on. What is left is the share of the
-    move by which they still differ.
+    move by which they still differ. An optimizer may take turns: the merge comes after
+    an even and after an odd number of steps, and what is left further from 1 counts.
     """
-    steps = trial.steps()
     rng = np.random.default_rng(1)
     move = jax.tree.map(
         lambda x: (0.1 * rng.normal(size=x.shape)).astype(x.dtype), trial.params
     )
-    if isinstance(move, optax.LookaheadParams):
+    if isinstance(move, optax.LookaheadParams):  # a merge moves both alike
         move = optax.LookaheadParams.init_synced(move.fast)
-    params, state = trial.params, trial.inner.init(trial.params)
-    gradients = [_gradient(params, batch) for batch in steps]
-    for value, gradient in gradients:
-        params, state = trial.update(gradient, state, params, value)
-    ends = []
-    for start in (params, optax.tree.add(params, move)):
-        end, of_end = start, state
-        for value, gradient in gradients:
-            end, of_end = trial.update(gradient, of_end, end, value)
-        ends.append(end)
-    left = optax.tree.sub(*reversed(ends))
-    return float(optax.tree.vdot(left, move) / optax.tree.vdot(move, move))
+    steps = [_gradient(trial.params, batch) for batch in trial.steps()]
+
+    def after(params: Any, state: Any, steps: Sequence[Any]) -> tuple[Any, Any]:
+        for value, gradient in steps:
+            params, state = trial.update(gradient, state, params, value)
+        return params, state
+
+    shares = []
+    for warm in (steps, steps[1:]):
+        params, state = after(trial.params, trial.inner.init(trial.params), warm)
+        still, _ = after(params, state, steps)
+        moved, _ = after(optax.tree.add(params, move), state, steps)
+        along = lambda tree: jnp.float32(optax.tree.vdot(tree, move))
+        shares.append(float(along(optax.tree.sub(moved, still)) / along(move)))
+    return max(shares, key=lambda share: abs(share - 1))
