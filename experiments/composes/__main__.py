@@ -1,9 +1,7 @@
 """Every optimizer of optax in rounds: ``python -m experiments.composes``.
 
 Runs each one alone, in rounds (fused, split, without delay) and in ``every``. The page
-"What composes" is made from the log, ``composes.jsonl``. It takes 10 minutes on 2 CPU
-cores. Expected: nearly all compose; those that keep a copy of the parameters, or call
-the loss, do not, or with a caveat.
+"What composes" is made from the log, ``composes.jsonl``.
 """
 
 import dataclasses

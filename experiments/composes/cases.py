@@ -182,8 +182,8 @@ _FUNCTION = "It calls the loss, which a local step does not pass to it."
 _EXAMPLES = "It takes gradients of single examples; those of a round are of a batch."
 _NOISE = "Each worker draws noise of its own, with a key that `replicate` makes for it."
 _PAIRS = (
-    "It learns the curvature from differences between steps, and takes a merge for a "
-    "step: the pair is one of its own loss, but the next updates turn with it."
+    "It learns the curvature from what a step changed, and takes a merge for a part of "
+    "the step before it."
 )
 _HYPERPARAMS = (
     "With bfloat16 parameters it rounds Adam's b2 to 1, also outside of a round, and "
@@ -196,9 +196,10 @@ _CURED = (
     "(0.1)"
 )
 
-# By the names that a case holds, or by the whole of it.
+# By the whole of a case, or else by the names in it.
 CAVEATS = {
     _CURED: "",
+    "optax.lbfgs(0.1)": f"{_FUNCTION} Take `linesearch=None`.",
     "optax.add_noise": _NOISE,
     "optax.apply_if_finite": "Inside the round, never around `every`: workers that "
     "skip would leave out an exchange. What it lets through after too many errors "

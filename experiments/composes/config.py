@@ -1,4 +1,9 @@
-"""The configuration of the sweep over optax."""
+"""The configuration of the sweep over optax.
+
+``python -m experiments.composes`` takes 10 minutes on 2 CPU cores. Expected: nearly all
+compose; those that keep a copy of the parameters, or call the loss, do not, or with a
+caveat.
+"""
 
 import dataclasses
 from pathlib import Path
