@@ -26,7 +26,7 @@ from cocod_jax.certify import REASONS
 from cocod_jax.observe.loggers import read_jsonl
 from cocod_jax.style import ALGORITHMS
 from cocod_jax.timeline import Compute, Timeline, gantt, simulate
-from docs import house
+from docs import composes_table, house
 from docs.algorithm_table import PERIOD, ROWS, Row
 from experiments.cluster.network import links_of
 
@@ -70,11 +70,14 @@ def substitutions() -> dict[str, Any]:
     """By the names that pages use."""
     pages = [f"algorithms/{row.slug}" for row in ROWS]
     overlap = latest("overlap")
+    composes = latest("composes") / "composes.jsonl"
     return {
         "algorithms": algorithm_table(link=lambda row: f"algorithms/{row.slug}.md"),
         "algorithm_pages": "\n".join(["```{toctree}", ":hidden:", "", *pages, "```"]),
         "caption": _CAPTION,
         "certificate": {name: reason_box(name) for name in REASONS},
+        "composes": composes_table.tables(composes),
+        "composes_source": composes_table.source(composes),
         "reference": {name: reference(name) for name in PACKAGES},
         "seconds": seconds_table(overlap / "overlap.jsonl"),
         "seconds_slower": seconds_table(latest("overlap_slower") / "overlap.jsonl"),

@@ -1,0 +1,1 @@
+"""Which optimizers of optax a round takes, and what to know of them."""
