@@ -291,6 +291,38 @@ class TestTrainable:
             start(optax.sgd(0.1), PARAMS, loss=lora_loss, trainable=mask)
 
 
+class TestLeavesThatCannotBeTrained:
+    @pytest.mark.parametrize(
+        ("leaf", "words"),
+        [
+            (jnp.tanh, r"params\['extra'\] is .*eqx.partition"),
+            ("relu", r"params\['extra'\] is 'relu', of type str"),
+            (np.array(["a"]), r"params\['extra'\]"),
+            (object(), r"params\['extra'\]"),
+            (jnp.arange(3), r"params\['extra'\] has the dtype int32.*trainable"),
+            (np.bool_(True), r"params\['extra'\] has the dtype bool"),
+            (7, r"params\['extra'\] has the dtype int32"),
+        ],
+    )
+    def test_are_named(self, leaf, words):
+        with pytest.raises(TypeError, match=words):
+            start(optax.sgd(0.1), {"w": jnp.zeros(3), "extra": leaf})
+
+    def test_are_named_when_they_stay_as_they_are(self):
+        with pytest.raises(TypeError, match=r"params\['extra'\]"):
+            start(
+                optax.sgd(0.1),
+                {"w": jnp.zeros(3), "extra": "relu"},
+                trainable={"w": True, "extra": False},
+            )
+
+    def test_complex_ones_are_trained(self):
+        loss = lambda params, batch: jnp.sum(jnp.abs(params - batch.mean()) ** 2)
+        _, state, run = start(optax.sgd(0.1), jnp.zeros(3, jnp.complex64), loss=loss)
+        _, metrics = run(state, batches())
+        assert (metrics.loss[:, 1] < metrics.loss[:, 0]).all()
+
+
 def aux_loss(params, batch):
     return loss_fn(params, batch), {"first": batch[0], "row": batch, "n": jnp.int32(3)}
 

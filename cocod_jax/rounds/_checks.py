@@ -179,6 +179,8 @@ def check_same_types(after: RoundState, before: RoundState) -> None:
     for field, cure in cures.items():
         was, now = _types_of(getattr(before, field)), _types_of(getattr(after, field))
         for path in [*was, *now]:
+            if path not in was or path not in now:
+                cure = "it must have all its leaves from init on"
             if was.get(path) != now.get(path):
                 change = f"{was.get(path, 'nothing')} to {now.get(path, 'nothing')}"
                 raise TypeError(

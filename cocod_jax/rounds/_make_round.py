@@ -8,9 +8,13 @@ import numpy as np
 import optax
 
 from cocod_jax._checks import check_period, check_takes
-from cocod_jax._trees import own_copy
+from cocod_jax._trees import check_arrays, own_copy
 from cocod_jax._typing import LossFn, ModelState, Params
-from cocod_jax.rounds._checks import check_streamed, check_transforms
+from cocod_jax.rounds._checks import (
+    check_params,
+    check_streamed,
+    check_transforms,
+)
 from cocod_jax.rounds._portion import Pieces, Portion
 from cocod_jax.rounds._round import Round
 from cocod_jax.rounds._step import local_step
@@ -155,10 +159,14 @@ def _init_of(
                 "model_state was given to a round whose loss_fn takes none; make it "
                 "with make_round(..., stateful=True)."
             )
+        check_arrays(params, "params")
+        check_arrays(model_state, "model_state")
+        trained = portion.part_of(params)
+        check_params(trained)
         of_rule = portion.init_state(rule, params)
         return RoundState(
             params=own_copy(params),
-            opt_state=own_copy(inner.init(portion.part_of(params))),
+            opt_state=own_copy(inner.init(trained)),
             rule_state=own_copy(of_rule.rule_state),
             exchange_state=own_copy(of_rule.exchange_state),
             model_state=own_copy(model_state),
