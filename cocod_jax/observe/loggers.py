@@ -14,8 +14,6 @@ import csv
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from decimal import Decimal
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
@@ -25,6 +23,7 @@ import numpy as np
 
 from cocod_jax._text import shown
 from cocod_jax.exchanges._base import worker_shares
+from cocod_jax.observe._files import open_lines, plain
 from cocod_jax.rounds._types import RoundMetrics, by_name, of_whole_rounds, on_host
 
 Logger: TypeAlias = Callable[[int, Mapping[str, float]], None]
@@ -123,7 +122,7 @@ class Logbook:
           **record: the fields, with values that JSON can hold, and numbers and arrays
             of any kind among them.
         """
-        self._file.write(json.dumps({"kind": kind, **record}, default=_plain) + "\n")
+        self._file.write(json.dumps({"kind": kind, **record}, default=plain) + "\n")
         self._file.flush()
 
 
@@ -150,7 +149,7 @@ def to_jsonl(path: str | Path, *, append: bool = False) -> Iterator[Logbook]:
       {"kind": "run", "config": {"period": 8}}
       {"kind": "round", "step": 8, "loss": 0.5}
     """
-    with _open(path, append, lambda line: _parsed(line) is None) as file:
+    with open_lines(path, append, lambda line: _parsed(line) is None) as file:
         yield Logbook(file)
 
 
@@ -238,7 +237,7 @@ def to_csv(path: str | Path, *, append: bool = False) -> Iterator[Logger]:
         rows.writerow([int(count), *(numbers[name] for name in names)])
         file.flush()
 
-    with _open(path, append, lambda line: not line.endswith(b"\n")) as file:
+    with open_lines(path, append, lambda line: not line.endswith(b"\n")) as file:
         names = _columns(path)
         rows = csv.writer(file, lineterminator="\n")
         yield log
@@ -311,44 +310,4 @@ def _named(scalars: Mapping[str, float]) -> dict[str, float]:
                 f"scalars[{name!r}] has shape {np.shape(value)}; it must be one number."
             )
     known = (bool, int, float, str, type(None))
-    return {n: v if type(v) in known else _plain(v) for n, v in scalars.items()}
-
-
-def _plain(value: Any) -> Any:
-    """A number, or an array of them, as what Python's json knows.
-
-    Raises:
-      TypeError: when it is something else.
-    """
-    if isinstance(value, Integral):
-        return int(value)
-    if isinstance(value, Real | Decimal):
-        return float(value)
-    if hasattr(value, "tolist"):  # of NumPy or JAX
-        return value.tolist()
-    raise TypeError(f"{shown(value)} is a {type(value).__name__}, and no real number.")
-
-
-@contextmanager
-def _open(
-    path: str | Path, append: bool, is_torn: Callable[[bytes], bool]
-) -> Iterator[TextIO]:
-    """A file to write lines to, a new one or one that ends in a whole line."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if append and path.exists():
-        _end_whole(path, is_torn)
-    with path.open("a" if append else "w") as file:
-        yield file
-
-
-def _end_whole(path: Path, is_torn: Callable[[bytes], bool]) -> None:
-    """Removes a torn last line, and ends any other."""
-    start, last = 0, b""
-    with path.open("r+b") as file:
-        for line in file:
-            start, last = start + len(last), line
-        if is_torn(last):
-            file.truncate(start)
-        elif not last.endswith(b"\n"):
-            file.write(b"\n")
+    return {n: v if type(v) in known else plain(v) for n, v in scalars.items()}

@@ -1,0 +1,50 @@
+"""Files of lines, of which a kill may have torn the last, and numbers to write."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, TextIO
+
+from cocod_jax._text import shown
+
+
+def plain(value: Any) -> Any:
+    """A number, or an array of them, as what Python's json knows.
+
+    Raises:
+      TypeError: when it is something else.
+    """
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real | Decimal):
+        return float(value)
+    if hasattr(value, "tolist"):  # of NumPy or JAX
+        return value.tolist()
+    raise TypeError(f"{shown(value)} is a {type(value).__name__}, and no real number.")
+
+
+@contextmanager
+def open_lines(
+    path: str | Path, append: bool, is_torn: Callable[[bytes], bool]
+) -> Iterator[TextIO]:
+    """A file to write lines to, a new one or one that ends in a whole line."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if append and path.exists():
+        _end_whole(path, is_torn)
+    with path.open("a" if append else "w") as file:
+        yield file
+
+
+def _end_whole(path: Path, is_torn: Callable[[bytes], bool]) -> None:
+    """Removes a torn last line, and ends any other."""
+    start, last = 0, b""
+    with path.open("r+b") as file:
+        for line in file:
+            start, last = start + len(last), line
+        if is_torn(last):
+            file.truncate(start)
+        elif not last.endswith(b"\n"):
+            file.write(b"\n")
