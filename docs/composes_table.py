@@ -19,9 +19,8 @@ def source(log: Path) -> str:
     """Where the tables come from."""
     run = read_jsonl(log)["run"][0]
     versions = ", ".join(f"{name} {run['versions'][name]}" for name in ("optax", "jax"))
-    return (
-        f"By `{run['command']}`, with {versions} ([log](results/{log.parent.name}.md))."
-    )
+    page = f"results/{log.parent.name}.md"
+    return f"It was found with {versions}, by `{run['command']}` ([log]({page}))."
 
 
 def _table(group: str, found: dict[str, dict[str, Any]]) -> str:

@@ -6,8 +6,11 @@ All of them take 10 minutes: ``-m matrix``. A few stand for their kinds.
 import pytest
 
 from cocod_jax.observe.loggers import read_jsonl
+from docs import composes_table
 from docs.generate import latest
+from experiments.composes import __main__ as study
 from experiments.composes.cases import CASES, CAVEATS, Case, factories, named
+from experiments.composes.config import ComposesConfig
 from experiments.composes.probe import Facts, probe
 from experiments.composes.verdict import NO, WITH_CAVEAT, YES, unexplained, verdict
 
@@ -17,7 +20,6 @@ BY_CODE = {case.code: case for case in CASES}
 
 # One for each kind of answer.
 FEW = {
-    "optax.adam(0.1)": YES,
     "optax.polyak_sgd()": YES,  # takes the loss's value
     "optax.contrib.schedule_free_sgd(0.1)": WITH_CAVEAT,
     "optax.contrib.sophia(0.1)": NO,
@@ -63,6 +65,23 @@ def test_the_log_is_of_these_cases_and_all_is_explained():
     assert list(LOG) == [case.code for case in CASES]
     for case in CASES:
         assert unexplained(case, logged(LOG[case.code])) == []
+
+
+def test_the_log_can_be_read_back(tmp_path, monkeypatch):
+    case = BY_CODE["optax.contrib.sophia(0.1)"]
+    monkeypatch.setattr(study, "CASES", (case,))
+    study.sweep(ComposesConfig(out=tmp_path))
+    (record,) = read_jsonl(tmp_path / "composes.jsonl")["case"]
+    assert logged(record) == logged(LOG[case.code])
+
+
+def test_the_tables_have_every_case_and_every_caveat():
+    tables = "".join(
+        composes_table.tables(latest("composes") / "composes.jsonl").values()
+    )
+    for case in CASES:
+        assert f"`{case.code}`" in tables
+        assert case.caveat in tables
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,19 @@ from experiments import command, logbook, progress
 from experiments.composes.cases import CASES
 from experiments.composes.config import ComposesConfig
 from experiments.composes.probe import N, probe
+from experiments.devices import start_devices
 
 
 def main(config: ComposesConfig) -> None:
-    """Tries them one by one."""
-    jax.config.update("jax_num_cpu_devices", N)
+    """Tries them all, in a process that does nothing else."""
+    start_devices(N)
     # Nearly all of the time is the compiler's.
     jax.config.update("jax_disable_most_optimizations", True)
+    sweep(config)
+
+
+def sweep(config: ComposesConfig) -> None:
+    """Tries them one by one."""
     cases = [case for case in CASES if case.exists]
     with (
         progress.report() as show,

@@ -151,8 +151,7 @@ def _rounds(how: str, trial: Trial) -> Any:
 
 def _every(trial: Trial) -> Any:
     """The parameters [N, ...] of workers with equal data and a loop of steps."""
-    inner = with_what_it_takes(trial.inner)
-    optimizer = cj.every(PERIOD, inner, cj.cocod("workers"))
+    optimizer = cj.every(PERIOD, trial.inner, cj.cocod("workers"))
     update = jax.jit(jax.vmap(_applied(optimizer), axis_name="workers"))
     params, state = cj.replicate((trial.params, optimizer.init(trial.params)), N)
     for batch in trial.steps():
