@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cocod_jax._trees import wide
 from cocod_jax._typing import Batch, LossFn, ModelState, Params
 from cocod_jax.rounds._checks import check_loss
+from cocod_jax.rounds._metrics import norm
 from cocod_jax.rounds._micro_batches import (
     GradientFn,
     MicroBatches,
@@ -37,7 +37,7 @@ def local_step(
         (loss, model_state), gradient = take(
             state.params, state.model_state, batch, key
         )
-        metrics = StepMetrics(loss, optax.tree.norm(wide(gradient)))
+        metrics = StepMetrics(loss, norm(gradient))
         if rule.correct is not None:
             gradient = rule.correct(state.rule_state, gradient)
         updates, opt_state = inner.update(
