@@ -11,6 +11,7 @@ from cocod_jax._text import shown
 from cocod_jax._trees import at, barrier
 from cocod_jax._typing import AxisName, Batches, ExchangeState, Params, Sent
 from cocod_jax.rounds._checks import check_batches
+from cocod_jax.rounds._convolutions import fast_in_loops
 from cocod_jax.rounds._metrics import merge_metrics
 from cocod_jax.rounds._step import StepFn
 from cocod_jax.rounds._types import (
@@ -184,8 +185,10 @@ def _scan(step: StepFn) -> LocalSteps:
         if start == stop:  # an empty loop would be traced all the same
             return state, []
 
+        fast = fast_in_loops(step)
+
         def one(state: RoundState, t: jax.Array) -> tuple[RoundState, StepMetrics]:
-            return step(state, at(batches, t))
+            return fast(state, at(batches, t))
 
         state, taken = lax.scan(one, state, jnp.arange(start, stop))
         return state, [taken]
