@@ -40,6 +40,7 @@ class Split:
         self._sends_snapshot = rule.outgoing is the_snapshot
         self._send = exchange.over(rule.exchange.send)
         self._step = compute.over(functools.partial(_step_of_round, round_))
+        self._stack = compute.over(_stack)
         self._merge = compute.over(round_.merge)
         # Of this run: a cache of the class would keep every run alive.
         self._number = functools.cache(self._place_number)
@@ -75,8 +76,7 @@ class Split:
             taken.append(metrics)
         if not taken:
             return state, []
-        stack = lambda *steps: jnp.stack(steps, axis=1)
-        return state, [jax.tree.map(stack, *taken)]
+        return state, [self._stack(taken)]
 
     def merge(
         self, state: RoundState, snapshot: Params, sent: Sent
@@ -96,3 +96,8 @@ def _step_of_round(
     round_: Round, state: RoundState, batches: Batches, t: jax.Array
 ) -> tuple[RoundState, StepMetrics]:
     return round_.step(state, at(batches, t))
+
+
+def _stack(taken: list[StepMetrics]) -> StepMetrics:
+    """[steps], the metrics of a worker's local steps as those of one loop."""
+    return jax.tree.map(lambda *steps: jnp.stack(steps), *taken)

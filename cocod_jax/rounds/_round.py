@@ -185,10 +185,10 @@ def _scan(step: StepFn) -> LocalSteps:
         if start == stop:  # an empty loop would be traced all the same
             return state, []
 
-        fast = fast_in_loops(step)
+        take = fast_in_loops(step)
 
         def one(state: RoundState, t: jax.Array) -> tuple[RoundState, StepMetrics]:
-            return fast(state, at(batches, t))
+            return take(state, at(batches, t))
 
         state, taken = lax.scan(one, state, jnp.arange(start, stop))
         return state, [taken]
