@@ -101,8 +101,24 @@ def barrier(tree: Any) -> Any:
     PRNG keys pass beside the barrier, which JAX's check of keys would count as a use.
     """
     leaves, treedef = jax.tree.flatten(tree)
-    held = iter(lax.optimization_barrier([x for x in leaves if not is_key(x)]))
+    held = iter(_hold([x for x in leaves if not is_key(x)]))
     return jax.tree.unflatten(treedef, [x if is_key(x) else next(held) for x in leaves])
+
+
+def _hold(arrays: list[Any]) -> list[Any]:
+    """The arrays behind barriers of at most 64.
+
+    Compilation takes a time quadratic in the operands of one. A number goes through
+    each in turn, and then into all: it is there when the last array is, and no array
+    is there before it.
+    """
+    if len(arrays) <= 64:
+        return lax.optimization_barrier(arrays)
+    parts = [arrays[i : i + 64] for i in range(0, len(arrays), 64)]
+    last = jnp.zeros([])
+    for i, part in enumerate(parts):
+        last, parts[i] = lax.optimization_barrier((last, part))
+    return [x for part in parts for x in lax.optimization_barrier((last, part))[1]]
 
 
 def cast_like(tree: Any, like: Any) -> Any:

@@ -70,7 +70,7 @@ class TrainConfig:
     via: Literal["pmap", "shard_map"] = "pmap"
     """What maps the round over the devices."""
     execution: Literal["fused", "split"] | None = None
-    """One program per round, or one per step; default: split on CPUs."""
+    """One program per round, which is the default, or one per step."""
     out: Path = Path("runs")
     """Folder for the log and the figure."""
 

@@ -68,7 +68,7 @@ def certifiable(argv: list[str], devices: int) -> tuple[cj.Round, Any, Any]:
     if config.execution == "split":
         raise ValueError(
             "execution='split' runs a program for each step: there is no one schedule "
-            "to read. Leave it out to certify the fused round, which GPUs run."
+            "to read. Leave it out to certify the fused round, the default."
         )
     task = task_of(config)
     batches = task.batch_shapes(devices, config.period)

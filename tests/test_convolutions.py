@@ -6,9 +6,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax import export, lax
 
+import cocod_jax as cj
 from cocod_jax.rounds._convolutions import fast_in_loops
 
 # Spatial rank, layouts, and what else a convolution can have.
@@ -85,6 +87,17 @@ def test_every_convolution_is_found(nest):
     fast = fast_in_loops(nested)
     assert forms_in_a_loop(fast, *args) == {"b01f_01io->b01f"}
     chex.assert_trees_all_close(fast(*args), nested(*args), **ROUNDING)
+
+
+def test_a_round_has_the_fast_form():
+    """Its local steps are a loop, whose convolutions would be slow on CPUs."""
+    convolve, image, kernel = convolution(*FORMS[1])
+    loss = lambda kernel, image: jnp.sum(jnp.sin(convolve(jnp.sin(image), kernel)))
+    round_ = cj.make_round(loss, optax.sgd(0.1), cj.independent(), period=2)
+    program = jax.jit(round_.run).lower(round_.init(kernel), np.stack([image] * 2))
+    compiled = str(program.compile().as_text())
+    forms = re.findall(r" convolution\(.* dim_labels=([\w>-]+)", compiled)
+    assert set(forms) == {"b01f_01io->b01f"}
 
 
 def test_xla_would_not_do_it():

@@ -14,6 +14,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 import cocod_jax as cj
+from cocod_jax.execution._distribute import _not_far_ahead
 from cocod_jax.execution._flags import SCHEDULER
 from cocod_jax.execution._map import WorkerMap, _jit
 from cocod_jax.execution._split import Split
@@ -135,15 +136,56 @@ def test_what_is_no_state_and_no_round_is_refused():
             cj.summary(wrong, state)
 
 
-def test_cpus_get_split_and_the_user_can_say_otherwise():
+def test_exchange_devices_get_split_and_all_else_gets_fused():
     """Only the fused execution takes the memory of the state that it is given."""
-    for execution, donates in ((None, False), ("split", False), ("fused", True)):
+    devices, exchange_devices = cj.execution.device_pairs()
+    pairs = {"devices": devices, "exchange_devices": exchange_devices}
+    choices: Any = (({}, True), ({"execution": "split"}, False), (pairs, False))
+    for options, donates in choices:
         round_ = make_round()
-        run = cj.distribute(round_, execution=execution)
+        run = cj.distribute(round_, **options)
         batches = problems.round_batches(problems.batches(), 0)
         state, _ = run(cj.replicate(round_.init(problems.params()), N), batches)
         run(state, batches)
         assert state.params["w"].is_deleted() is donates
+
+
+def test_a_cpu_is_never_far_behind():
+    """XLA is stuck where it has more programs in flight than its queue has places."""
+    in_flight, most = set(), 0
+
+    class Loss:
+        def is_deleted(self):
+            return False
+
+        def block_until_ready(self):
+            in_flight.remove(self)
+
+    def program(state, batches):
+        nonlocal most
+        loss = Loss()
+        in_flight.add(loss)
+        most = max(most, len(in_flight))
+        return state, SimpleNamespace(loss=loss)
+
+    fake: Any = program
+    run: Any = _not_far_ahead(fake)
+    for r in range(10):
+        run(r, None)
+    assert most == 2
+
+
+def test_a_run_can_be_traced_and_its_metrics_deleted():
+    round_ = make_round()
+    run = cj.distribute(round_, via="vmap")
+    state = cj.replicate(round_.init(problems.params()), N)
+    batches = problems.round_batches(problems.batches(), 0)
+    traced = jax.jit(lambda state: run(state, batches)[0])
+    for _ in range(3):
+        state = traced(state)
+    for _ in range(3):
+        state, metrics = run(state, batches)
+        metrics.loss.delete()
 
 
 GPU = SimpleNamespace(
@@ -190,12 +232,6 @@ def test_jit_gets_the_scheduler_as_an_option(device, option, monkeypatch):
     _jit(lambda x: x, (), device)
     options = seen[0]["compiler_options"]
     assert (options and options["xla_gpu_enable_latency_hiding_scheduler"]) is option
-
-
-def test_gpus_get_fused():
-    """The choice is the platform's; nothing runs on the device that is not there."""
-    with pytest.raises(ValueError, match="exchange_devices belong to"):
-        cj.distribute(make_round(), devices=[GPU], exchange_devices=jax.devices())
 
 
 def test_a_placed_state_compiles_a_users_own_pmap_once(caplog):

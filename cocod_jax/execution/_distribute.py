@@ -1,5 +1,6 @@
 """What runs a round: a mapping transform, fused or split."""
 
+import collections
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -44,9 +45,9 @@ def distribute(
     ``execution``   The round
     ==============  ==============================================================
     ``fused``       is one program, which the compiler schedules with the exchange
-                    beside the local steps where it can: for accelerators
+                    beside the local steps where it can
     ``split``       is the same functions as separate programs, one per local step:
-                    for CPUs, where a convolution inside a loop is much slower
+                    for CPUs, where the exchange can be given devices of its own
     ==============  ==============================================================
 
     All combinations follow the same algorithm. ``pmap`` and ``shard_map`` give the
@@ -61,7 +62,7 @@ def distribute(
     other flags decide; you set them, and no certificate reads them yet. AMD's GPUs are
     untried.
 
-    A CPU device runs one program at a time, the exchange before the steps. With
+    A CPU device runs the exchange before the steps, whatever the program. With
     ``exchange_devices`` the split execution runs it on other devices, beside the
     steps: give every process twice as many devices as it has workers, and take
     :func:`cocod_jax.execution.device_pairs`.
@@ -72,7 +73,7 @@ def distribute(
         where the rule sends nothing and the inner optimizer averages over another
         axis than "workers".
       via: the mapping transform.
-      execution: None takes ``split`` on CPUs and ``fused`` elsewhere.
+      execution: None takes ``split`` with ``exchange_devices`` and ``fused`` without.
       devices: where the workers run, one for each, over all processes; None takes
         the first N of ``jax.devices()``. ``vmap`` uses the default device.
       exchange_devices: where the split execution runs the exchange, one for each
@@ -86,7 +87,8 @@ def distribute(
       ``run(state, batches) -> (state, metrics)`` over all workers: the leaves of
       ``state`` and ``metrics`` have a leading axis N, those of ``batches`` have
       leading axes [N, period]. In each of several processes, N is the number of its
-      own workers. The fused execution donates the state that is passed in.
+      own workers. The fused execution donates the state that is passed in, and on CPUs
+      it waits for the round before the last. The split execution does neither.
 
     Raises:
       TypeError: when ``round_`` is not a Round, or ``axis_name`` not a string; in use,
@@ -114,7 +116,7 @@ def distribute(
     _check_mapping(via, devices, exchange_devices)
     first = (jax.devices() if devices is None else devices)[0]
     if execution is None:
-        execution = "split" if first.platform == "cpu" else "fused"
+        execution = "fused" if exchange_devices is None else "split"
     if execution not in ("fused", "split"):
         raise ValueError(f"execution={execution!r} must be 'fused', 'split' or None.")
     if execution == "fused" and exchange_devices is not None:
@@ -131,6 +133,8 @@ def distribute(
         if via == "pmap":
             warn_without_scheduler(first)
         program = _fused(round_, over(devices))
+        if first.platform == "cpu":
+            program = _not_far_ahead(program)
     else:
         exchange = over(devices if exchange_devices is None else exchange_devices)
         program = Split(round_, over(devices), exchange)
@@ -185,6 +189,29 @@ def _fused(round_: Round, workers: WorkerMap) -> Run:
     """The round as one program, which takes the state's memory."""
     program = workers.over(round_.run, donate=(0,))
     return lambda state, batches: program(workers.place(state), workers.place(batches))
+
+
+def _not_far_ahead(program: Run) -> Run:
+    """The same rounds, at most two of them in flight.
+
+    XLA queues 32 programs for a CPU device. To launch one more is to wait for a place
+    in the queue, in a thread of the pool that the devices share. Workers that wait so,
+    and others that wait in an all-reduce for them, leave no thread to those whose turn
+    it is, and the process is stuck.
+    """
+    in_flight: collections.deque[jax.Array] = collections.deque()
+
+    def run(state: RoundState, batches: Batches) -> tuple[RoundState, RoundMetrics]:
+        if len(in_flight) == 2:
+            before_last = in_flight.popleft()
+            if not before_last.is_deleted():
+                before_last.block_until_ready()
+        state, metrics = program(state, batches)
+        if not isinstance(metrics.loss, jax.core.Tracer):
+            in_flight.append(metrics.loss)
+        return state, metrics
+
+    return run
 
 
 def _check_mapping(

@@ -45,6 +45,7 @@ class Split:
         self._outgoing = compute.over(functools.partial(_outgoing_of_round, round_))
         self._send = exchange.over(functools.partial(_send_of_round, round_))
         self._step = compute.over(functools.partial(_step_of_round, round_))
+        self._stack = compute.over(_stack)
         self._merge = compute.over(functools.partial(_merge_of_round, round_))
         # One cache per run: a cache on the class would keep every run alive.
         self._number = functools.cache(self._place_number)
@@ -96,8 +97,7 @@ class Split:
             taken.append(metrics)
         if not taken:
             return state, []
-        stack = lambda *steps: jnp.stack(steps, axis=1)
-        return state, [jax.tree.map(stack, *taken)]
+        return state, [self._stack(taken)]
 
     def merge(
         self, state: RoundState, snapshot: Tree, sent: Sent
@@ -146,3 +146,8 @@ def _merge_of_round(
 def _trained(round_: Round, state: RoundState, metrics: Any) -> tuple[RoundState, Any]:
     part = round_.portion.part_of(state.params)
     return state._replace(params=part), metrics
+
+
+def _stack(taken: list[Any]) -> Any:
+    """[steps], the metrics of a worker's local steps as those of one loop."""
+    return jax.tree.map(lambda *steps: jnp.stack(steps), *taken)

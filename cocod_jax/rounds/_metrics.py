@@ -9,23 +9,44 @@ from cocod_jax._typing import Params, Tree
 from cocod_jax.rounds._types import MergeMetrics
 
 
+def norm(tree: Tree) -> jax.Array:
+    """The Euclidean norm of a tree, in float32 at least.
+
+    It is the norm of the leaves' norms. The sum of their squares would be one kernel to
+    XLA, whose compilation takes a time quadratic in the number of leaves.
+    """
+    return optax.tree.norm(_stacked(jax.tree.map(optax.tree.norm, wide(tree))))
+
+
 def merge_metrics(
     params: Params, snapshot: Params, arriving: Tree, outgoing: Tree
 ) -> MergeMetrics:
     """How far the worker went, and how far what arrived is from what it sent."""
-    # Each metric takes its differences anew, from behind a barrier of its own (the
+
+    # Each metric takes its differences anew, from behind barriers of its own (the
     # compiler would make one of two that are alike). A difference that metrics share is
     # written to memory, as a dot product's operands are, and with two of them, each as
     # large as the model, the merge on a CPU takes three times as long.
-    difference = lambda one, other: wide(optax.tree.sub(one, other))
-    distance = optax.tree.norm(difference(*barrier((arriving, outgoing))))
-    progress_norm = optax.tree.norm(difference(*barrier((params, snapshot))))
+    def difference(one: jax.Array, other: jax.Array) -> jax.Array:
+        return wide(jnp.subtract(*barrier((one, other))))
+
+    distance = norm(jax.tree.map(difference, arriving, outgoing))
+    progress_norm = norm(jax.tree.map(difference, params, snapshot))
     if not same_shapes(outgoing, snapshot):
         return MergeMetrics(distance, progress_norm, jnp.zeros_like(distance))
-    x, s, m, o = barrier((params, snapshot, arriving, outgoing))
-    each = lambda progress, correction: jnp.real(jnp.conj(progress) * correction)
-    products = jax.tree.map(each, difference(x, s), difference(m, o))
+
+    def product(x: jax.Array, s: jax.Array, m: jax.Array, o: jax.Array) -> jax.Array:
+        x, s, m, o = barrier((x, s, m, o))
+        return jnp.sum(jnp.real(jnp.conj(wide(x - s)) * wide(m - o)))
+
+    products = jax.tree.map(product, params, snapshot, arriving, outgoing)
     norms = distance * progress_norm
-    cosine = optax.tree.sum(products) / jnp.where(norms == 0, 1, norms)
+    # Divided before the sum, which is then no sum of scalars either: see norm.
+    cosine = jnp.sum(_stacked(products) / jnp.where(norms == 0, 1, norms))
     # Rounding may take the cosine of parallel trees beyond 1.
     return MergeMetrics(distance, progress_norm, jnp.clip(cosine, -1, 1))
+
+
+def _stacked(scalars: Tree) -> jax.Array:
+    """The leaves of a tree of scalars as one vector."""
+    return jnp.array(jax.tree.leaves(scalars))  # of none as well

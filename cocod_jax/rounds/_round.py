@@ -11,6 +11,7 @@ from cocod_jax._text import shown
 from cocod_jax._trees import at, barrier
 from cocod_jax._typing import AxisName, Batches, ExchangeState, Sent, Tree
 from cocod_jax.rounds._checks import check_batches
+from cocod_jax.rounds._convolutions import fast_in_loops
 from cocod_jax.rounds._metrics import merge_metrics
 from cocod_jax.rounds._portion import Pieces, Portion
 from cocod_jax.rounds._step import StepFn
@@ -73,7 +74,8 @@ class Round(NamedTuple):
           The state after the round, and what it reports.
         """
         check_batches(batches, self.period)
-        step = lambda state, batches, t: self.step(state, at(batches, t))
+        fast = fast_in_loops(self.step)
+        step = lambda state, batches, t: fast(state, at(batches, t))
         send = lambda state, snapshot: self.send(state)
         parts = Parts(self.snapshot, send, step, self.merge, _scan)
         return compose(self, parts)(state, batches)

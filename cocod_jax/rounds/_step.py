@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cocod_jax._trees import cast_like, wide
+from cocod_jax._trees import cast_like
 from cocod_jax._typing import Batch, LossFn, ModelState, Params
 from cocod_jax.rounds._checks import check_loss, check_same_types
 from cocod_jax.rounds._inner import with_what_it_takes
+from cocod_jax.rounds._metrics import norm
 from cocod_jax.rounds._micro_batches import (
     GradientFn,
     MicroBatches,
@@ -45,7 +46,7 @@ def local_step(
         (loss, model_state, aux), gradient = take(
             state.params, state.model_state, batch, key
         )
-        metrics = StepMetrics(loss, optax.tree.norm(wide(gradient)), aux)
+        metrics = StepMetrics(loss, norm(gradient), aux)
         if rule.correct is not None:
             gradient = portion.correct(rule, state.rule_state, gradient)
         part = part_of(state.params)
