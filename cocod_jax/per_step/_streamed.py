@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from cocod_jax._trees import barrier, cast_like, own_copy, wide
+from cocod_jax._trees import barrier, cast_like, check_arrays, own_copy, wide
 from cocod_jax._typing import Params
 from cocod_jax.per_step._gradients import check_own_gradients
 from cocod_jax.per_step._state import EveryState, given
@@ -23,6 +23,7 @@ def streamed_every(
     inner = with_what_it_takes(inner)
 
     def init(params: Params) -> EveryState:
+        check_arrays(params, "params")
         of_rule = own_copy(pieces.init_state(rule, params))
         return EveryState(
             count=jnp.zeros([], jnp.int32),
@@ -48,7 +49,7 @@ def streamed_every(
         # exchange is beside all that computes them.
         updates, sent, snapshot = barrier((updates, sent, snapshot))
         if rule.correct is not None:
-            updates = pieces.correct(rule, state.rule_state, updates)
+            updates = pieces.correct(rule, state.rule_state, updates, params)
         updates, inner_state = inner.update(
             updates, state.inner_state, params, **extra_args
         )
