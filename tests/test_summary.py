@@ -13,10 +13,16 @@ N, PERIOD = 4, 8
 PARAMETERS = 3 * 2 + 1 + 2 + 4  # problems.params
 
 
-def make_round(rule=None, delay=None, **options):
+def make_round(rule=None, delay=None, streamed=False):
     rule = cj.cocod("workers") if rule is None else rule
-    inner, options = optax.adam(0.1), {"period": PERIOD, "delay": delay} | options
-    return cj.make_round(problems.loss, inner, rule, **options)
+    return cj.make_round(
+        problems.loss,
+        optax.adam(0.1),
+        rule,
+        period=PERIOD,
+        delay=delay,
+        streamed=streamed,
+    )
 
 
 def summarize(round_, params=None, **options):
