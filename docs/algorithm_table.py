@@ -182,4 +182,69 @@ better.""",
         "CoCoD-SGD's.",
         references=cj.cocod,
     ),
+    Row(
+        name="streamed",
+        code="`cj.every(k, inner, cj.cocod(axis), streamed=True)`, or "
+        "`make_round(..., streamed=True)`",
+        seconds="*k* max(*Tc*, *Tm* / *k* + latency)",
+        exchanges="*k*",
+        timeline=timeline.Streaming(PERIOD, PERIOD, delay=1),
+        source=cj.every,
+        example="""\
+import optax
+import cocod_jax as cj
+
+optimizer = cj.every(8, optax.adamw(1e-3), cj.cocod("workers"), streamed=True)
+""",
+        text="""\
+With `streamed`, piece *f* of the parameters holds the *f*-th *k*-th of every array.
+Step *t* exchanges piece *f* = *t* mod *k* as it is when the step begins, and merges it
+when the step ends, by the rule that CoCoD-SGD has for all of them:
+
+$$m = \\sum_i p_i \\, x_i[f] \\;\\Vert\\; \\text{local step}, \\qquad
+x_i[f] \\leftarrow m + (x_i[f] - s_i), \\qquad s_i = x_i[f] \\text{ before}.$$
+
+No merge moves the mean of the workers, which follows SGD in every step. Every
+coordinate is averaged once in *k* steps, as often as in a round, but what arrives is
+one step old instead of *k*. {func}`cocod_jax.make_round` with `streamed=True` takes
+the same steps.""",
+        use="""\
+Take it in a loop that calls an optimizer step by step: all steps are one program, with
+a collective that is in no conditional. Take it in a round when workers drift too far
+apart, or when a network is shared and should carry an even load. The period is the
+smallest with *k Tc* ≥ *Tm*, as for CoCoD-SGD.
+
+Do not take it when the latency of a message is not short beside a step, or when
+workers pause: each waits for the others in every step, and a pause is hidden behind
+one step only. On data that differ much between workers, [Local SGD](local-sgd.md)
+averages everything at one time, and this does not.
+
+A rule sees a piece as its model. One that needs the whole at once, such as its norm,
+says `streams=False` ([how](../how-to/own-rule.md#rules-that-stream)) and is refused.
+Workers that are not finite spoil in their next step what a merge has mended: leave
+such steps out, with `optax.apply_if_finite` as the inner optimizer.
+
+## Relatives
+
+All of them exchange a part in each step or every few steps; they differ in what a part
+is, and in what a worker does with what arrives.
+
+* DreamDDP ([arXiv:2502.11058](https://arxiv.org/abs/2502.11058)) synchronises some of
+  the layers in each iteration, beside the backward pass, and overwrites them with the
+  average. Pieces are cut through all arrays here, so that all steps send equally
+  much, and the merge keeps a worker's progress.
+* Streaming DiLoCo ([arXiv:2501.18512](https://arxiv.org/abs/2501.18512)) sends
+  fragments of layers at intervals, applies an outer optimizer, and mixes the result
+  into the worker by a factor. MaxText's implementation decides by `lax.cond` within
+  its step which fragment, if any, is due; its collectives are in conditionals, where
+  compilers do not overlap them.
+* SPARTA averages a small part of the parameters, drawn at random, in every step.
+* LOSCAR-SGD ([arXiv:2605.20866](https://arxiv.org/abs/2605.20866)) sends coordinates
+  by a random mask, and merges late with the same correction for the delay, *m* + (*z*
+  \N{MINUS SIGN} *y*). Pieces take turns here: nothing is drawn, and no coordinate
+  waits longer than *k* steps.""",
+        cost="Two copies of a piece: what is sent, and what is in flight. Rules and "
+        "exchanges remember as much as for the whole model.",
+        references=cj.cocod,
+    ),
 )

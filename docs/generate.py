@@ -221,7 +221,7 @@ PACKAGES = (
 _METHODS = {
     "cocod_jax.DriftAlarm": ":special-members: __call__",
     "cocod_jax.Exchange": ":members: average",
-    "cocod_jax.Round": ":members: run, send, merge",
+    "cocod_jax.Round": ":members: run, snapshot, send, merge",
 }
 
 

@@ -43,6 +43,30 @@ class MomentumSGD:
         return tree_map(lambda x, d: x - lr * d, params, direction)
 
 
+class AdamW:
+    """Loshchilov and Hutter 2019, with optax's constants."""
+
+    def __init__(self, params, learning_rate, weight_decay=1e-4):
+        self.m = self.v = tree_map(np.zeros_like, params)
+        self.learning_rate, self.weight_decay, self.count = (
+            learning_rate,
+            weight_decay,
+            0,
+        )
+
+    def step(self, params, g):
+        self.count += 1
+        self.m = tree_map(lambda m, g: 0.9 * m + 0.1 * g, self.m, g)
+        self.v = tree_map(lambda v, g: 0.999 * v + 0.001 * g**2, self.v, g)
+        m_scale, v_scale = 1 - 0.9**self.count, 1 - 0.999**self.count
+
+        def moved(x, m, v):
+            direction = (m / m_scale) / (np.sqrt(v / v_scale) + 1e-8)
+            return x - self.learning_rate * (direction + self.weight_decay * x)
+
+        return tree_map(moved, params, self.m, self.v)
+
+
 def cocod_sgd(gradient, x0, batches, p, period, delay=None, **sgd):
     """Shen et al. 2019, Algorithm 1; with ``delay``, the merge comes earlier."""
     delay = period if delay is None else delay
@@ -94,6 +118,67 @@ def overlapped(
                 g = g if correct is None else correct(i, g)
                 x[i] = tree_map(lambda x, g: x - learning_rate * g, x[i], g)
     return points, x
+
+
+def k_th(tree, f, k):
+    """The f-th k-th of every leaf, raveled; the last ones are shorter, or empty."""
+    return tree_map(lambda x: np.ravel(x)[_share(x, f, k)], tree)
+
+
+def with_k_th(tree, f, k, piece):
+    """The tree with another f-th k-th."""
+
+    def write(x, own):
+        flat = np.array(x).ravel()
+        flat[_share(x, f, k)] = own
+        return flat.reshape(np.shape(x))
+
+    return tree_map(write, tree, piece)
+
+
+def _share(x, f, k):
+    length = -(-np.size(x) // k)
+    return slice(f * length, (f + 1) * length)
+
+
+class Streamed:
+    """Every step sends a k-th of the model, and merges it a step later.
+
+    ``optimizers[i]`` takes worker i's steps. ``average``, ``merge`` and ``correct`` are
+    as in ``overlapped``, once for each piece, ``[f]``: what they remember is the
+    piece's. ``merges[t]`` has what arrived, and the workers' pieces at the merge and
+    at the snapshot; ``points`` as ever.
+    """
+
+    def __init__(self, gradient, x0, p, optimizers, average, merge, correct=None):
+        self.gradient, self.p, self.optimizers = gradient, p, optimizers
+        self.average, self.merge, self.correct = average, merge, correct
+        self.x, self.points, self.merges = [x0 for _ in p], [], []
+
+    def run(self, batches, start=0):
+        """All steps of these batches, the first of them number ``start``."""
+        k, workers = len(self.average), range(len(self.p))
+        for t in range(len(batches[0])):
+            f = (start + t) % k
+            snapshot = [k_th(x, f, k) for x in self.x]
+            arriving = self.average[f](snapshot, self.p)  # beside the step
+            self.points.append(list(self.x))
+            for i in workers:
+                g = self.corrected(i, self.gradient(self.x[i], batches[i][t]), k)
+                self.x[i] = self.optimizers[i].step(self.x[i], g)
+            reached = [k_th(x, f, k) for x in self.x]
+            for i in workers:
+                piece = self.merge[f](i, arriving, reached[i], snapshot[i])
+                self.x[i] = with_k_th(self.x[i], f, k, piece)
+            self.merges.append((arriving, reached, snapshot))
+        return self
+
+    def corrected(self, i, g, k):
+        if self.correct is None:
+            return g
+        for f in range(k):
+            g = with_k_th(g, f, k, self.correct[f](i, k_th(g, f, k)))
+        return g
 
 
 class Int8WithFeedback:

@@ -25,10 +25,10 @@ WAYS: dict[str, dict[str, Any]] = {
 METHODS = ("int8", "finite", "diloco", "vrl_sgd", "overwriting")
 
 
-def made(name):
+def made(name, x0=None):
     """The rule, and its loop: how the reference averages, merges and corrects."""
     mean = cj.mean("workers")
-    x0 = problems.params(np.float64)
+    x0 = problems.params(np.float64) if x0 is None else x0
     merge = lambda i, m, x, s: reference.merged(m, x, s)
     loop: dict[str, Any] = {"average": reference.weighted_mean, "merge": merge}
     match name:

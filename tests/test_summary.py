@@ -13,10 +13,16 @@ N, PERIOD = 4, 8
 PARAMETERS = 3 * 2 + 1 + 2 + 4  # problems.params
 
 
-def make_round(rule=None, delay=None):
+def make_round(rule=None, delay=None, streamed=False):
     rule = cj.cocod("workers") if rule is None else rule
-    inner = optax.adam(0.1)
-    return cj.make_round(problems.loss, inner, rule, period=PERIOD, delay=delay)
+    return cj.make_round(
+        problems.loss,
+        optax.adam(0.1),
+        rule,
+        period=PERIOD,
+        delay=delay,
+        streamed=streamed,
+    )
 
 
 def summarize(round_, params=None, **options):
@@ -89,6 +95,55 @@ def test_memory_is_kept_only_with_a_delay():
 def test_narrow_parameters_are_kept_in_both_dtypes():
     params = jnp.ones(10, jnp.bfloat16)
     assert summarize(make_round(), params).kept_bytes == 10 * (2 + 4)
+
+
+def test_a_streamed_round_sends_and_keeps_a_piece():
+    """Of 6, 1, 2 and 4 numbers an eighth, rounded up, is one of each."""
+    found = summarize(make_round(streamed=True), steps_per_epoch=100)
+    assert (found.streamed, found.delay, found.parameters) == (True, 1, PARAMETERS)
+    assert (found.sent_bytes, found.kept_bytes) == ({"float32": 4 * 4}, 2 * 4 * 4)
+    assert found.exchanges_per_epoch == 100
+    _, sends, beside = str(found).splitlines()
+    assert sends == (
+        "Each sends 16 B of float32 in every local step (128 B in 8), 100 times in an "
+        "epoch."
+    )
+    assert beside == (
+        "The exchange can run beside that step, for which each worker keeps 32 B: the "
+        "piece and what is in flight."
+    )
+
+
+def test_the_bytes_of_a_piece_are_those_of_every_step():
+    params = {"half": jnp.ones(10, jnp.bfloat16), "single": jnp.ones(3)}
+    loss = lambda p, b: sum(x.sum().astype(jnp.float32) * b for x in p.values())
+    round_ = cj.make_round(
+        loss, optax.sgd(0.1), cj.cocod("workers"), period=4, streamed=True
+    )
+    state = cj.replicate(round_.init(params), N)
+    found = cj.summary(round_, state)
+    # bfloat16 travels as float32, and is kept in both.
+    assert found.sent_bytes == {"float32": 4 * (3 + 1)}
+    assert found.kept_bytes == 2 * 3 + 4 * 1 + 4 * (3 + 1)
+    (flow,) = dataflow(round_, state, jnp.ones([N, 4]))
+    assert flow.bytes == 4 * (3 + 1)
+
+
+def test_what_is_not_trained_is_not_kept():
+    trainable = {"w": True, "frozen": False}
+    params = {"w": jnp.ones(3), "frozen": jnp.ones(100)}
+    loss = lambda p, b: (p["w"].sum() + p["frozen"].sum()) * b
+    for streamed, numbers in ((False, 3), (True, 1)):
+        round_ = cj.make_round(
+            loss,
+            optax.sgd(0.1),
+            cj.cocod("workers"),
+            period=3,
+            streamed=streamed,
+            trainable=trainable,
+        )
+        found = summarize(round_, params)
+        assert (found.parameters, found.kept_bytes) == (103, 2 * 4 * numbers)
 
 
 def test_independent_workers_exchange_nothing():

@@ -8,6 +8,7 @@ local steps.
 import functools
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,13 +33,19 @@ def ravel(tree: Tree) -> dict[str, jax.Array]:
         name: jnp.concatenate([leaves[i].astype(name).ravel() for i in members])
         for name, members in _by_wire_dtype(leaves).items()
     }
-    if leaves and not buffers:
-        dtypes = sorted({str(leaf.dtype) for leaf in leaves})
+    check_floats(leaves)
+    return buffers
+
+
+def check_floats(leaves: list[Any]) -> None:
+    """Raises ValueError when there are leaves, and none of them is floating point."""
+    dtypes = {jnp.result_type(leaf) for leaf in leaves}
+    if leaves and not any(jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes):
         raise ValueError(
             f"the tree has no floating-point leaf to average (it has {len(leaves)} "
-            f"leaves, of dtypes {dtypes}); give the parameters as arrays of floats."
+            f"leaves, of dtypes {sorted(map(str, dtypes))}); give the parameters as "
+            "arrays of floats."
         )
-    return buffers
 
 
 def unravel(buffers: dict[str, jax.Array], like: Tree) -> Tree:

@@ -1,5 +1,6 @@
 """A round in numbers: what a worker holds and sends, and what hides it."""
 
+import math
 from collections import Counter
 from typing import NamedTuple
 
@@ -22,13 +23,14 @@ class Summary(NamedTuple):
       workers: N, over all processes.
       parameters: the number of parameters of one worker.
       sent_bytes: the bytes that a worker puts into one exchange, by dtype on the wire;
-        empty when the merge rule sends nothing.
+        of a piece where it is streamed; empty when the merge rule sends nothing.
       exchanges_per_epoch: their average number; None without ``steps_per_epoch``.
       kept_bytes: the memory that a worker keeps for ``delay`` local steps beside its
-        parameters: the snapshot and the buffers in flight; 0 with delay 0.
-        ``Certificate.overlap_bytes`` says what a compiler makes of it.
+        parameters: the snapshot, or a piece of it, and the buffers in flight; 0 with
+        delay 0. ``Certificate.overlap_bytes`` says what a compiler makes of it.
       period: k, local steps in a round.
       delay: d, the local steps that the exchange can run beside.
+      streamed: whether every local step has an exchange, of a piece.
     """
 
     workers: int
@@ -38,6 +40,7 @@ class Summary(NamedTuple):
     kept_bytes: int
     period: int
     delay: int
+    streamed: bool
 
     def __str__(self) -> str:
         held = f"Workers: {self.workers}, with {self.parameters:,} parameters each."
@@ -50,6 +53,11 @@ class Summary(NamedTuple):
             f"{human_bytes(size)} of {dtype}" for dtype, size in self.sent_bytes.items()
         )
         each = f"Each sends {buffers} in a round of {self.period} local steps"
+        if self.streamed:
+            total = human_bytes(self.period * sum(self.sent_bytes.values()))
+            each = (
+                f"Each sends {buffers} in every local step ({total} in {self.period})"
+            )
         if self.exchanges_per_epoch is None:
             return f"{each}."
         return f"{each}, {self.exchanges_per_epoch:.4g} times in an epoch."
@@ -57,10 +65,15 @@ class Summary(NamedTuple):
     def _hidden(self) -> str:
         if not self.delay:
             return "Nothing hides the exchange; the local steps wait for it."
-        beside = f"the first {self.delay} of {self.period} local steps"
+        beside, what = (
+            f"the first {self.delay} of {self.period} local steps",
+            "snapshot",
+        )
+        if self.streamed:
+            beside, what = "that step", "piece"
         return (
             f"The exchange can run beside {beside}, for which each worker keeps "
-            f"{human_bytes(self.kept_bytes)}: the snapshot and what is in flight."
+            f"{human_bytes(self.kept_bytes)}: the {what} and what is in flight."
         )
 
 
@@ -100,6 +113,12 @@ def summary(
       Each sends 16.4 kB of float32 in a round of 8 local steps, 12.5 times in an epoch.
       The exchange can run beside the first 4 of 8 local steps, for which each worker
       keeps 32.8 kB: the snapshot and what is in flight.
+      >>> round_ = cj.make_round(loss, optax.sgd(0.1), rule, period=8, streamed=True)
+      >>> print(cj.summary(round_, state))
+      Workers: 2, with 4,096 parameters each.
+      Each sends 2.05 kB of float32 in every local step (16.4 kB in 8).
+      The exchange can run beside that step, for which each worker keeps 4.1 kB: the
+      piece and what is in flight.
     """
     if steps_per_epoch is not None:
         check_counts(steps_per_epoch=steps_per_epoch)
@@ -109,20 +128,23 @@ def summary(
     axis_name = workers_axis(round_.rule.exchange)
     for flow in dataflow(round_.send, for_workers(state, workers), axis_name=axis_name):
         sent_bytes[flow.dtype] += flow.bytes
-    own = [
-        jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
-        for leaf in jax.tree.leaves(state.params)
-    ]
-    snapshot_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in own)
+    own = [math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(state.params)]
+    snapshots = jax.eval_shape(jax.vmap(round_.snapshot), state)
+    snapshot_bytes = sum(
+        math.prod(leaf.shape[1:]) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(snapshots)
+    )
     exchanges = None
     if steps_per_epoch is not None:
-        exchanges = steps_per_epoch / round_.period if sent_bytes else 0.0
+        steps = 1 if round_.streamed else round_.period
+        exchanges = steps_per_epoch / steps if sent_bytes else 0.0
     return Summary(
         workers=workers,
-        parameters=sum(leaf.size for leaf in own),
+        parameters=sum(own),
         sent_bytes=dict(sent_bytes),
         exchanges_per_epoch=exchanges,
         kept_bytes=snapshot_bytes + sent_bytes.total() if round_.delay else 0,
         period=round_.period,
         delay=round_.delay,
+        streamed=round_.streamed,
     )

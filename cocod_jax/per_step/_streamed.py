@@ -49,7 +49,7 @@ def streamed_every(
         # exchange is beside all that computes them.
         updates, sent, snapshot = barrier((updates, sent, snapshot))
         if rule.correct is not None:
-            updates = pieces.correct(rule, state.rule_state, updates)
+            updates = pieces.correct(rule, state.rule_state, updates, params)
         updates, inner_state = inner.update(
             updates, state.inner_state, params, **extra_args
         )

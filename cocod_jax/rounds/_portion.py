@@ -11,6 +11,7 @@ from jax import lax
 
 from cocod_jax._trees import at, put_at
 from cocod_jax._typing import Params, Tree
+from cocod_jax.exchanges._wire import check_floats
 from cocod_jax.rounds._trainable import whole_of
 from cocod_jax.rules import MergeRule, RuleState
 
@@ -50,8 +51,11 @@ class Portion:
         del state, step
         return own
 
-    def correct(self, rule: MergeRule, state: Any, gradient: Tree) -> Tree:
+    def correct(
+        self, rule: MergeRule, state: Any, gradient: Tree, params: Params
+    ) -> Tree:
         """The gradient as the rule corrects it, in every local step."""
+        del params
         assert rule.correct is not None
         return rule.correct(state, gradient)
 
@@ -77,11 +81,18 @@ class Pieces(Portion):
 
     def take(self, params: Params, step: Any) -> dict[str, jax.Array]:
         """``{dtype: [piece]}``."""
+        part = self.part_of(params)
+        return self.take_like(part, step, part)
+
+    def take_like(self, tree: Tree, step: Any, part: Params) -> dict[str, jax.Array]:
+        """The same of a tree like the part, such as a gradient, of other dtypes."""
         buffers = defaultdict(list)
-        for leaf in filter(_is_float, jax.tree.leaves(self.part_of(params))):
-            values, counted, _ = self._window(leaf, step)
+        for leaf, param in zip(*map(jax.tree.leaves, (tree, part)), strict=True):
+            if not _is_float(param):
+                continue
+            values, counted, _ = self._window(jnp.asarray(leaf), step)
             values = values if counted is None else jnp.where(counted, values, 0)
-            buffers[leaf.dtype.name].append(values)
+            buffers[jnp.result_type(param).name].append(values)
         return {dtype: jnp.concatenate(parts) for dtype, parts in buffers.items()}
 
     def put(self, params: Params, step: Any, portion: Tree) -> Params:
@@ -89,8 +100,8 @@ class Pieces(Portion):
         part = self.part_of(params)
         return whole_of(self.put_like(part, step, portion, part), params)
 
-    def put_like(self, tree: Tree, step: Any, portion: Tree, params: Params) -> Tree:
-        """The same for a tree like the parameters, such as updates, of other dtypes."""
+    def put_like(self, tree: Tree, step: Any, portion: Tree, part: Params) -> Tree:
+        """The same for a tree like the part, such as updates, of other dtypes."""
         ends: dict[str, int] = defaultdict(int)
 
         def write(leaf: jax.Array, param: jax.Array) -> jax.Array:
@@ -104,10 +115,12 @@ class Pieces(Portion):
             written = lax.dynamic_update_slice_in_dim(leaf.ravel(), own, start, 0)
             return written.reshape(leaf.shape)
 
-        return jax.tree.map(write, tree, params)
+        return jax.tree.map(write, tree, part)
 
     def init_state(self, rule: MergeRule, params: Params) -> RuleState:
         """Rows of what the rule begins with for each piece."""
+        if rule.axis_name is not None:
+            check_floats(jax.tree.leaves(self.part_of(params)))
         rows: Any = [rule.init(self.take(params, f)) for f in range(self.count)]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
 
@@ -119,13 +132,16 @@ class Pieces(Portion):
         """The rows with a new one."""
         return put_at(state, step % self.count, own)
 
-    def correct(self, rule: MergeRule, state: Any, gradient: Tree) -> Tree:
+    def correct(
+        self, rule: MergeRule, state: Any, gradient: Tree, params: Params
+    ) -> Tree:
         """Piece by piece: each has a row of the rule's state."""
         assert rule.correct is not None
+        part = self.part_of(params)
 
         def one(f: jax.Array, gradient: Tree) -> Tree:
-            piece = rule.correct(at(state, f), self.take(gradient, f))
-            return self.put(gradient, f, piece)
+            piece = rule.correct(at(state, f), self.take_like(gradient, f, part))
+            return self.put_like(gradient, f, piece, part)
 
         return lax.fori_loop(0, self.count, one, gradient)
 
@@ -147,4 +163,4 @@ class Pieces(Portion):
 
 
 def _is_float(leaf: jax.Array) -> bool:
-    return jnp.issubdtype(leaf.dtype, jnp.inexact)
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)

@@ -48,7 +48,7 @@ def local_step(
         )
         metrics = StepMetrics(loss, norm(gradient), aux)
         if rule.correct is not None:
-            gradient = portion.correct(rule, state.rule_state, gradient)
+            gradient = portion.correct(rule, state.rule_state, gradient, state.params)
         part = part_of(state.params)
         updates, opt_state = inner.update(gradient, state.opt_state, part, value=loss)
         params = whole_of(optax.apply_updates(part, updates), state.params)
