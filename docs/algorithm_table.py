@@ -182,4 +182,38 @@ better.""",
         "CoCoD-SGD's.",
         references=cj.cocod,
     ),
+    Row(
+        name="streamed rounds",
+        code="`make_round(..., cj.cocod(axis), period=k, streamed=True)`",
+        seconds="*k* max(*Tc*, *l* + (*Tm* \N{MINUS SIGN} *l*) / *k*)",
+        exchanges="*k*",
+        timeline=timeline.Streamed(PERIOD),
+        source=timeline.Streamed,
+        example="""\
+import jax.numpy as jnp, optax
+import cocod_jax as cj
+
+loss_fn = lambda w, batch: jnp.mean((w - batch) ** 2)
+round_ = cj.make_round(
+    loss_fn, optax.sgd(0.1), cj.cocod("workers"), period=8, streamed=True
+)
+optimizer = cj.every(8, optax.sgd(0.1), cj.cocod("workers"), streamed=True)
+""",
+        text="""\
+It is the rule of [CoCoD-SGD](cocod-sgd.md) on a piece of the parameters: every
+coordinate is averaged once in *k* steps, with delay 1, and each step has another piece.
+All steps are the same program, so that an optimizer that is called step by step can
+hide its exchange, too.""",
+        use="""\
+Take it when the whole exchange is longer than a step, messages have little latency, and
+the workers keep step: it hides what CoCoD-SGD hides, and its workers deviate less, as
+if the delay were 1. Take it, too, in a loop that calls an optimizer step by step.
+
+Do not take it when the latency is a large part of a step, or when steps differ in time:
+workers wait for each other in every step, one step late. {func}`cocod_jax.advise`
+weighs both, and [a study](../results/20261129_streaming_study.md) says how well it
+learns.""",
+        cost="Each all-reduce carries a *k*-th of the parameters: as many bytes as "
+        "CoCoD-SGD, without the burst. No copy of all of them is kept.",
+    ),
 )
