@@ -22,6 +22,7 @@ ALGORITHMS = {
     "local_sgd": ("Local SGD", GREEN),
     "cocod": ("CoCoD-SGD", VERMILION),
     "just_in_time": ("CoCoD-SGD, just in time", BLUE),
+    "streamed": ("CoCoD-SGD, streamed", PURPLE),
 }
 OTHERS = (BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY_BLUE, BLACK)
 COMPUTE, EXCHANGE = BLUE, ORANGE  # the lanes of a measured timeline

@@ -186,9 +186,9 @@ better.""",
         name="streamed",
         code="`cj.every(k, inner, cj.cocod(axis), streamed=True)`, or "
         "`make_round(..., streamed=True)`",
-        seconds="*k* max(*Tc*, *Tm* / *k* + latency)",
+        seconds="*k* max(*Tc*, *l* + (*Tm* \N{MINUS SIGN} *l*) / *k*)",
         exchanges="*k*",
-        timeline=timeline.Streaming(PERIOD, PERIOD, delay=1),
+        timeline=timeline.Streamed(PERIOD),
         source=cj.every,
         example="""\
 import optax

@@ -4,6 +4,7 @@ A new algorithm is a row here, its name and colour in ``cocod_jax.style.ALGORITH
 and, to train with it, a choice in :mod:`experiments.config`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ class Recipe(NamedTuple):
       gradients: ``(exchange, warmup_steps) -> transform`` before the local optimizer,
         of algorithms that exchange gradients; None for the others.
       delay: d, if the algorithm fixes it; None takes the configuration's.
+      streamed: whether it exchanges a piece in every step.
     """
 
     clock: Callable[[int, int], timeline.Algorithm]
@@ -34,6 +36,7 @@ class Recipe(NamedTuple):
     )
     gradients: Callable[[cj.Exchange, int], optax.GradientTransformation] | None = None
     delay: int | None = None
+    streamed: bool = False
 
 
 RECIPES: dict[Measured, Recipe] = {
@@ -57,6 +60,12 @@ RECIPES: dict[Measured, Recipe] = {
     ),
     # CoCoD-SGD with a delay that the caller chooses.
     "just_in_time": Recipe(clock=timeline.CoCoDSGD, rule=cj.cocod),
+    "streamed": Recipe(
+        clock=lambda period, delay: timeline.Streamed(period),
+        rule=cj.cocod,
+        delay=1,
+        streamed=True,
+    ),
 }
 
 
@@ -98,11 +107,9 @@ def make_rounds(
         gradients = recipe.gradients(exchange, config.warmup_rounds)
         optimizer = optax.chain(gradients, optimizer)
     delay = config.delay if recipe.delay is None else recipe.delay
-    warm, main = (
-        cj.make_round(loss_fn, optimizer, rule, period=k, delay=d, stateful=True)
-        for k, d in ((1, 0), (config.period, delay))
-    )
-    return warm, main
+    make = functools.partial(cj.make_round, loss_fn, optimizer, rule, stateful=True)
+    main = make(period=config.period, delay=delay, streamed=recipe.streamed)
+    return make(period=1, delay=0), main
 
 
 def per_step(
@@ -116,4 +123,5 @@ def per_step(
     if recipe.gradients is not None:
         return optax.chain(recipe.gradients(exchange, 0), inner)
     delay = delay if recipe.delay is None else recipe.delay
-    return cj.every(period, inner, recipe.rule(exchange), delay)
+    rule = recipe.rule(exchange)
+    return cj.every(period, inner, rule, delay, streamed=recipe.streamed)

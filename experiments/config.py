@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-Algorithm = Literal["ssgd", "pipe_sgd", "local_sgd", "cocod"]
+Algorithm = Literal["ssgd", "pipe_sgd", "local_sgd", "cocod", "streamed"]
 """What is trained; CoCoD-SGD at any delay."""
 Measured = Literal[Algorithm, "just_in_time"]
 """What is timed: the delay just in time is an algorithm of its own there."""

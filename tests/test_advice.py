@@ -1,5 +1,6 @@
 """Advice on period and delay: the smallest that hide, and when not to."""
 
+import functools
 import math
 
 import pytest
@@ -113,9 +114,93 @@ def test_a_period_that_is_too_short_hides_a_part():
     assert "Period 2 hides a part of the exchange; 4 would hide all." in str(advice)
 
 
+# Whole or streamed
+
+
+def test_the_seconds_of_streamed_rounds_are_those_of_the_closed_form():
+    advice = cj.advise(0.1, 0.35, 16, period=8, latency=0.03)
+    assert advice.streamed_seconds == pytest.approx(0.1)
+    advice = cj.advise(0.1, 0.35, 16, period=8, latency=0.15)
+    assert advice.streamed_seconds == pytest.approx(0.15 + 0.2 / 8)
+    assert advice.cocod_seconds == pytest.approx(0.1)
+
+
+@settings(max_examples=50, deadline=None)
+@given(times, times, st.floats(0, 1), st.sampled_from([0.0, 0.3]))
+def test_streaming_is_advised_only_where_it_is_as_fast(tc, tm, part, jitter):
+    advice = cj.advise(tc, tm, 4, latency=part * tm, jitter=jitter)
+    assert str(advice).count("tream: ") == advice.pays
+    if advice.streamed:
+        assert advice.pays
+        assert advice.streamed_seconds <= 1.05 * advice.cocod_seconds
+
+
+@pytest.mark.parametrize(
+    ("options", "streamed", "reason"),
+    [
+        ({}, True, "Stream: it is as fast"),
+        ({"latency": 0.01}, True, "Stream: it is as fast"),
+        ({"latency": 0.2}, False, "each of 8 messages pays the latency"),
+        # Both hold; what jitter costs cannot be told from what the latency costs.
+        ({"latency": 0.2, "jitter": 0.3}, False, "pays the latency"),
+        ({"jitter": 0.3}, False, "steps vary in time"),
+        ({"devices": 8}, True, "workers of several devices"),
+        ({"devices": 8, "latency": 0.2}, False, "pays the latency"),
+        ({"devices": 8, "jitter": 0.3}, False, "steps vary in time"),
+    ],
+)
+def test_whole_or_streamed_has_a_reason(options, streamed, reason):
+    advice = cj.advise(0.1, 0.35, 64, period=8, **options)
+    assert advice.streamed == streamed
+    assert reason in str(advice)
+
+
+def test_the_sentence_about_streaming_says_what_theory_says():
+    text = str(cj.advise(0.1, 0.35, 16, period=8))
+    # Unseen steps of period 8: 28 + 8 d of noise, so 36 and 60 with delays 1 and 4;
+    # their squares 140 + 64 and, with 8 to 11 in place of 0 to 3, 492.
+    said = f"is {36 / 60:.2g} times as large where noise alone drives them apart, and "
+    assert f"{said}{204 / 492:.2g} times where their data alone do." in text
+
+
+@pytest.mark.parametrize(
+    ("exchange", "period", "reason"),
+    [
+        (0.09, 2, "one step hides the whole exchange"),
+        (0.35, 1, "with period 1 a piece is the whole"),
+    ],
+)
+def test_nothing_is_gained_by_streaming_what_one_step_hides(exchange, period, reason):
+    advice = cj.advise(0.1, exchange, 16, period=period)
+    assert not advice.streamed
+    assert reason in str(advice)
+
+
+def test_where_overlap_does_not_pay_nothing_is_said_of_streaming():
+    advice = cj.advise(0.1, 0.01, 16, devices=4)
+    assert not advice.pays
+    assert not advice.streamed
+    assert "tream:" not in str(advice)
+
+
+def test_theory_allows_longer_streamed_periods():
+    # 1 / (2 sqrt(2) · 0.05) - 1 = 6.07
+    advice = cj.advise(0.1, 1.0, 16, learning_rate=0.05, smoothness=1.0)
+    assert (advice.largest_period, advice.streamed, advice.pays) == (6, True, False)
+    assert "allows period 6 at most" in str(advice)
+    assert "With period 6 CoCoD-SGD takes 0.167 seconds" in str(advice)
+    named = float(
+        str(advice).split("needs a learning rate below about ")[1].split(".\n")[0]
+    )
+    assert theory.largest_period(0.99 * named, 1.0, delay=1) >= 10
+    assert theory.largest_period(1.01 * named, 1.0, delay=1) < 10
+    assert cj.advise(0.1, 1.0, 16, learning_rate=0.03, smoothness=1.0).pays
+
+
 def test_theory_bounds_the_period():
     # 1 / (4 sqrt(2) · 0.05) = 3.54
-    advice = cj.advise(0.1, 1.0, 16, learning_rate=0.05, smoothness=1.0)
+    whole = functools.partial(cj.advise, 0.1, 1.0, 16, latency=0.5)
+    advice = whole(learning_rate=0.05, smoothness=1.0)
     assert (advice.period, advice.largest_period, advice.pays) == (10, 3, False)
     assert "allows period 3 at most" in str(advice)
     assert "With period 3 CoCoD-SGD takes 0.333 seconds" in str(advice)
@@ -125,7 +210,7 @@ def test_theory_bounds_the_period():
     )
     assert theory.largest_period(0.99 * named, 1.0) >= 10
     assert theory.largest_period(1.01 * named, 1.0) < 10
-    fine = cj.advise(0.1, 1.0, 16, learning_rate=0.01, smoothness=1.0)
+    fine = whole(learning_rate=0.01, smoothness=1.0)
     assert (fine.largest_period, fine.pays) == (17, True)
     assert "allows period 17 at most" in str(fine)
     none = cj.advise(0.1, 1.0, 16, learning_rate=1.0, smoothness=1.0)
@@ -143,6 +228,9 @@ def test_theory_bounds_the_period():
         ((0.1, 1.0, 1), {}, "workers=1 has nothing to exchange"),
         ((0.1, 1e5, 2), {}, "are both in seconds"),
         ((0.1, 1.0, 2), {"busy": 1.1}, "busy=1.1"),
+        ((0.1, 1.0, 2), {"latency": 1.1}, "latency=1.1 is a part of"),
+        ((0.1, 1.0, 2), {"latency": -1.0}, "latency=-1.0"),
+        ((0.1, 1.0, 2), {"devices": 0}, "devices=0"),
         ((0.1, 1.0, 2), {"jitter": -1.0}, "jitter=-1.0"),
         ((0.1, 1.0, 2), {"period": 0}, "period=0"),
         ((0.1, 1.0, 2), {"learning_rate": 0.1}, "give both, or neither"),

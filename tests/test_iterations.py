@@ -6,19 +6,23 @@ import jax
 import numpy as np
 import pytest
 
+from cocod_jax import theory
 from cocod_jax.observe.loggers import read_jsonl
 from experiments.iterations import figures
 from experiments.iterations.__main__ import main
 from experiments.iterations.config import IterationsConfig
 from experiments.iterations.quadratic import (
     DIMENSION,
+    descend,
     draw_tilts,
     gradient_and_deviation,
+    make_trainers,
     objective,
     problem_of,
 )
 from experiments.iterations.seconds import reached
 from experiments.iterations.speedup import resampled_means, slopes, steps_to
+from experiments.iterations.trainer import factory
 
 ALGORITHMS = ("ssgd", "local_sgd", "cocod")
 
@@ -151,6 +155,22 @@ def test_workers_drift_as_expected(records):
         assert np.mean(record["deviations"]) == pytest.approx(
             record["expected"], rel=0.1
         ), record
+
+
+@pytest.mark.parametrize("zeta", [0.0, 1.5])
+def test_streamed_workers_drift_as_with_delay_1(zeta):
+    """Within 5 %: 1,024 steps of 32 runs and 16 coordinates leave 1 % of noise."""
+    config = IterationsConfig(noise=5.0)
+    problem = problem_of(config, 4, zeta)
+    trainers = make_trainers({"streamed": factory("streamed", 4)})
+    (_, measured) = descend(trainers, problem, rate=0.005, steps=1024, runs=32)[
+        "streamed"
+    ]
+    expected = lambda delay: theory.expected_deviation(
+        problem, learning_rate=0.005, period=4, delay=delay
+    )
+    assert measured.mean() == pytest.approx(expected(1), rel=0.05)
+    assert expected(2) > 1.2 * expected(1) > 1.2 * 1.2 * expected(0)
 
 
 def test_long_periods_cost_and_delays_more(records):

@@ -1,6 +1,7 @@
 """The paper's bounds: by hand, at their limits, and against simulated workers."""
 
 import dataclasses
+import functools
 import math
 from fractions import Fraction
 
@@ -57,6 +58,21 @@ def train(gradient, shares, *, rate, period, delay, rounds, dim, start=0.0, seed
     return np.array(deviations), np.array(means)
 
 
+def train_streamed(gradient, shares, *, rate, period, steps, dim, start=0.0, seed=0):
+    """The same, with a k-th of the coordinates in every step, merged after it."""
+    rng = np.random.default_rng(seed)
+    x = np.full([len(shares), dim], start)
+    deviations, means = [], []
+    for step in range(steps):
+        piece = slice(step % period, None, period)
+        snapshot, mean = x.copy(), shares @ x
+        deviations.append(shares @ ((x - mean) ** 2).sum(axis=1))
+        means.append(mean)
+        x = x - rate * gradient(x, rng)
+        x[:, piece] += mean[piece] - snapshot[:, piece]
+    return np.array(deviations), np.array(means)
+
+
 # Lemma 2 and Theorem 1
 
 
@@ -79,17 +95,36 @@ def test_lemma_2_by_hand():
 
 
 @examples
-@given(constants, st.floats(1e-4, 1.0))
-def test_the_largest_period_is_the_last_with_a_bound(smoothness, rate):
+@given(constants, st.floats(1e-4, 1.0), st.sampled_from([None, 0, 1, 5]))
+def test_the_largest_period_is_the_last_with_a_bound(smoothness, rate, delay):
     problem = change(smoothness=smoothness)
     bound = lambda k: theory.gradient_bound(
-        problem, learning_rate=rate, period=k, steps=100
+        problem, learning_rate=rate, period=k, delay=delay, steps=100
     )
-    largest = theory.largest_period(rate, smoothness)
-    assert bound(largest + 1) == math.inf
+    largest, least = theory.largest_period(rate, smoothness, delay), max(delay or 1, 1)
+    assert bound(max(largest + 1, least)) == math.inf
     if largest:
         assert bound(largest) < math.inf
-        assert bound(1) <= bound(largest)
+        assert bound(least) <= bound(largest)
+
+
+@pytest.mark.parametrize("delay", [1, 3, 5])
+def test_a_delay_counts_in_the_bounds_as_half_of_a_step_of_the_period(delay):
+    """(k + d) / 2 is an integer here, and the paper's own formula takes it."""
+    bounds = (
+        functools.partial(theory.deviation_bound, mean_square_gradient=2.0),
+        functools.partial(theory.gradient_bound, steps=1000),
+    )
+    for bound in bounds:
+        ours = bound(PROBLEM, learning_rate=0.01, period=5, delay=delay)
+        papers = bound(PROBLEM, learning_rate=0.01, period=(5 + delay) // 2)
+        assert ours == pytest.approx(papers, rel=1e-12)
+
+
+def test_lemma_2_of_local_sgd_by_hand():
+    # W = 5, and 4 g² W / (1 - 4 g² W² L²) = 0.002 / 0.96.
+    bound = theory.deviation_bound(PROBLEM, learning_rate=0.01, period=5, delay=0)
+    assert bound == pytest.approx(0.002 / 0.96 * (4.5 + 5), rel=1e-12)
 
 
 def test_the_limits_of_the_conditions():
@@ -106,7 +141,8 @@ def test_the_limits_of_the_conditions():
 
 @pytest.mark.parametrize("period", [1, 3, 8])
 @pytest.mark.parametrize("dissimilarity", [0.0, 2.0])
-def test_simulated_workers_keep_within_both_bounds(period, dissimilarity):
+@pytest.mark.parametrize("delay", [None, 0, 1, "streamed"])
+def test_simulated_workers_keep_within_both_bounds(period, dissimilarity, delay):
     """Worker i minimises |x - c_i|² L / 2; the shares are unequal."""
     batches = np.array([1, 2, 2, 3])
     shares, dim = batches / batches.sum(), 40
@@ -122,16 +158,14 @@ def test_simulated_workers_keep_within_both_bounds(period, dissimilarity):
         noise = scale[:, None] * rng.normal(size=x.shape)
         return problem.smoothness * (x - centres) + noise
 
-    rate = 0.9 / (4 * math.sqrt(2)) / problem.smoothness / period
-    deviations, means = train(
-        gradient,
-        shares,
-        rate=rate,
-        period=period,
-        delay=period,
-        rounds=60,
-        dim=dim,
-        start=1.0,
+    streamed = delay == "streamed"
+    delay = 1 if streamed else period if delay is None else delay
+    rate = 0.9 / (2 * math.sqrt(2)) / problem.smoothness / (period + delay)
+    same = {"rate": rate, "period": period, "dim": dim, "start": 1.0}
+    deviations, means = (
+        train_streamed(gradient, shares, steps=60 * period, **same)
+        if streamed
+        else train(gradient, shares, delay=delay, rounds=60, **same)
     )
     gradients = problem.smoothness**2 * (means**2).sum(axis=1)
     # f is |x|² L / 2 and a constant, and starts at x = (1, ..., 1).
@@ -140,10 +174,11 @@ def test_simulated_workers_keep_within_both_bounds(period, dissimilarity):
         problem,
         learning_rate=rate,
         period=period,
+        delay=delay,
         mean_square_gradient=gradients.mean(),
     )
     assert gradients.mean() < theory.gradient_bound(
-        problem, learning_rate=rate, period=period, steps=60 * period
+        problem, learning_rate=rate, period=period, delay=delay, steps=60 * period
     )
 
 
@@ -238,7 +273,10 @@ def test_exchanges():
 # The deviation expected
 
 
-@pytest.mark.parametrize(("period", "delay"), [(6, 6), (6, 0), (6, 2), (1, 1), (4, 3)])
+@pytest.mark.parametrize(
+    ("period", "delay"),
+    [(6, 6), (6, 0), (6, 2), (1, 1), (4, 3), (6, "streamed"), (1, "streamed")],
+)
 def test_the_expected_deviation_is_that_of_simulated_workers(period, delay):
     """Gradients are noise and a constant of the worker's own; shares are unequal."""
     batches = np.array([1, 2, 2, 3])
@@ -251,9 +289,14 @@ def test_the_expected_deviation_is_that_of_simulated_workers(period, delay):
     def gradient(x, rng):
         return drift + scale[:, None] * rng.normal(size=x.shape)
 
-    deviations, _ = train(
-        gradient, shares, rate=0.1, period=period, delay=delay, rounds=41, dim=dim
-    )
+    same = {"rate": 0.1, "period": period, "dim": dim}
+    if delay == "streamed":
+        deviations, _ = train_streamed(gradient, shares, steps=41 * period, **same)
+        delay = 1
+        # No sawtooth: every step finds pieces of all ages.
+        assert np.ptp(deviations[period:]) < 0.5 * deviations[period:].mean()
+    else:
+        deviations, _ = train(gradient, shares, delay=delay, rounds=41, **same)
     expected = theory.expected_deviation(
         change(dissimilarity=0.7), learning_rate=0.1, period=period, delay=delay
     )
@@ -284,10 +327,12 @@ def test_other_data_drive_cocod_this_much_further_than_local_sgd(period):
 
 
 @examples
-@given(problems, st.floats(1e-4, 0.2), st.integers(1, 12))
-def test_the_expected_deviation_is_within_lemma_2(problem, rate, period):
-    bound = theory.deviation_bound(problem, learning_rate=rate, period=period)
-    expected = theory.expected_deviation(problem, learning_rate=rate, period=period)
+@given(problems, st.floats(1e-4, 0.2), st.integers(1, 12), st.data())
+def test_the_expected_deviation_is_within_lemma_2(problem, rate, period, data):
+    case = {"learning_rate": rate, "period": period}
+    case["delay"] = data.draw(st.integers(0, period))
+    bound = theory.deviation_bound(problem, **case)
+    expected = theory.expected_deviation(problem, **case)
     assume(bound < math.inf)
     assert expected <= bound
 
@@ -318,6 +363,13 @@ def test_without_noise_workers_deviate_by_their_data_alone():
         (lambda: change(batch=3), "batch=3 is that of all workers together"),
         (lambda: theory.largest_period(0.0, 1.0), "learning_rate=0.0"),
         (lambda: theory.largest_period(1.0, -1.0), "smoothness=-1.0"),
+        (lambda: theory.largest_period(1.0, 1.0, -1), "delay=-1"),
+        (
+            lambda: theory.gradient_bound(
+                PROBLEM, learning_rate=0.1, period=2, delay=3, steps=1
+            ),
+            "delay=3",
+        ),
         (lambda: theory.speedup_conditions(PROBLEM, 0), "period=0"),
         (lambda: theory.speedup_conditions(change(noise=0.0), 2), "noise=0.0"),
         (lambda: theory.speedup_period(change(noise=0.0), 9), "noise=0.0"),

@@ -20,6 +20,7 @@ from cocod_jax.timeline import (
     Link,
     LocalSGD,
     PipeSGD,
+    Streamed,
     Streaming,
     Transfer,
     gantt,
@@ -38,6 +39,7 @@ ALGORITHMS = {
     "cocod": CoCoDSGD(K),
     "just_in_time": CoCoDSGD(K, 3),
     "gossip": Gossip(K),
+    "streamed": Streamed(K),
     "streaming": Streaming(K, fragments=2, delay=3),
 }
 
@@ -50,6 +52,7 @@ CLOSED_FORMS = {
     "cocod": lambda tc, tm: max(K * tc, tm),
     "just_in_time": lambda tc, tm: max(3 * tc, tm) + (K - 3) * tc,
     "gossip": lambda tc, tm: max(K * tc, tm),
+    "streamed": lambda tc, tm: K * max(tc, tm / K),
 }
 
 examples = settings(max_examples=50, deadline=None)
@@ -117,6 +120,26 @@ def test_fragments_take_their_turns_on_the_link():
     # Longer than the steps between two of them, they queue.
     queued = run(Streaming(K, fragments=2, delay=4), tm=1.0, rounds=2)
     np.testing.assert_allclose(queued.exchange_starts[0], [0, 0.5, 1.0, 1.5])
+
+
+@examples
+@given(times, times, st.integers(1, 9), st.floats(0, 1))
+def test_a_streamed_step_hides_a_piece_and_its_latency(tc, tm, period, part):
+    latency, compute = part * tm, Compute(tc, 3)
+    run = lambda algorithm: simulate(
+        algorithm, compute, tm, latency=latency, steps=3 * period
+    )
+    streamed = run(Streamed(period))
+    message = latency + (tm - latency) / period
+    assert streamed.seconds_per_step == pytest.approx(max(tc, message), rel=1e-9)
+    # One message pays the latency once, whatever it is.
+    whole = run(CoCoDSGD(period))
+    assert whole.seconds_per_step == pytest.approx(max(tc, tm / period), rel=1e-9)
+    assert whole.seconds <= streamed.seconds * (1 + 1e-9)
+
+
+def test_a_period_of_one_streams_the_whole():
+    assert Streamed(1).transfers(3) == PipeSGD().transfers(3)
 
 
 def test_exchanges_that_queue_slow_all_steps_down():
@@ -266,6 +289,41 @@ def test_cocod_catches_up_with_a_straggler_and_gossip_holds_up_the_neighbours():
     assert cocod.seconds < local_sgd.seconds
 
 
+def test_streamed_workers_absorb_a_pause_for_one_step():
+    """One worker pauses once, in a round in which CoCoD-SGD's workers have slack."""
+    pause, period = 2.5 * TC, 8
+    work = np.full([4, 2 * period], TC)
+    work[0, 0] += pause
+
+    class Paused(Compute):
+        def draw(self, steps, seed=0):
+            return work
+
+    run = lambda algorithm: simulate(
+        algorithm, Paused(TC, 4), 0.5 * TC, steps=2 * period
+    )
+    streamed, cocod = run(Streamed(period)), run(CoCoDSGD(period))
+    message = 0.5 * TC / period
+    # The others take one more step, and then need a piece that waits for worker 0.
+    expected = [0, TC, TC + pause + message]
+    np.testing.assert_allclose(streamed.step_starts[1, :3], expected)
+    # CoCoD-SGD's take all steps of the round, and all but the slack of the next.
+    np.testing.assert_allclose(cocod.step_starts[1, :period], TC * np.arange(period))
+    wait = lambda timeline: timeline.idle[1] * timeline.seconds
+    assert wait(streamed) == pytest.approx(pause)
+    assert streamed.seconds == pytest.approx(cocod.seconds)
+
+
+@pytest.mark.parametrize("jitter", [0.1, 0.5])
+def test_jitter_costs_streamed_workers_more_than_rounds_and_less_than_ssgd(jitter):
+    compute = Compute(TC, 64, jitter=jitter)
+    cocod, streamed, ssgd = (
+        simulate(algorithm, compute, 0.1 * TC, steps=160).seconds
+        for algorithm in (CoCoDSGD(16), Streamed(16), SSGD())
+    )
+    assert cocod < streamed < ssgd
+
+
 def test_computation_times_have_the_distribution_asked_for():
     work = Compute(2.0, 4, jitter=0.3).draw(20_000)
     assert work.mean() == pytest.approx(2.0, rel=0.01)
@@ -311,6 +369,9 @@ def test_link_times():
     for workers, levels in [(1, 0), (2, 1), (4, 2), (5, 3), (4096, 12), (4097, 13)]:
         expected = 2 * levels * (1e-3 + 4.0)
         assert tree.seconds(4e6, workers) == pytest.approx(expected)
+    fastest = dataclasses.replace(link, topology="fastest")
+    assert fastest.seconds(4e6, 100) == link.seconds(4e6, 100)  # the bytes decide
+    assert fastest.seconds(40, 100) == tree.seconds(40, 100)  # the latency does
     gossip = dataclasses.replace(link, topology="neighbours")
     for workers, neighbours in [(1, 0), (2, 1), (3, 2), (100, 2)]:
         expected = neighbours * (1e-3 + 4.0)
@@ -466,6 +527,13 @@ AMONG_NEIGHBOURS = dataclasses.replace(LINK, topology="neighbours")
         (lambda: LocalSGD(0), "period=0"),
         (lambda: CoCoDSGD(4, 5), "delay=5"),
         (lambda: Gossip(4, -1), "delay=-1"),
+        (lambda: Streamed(0), "period=0"),
+        (lambda: run(SSGD(), latency=-1.0), "latency=-1.0"),
+        (lambda: run(SSGD(), latency=0.3), "latency=0.3 is a part of exchange_seconds"),
+        (
+            lambda: run(SSGD(), tm=None, link=LINK, size=1.0, latency=0.1),
+            "latency=0.1 is a part of exchange_seconds; .* has its own",
+        ),
         (lambda: Streaming(4, 5), "fragments=5 must be at most period=4"),
         (lambda: Streaming(4, 0), "fragments=0"),
         (lambda: run(SSGD(), rounds=0), "steps=0"),

@@ -549,7 +549,8 @@ def gradient_descent(algorithm, x, targets, warmup):
         if (t - warmup) % PERIOD == 0 or in_warmup:
             # Delay 0 merges at the start of a round, as the rounds here do.
             snapshot = x
-            if algorithm == "local_sgd" or (algorithm == "cocod" and in_warmup):
+            late = algorithm in ("cocod", "streamed")
+            if algorithm == "local_sgd" or (late and in_warmup):
                 x = np.full(WORKERS, x.mean())
         gradient = x - targets[:, t]
         match algorithm:
@@ -559,7 +560,10 @@ def gradient_descent(algorithm, x, targets, warmup):
                 gradient = np.full(WORKERS, gradient.mean())
             case "pipe_sgd":
                 gradient, pending = np.full(WORKERS, pending.mean()), gradient
-        x = x - RATE * gradient
+        before, x = x, x - RATE * gradient
+        # One number has one piece, the first of the period.
+        if algorithm == "streamed" and not in_warmup and t % PERIOD == 0:
+            x = before.mean() + (x - before)
         if algorithm == "cocod" and not in_warmup and (t - warmup) % PERIOD == 2:
             x = snapshot.mean() + (x - snapshot)
     return x

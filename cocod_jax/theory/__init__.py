@@ -4,9 +4,8 @@ The setting is plain SGD with a constant learning rate: no momentum, no weight d
 Worker i minimises :math:`f_i`, all together :math:`f = \sum_i p_i f_i` with
 :math:`p_i = M_i / M`, where :math:`M_i` is the worker's batch and :math:`M` the sum
 over workers; :math:`\hat x = \sum_i p_i x_i` is the consensus. Lemma 2, Theorem 1 and
-Corollary 1 come from the paper's supplement, for the delay d = k; with a smaller
-delay workers deviate less. Each function says which one it is, or that it is derived
-here.
+Corollary 1 come from the paper's supplement, for the delay d = k; what is said of other
+delays and of streamed rounds is derived here. Each function says which one it is.
 
 References:
   Shen et al., `Faster Distributed Deep Net Training: Computation and Communication

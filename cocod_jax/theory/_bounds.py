@@ -10,6 +10,7 @@ from cocod_jax._checks import (
     check_non_negative,
     check_period,
     check_positive,
+    check_whole,
 )
 
 
@@ -67,6 +68,7 @@ def deviation_bound(
     *,
     learning_rate: float,
     period: int,
+    delay: int | None = None,
     mean_square_gradient: float = 0.0,
 ) -> float:
     r"""Lemma 2: a bound on how far from their mean the workers compute gradients.
@@ -77,15 +79,22 @@ def deviation_bound(
        \frac{8 \gamma^2 k}{1 - 16 \gamma^2 k^2 L^2} \Bigl( \frac{N \sigma^2}{M}
        + 2 k \zeta^2 + \frac{2k}{T} \sum_t E \|\nabla f(\hat x_t)\|^2 \Bigr)
 
+    That is the paper's, for d = k. With another delay :math:`(k + d) / 2` takes the
+    place of k, as derived here: the proof needs no more of 2k than that a worker never
+    carries more local steps which the others have not seen. The same holds for each
+    coordinate of a streamed round, with d = 1.
+
     Args:
       problem: the constants.
       learning_rate: :math:`\gamma`, above 0, in [x]²/[f].
       period: k.
+      delay: d, 0 (Local SGD) to ``period``; None is the period (CoCoD-SGD), and 1 is
+        a streamed round's.
       mean_square_gradient: the average of :math:`\|\nabla f(\hat x_t)\|^2` over
         steps, 0 or more, in ([f]/[x])².
 
     Returns:
-      The bound in [x]², infinite unless :math:`4 \gamma k L < 1`.
+      The bound in [x]², infinite unless :math:`2 \gamma (k + d) L < 1`.
 
     Raises:
       ValueError: when an argument is out of its range.
@@ -98,14 +107,20 @@ def deviation_bound(
       0.444
     """
     check_non_negative(mean_square_gradient=mean_square_gradient)
-    apart = spread(problem, period) + 2 * period * mean_square_gradient
+    half = _half_of_unseen(period, delay)
+    apart = spread(problem, half) + 2 * half * mean_square_gradient
     # The lemma's factor is D2 of the theorem without its L².
-    factor = _d2(problem.smoothness, learning_rate, period) / problem.smoothness**2
+    factor = _d2(problem.smoothness, learning_rate, half) / problem.smoothness**2
     return factor * apart
 
 
 def gradient_bound(
-    problem: Problem, *, learning_rate: float, period: int, steps: int
+    problem: Problem,
+    *,
+    learning_rate: float,
+    period: int,
+    delay: int | None = None,
+    steps: int,
 ) -> float:
     r"""Theorem 1: a bound on the average squared gradient of the consensus.
 
@@ -117,10 +132,15 @@ def gradient_bound(
        D_2 = \frac{8 \gamma^2 L^2 k}{1 - 16 \gamma^2 k^2 L^2}, \;
        D_1 = 1 - 2 k D_2
 
+    For d = k; with another delay, also a streamed round's, :math:`(k + d) / 2` takes
+    the place of k, as in :func:`deviation_bound`.
+
     Args:
       problem: the constants.
       learning_rate: :math:`\gamma`, above 0, in [x]²/[f].
       period: k.
+      delay: d, 0 (Local SGD) to ``period``; None is the period (CoCoD-SGD), and 1 is
+        a streamed round's.
       steps: T, local steps of every worker.
 
     Returns:
@@ -145,19 +165,22 @@ def gradient_bound(
       18 inf
     """
     check_counts(steps=steps)
-    d2 = _d2(problem.smoothness, learning_rate, period)
-    d1 = 1 - 2 * period * d2
+    half = _half_of_unseen(period, delay)
+    d2 = _d2(problem.smoothness, learning_rate, half)
+    d1 = 1 - 2 * half * d2
     if learning_rate * problem.smoothness > 1 or d1 <= 0:
         return math.inf
     descent = 2 * problem.gap / (steps * learning_rate)
     noise = learning_rate * problem.smoothness * problem.noise**2 / problem.batch
-    return (descent + d2 * spread(problem, period) + noise) / d1
+    return (descent + d2 * spread(problem, half) + noise) / d1
 
 
-def largest_period(learning_rate: float, smoothness: float) -> int:
+def largest_period(
+    learning_rate: float, smoothness: float, delay: int | None = None
+) -> int:
     r"""The largest period for which Theorem 1 bounds anything at this learning rate.
 
-    .. math:: D_1 > 0 \iff \gamma k L < \frac{1}{4 \sqrt 2} \approx 0.177
+    .. math:: D_1 > 0 \iff \gamma \frac{k + d}{2} L < \frac{1}{4 \sqrt 2} \approx 0.177
 
     This form of the condition is derived here. It is sufficient, not necessary: a
     longer period may work, but the theorem does not cover it.
@@ -166,19 +189,28 @@ def largest_period(learning_rate: float, smoothness: float) -> int:
       learning_rate: :math:`\gamma`, above 0, in [x]²/[f]. The theory has
         no momentum; with momentum b, the usual stand-in is learning rate / (1 - b).
       smoothness: L, above 0, in [f]/[x]².
+      delay: d, the same at every period, 0 or more; None is the period itself
+        (CoCoD-SGD), and 1 is a streamed round's.
 
     Returns:
       k, or 0 when the learning rate is too large for any period.
 
     Raises:
-      ValueError: when an argument is not above 0.
+      ValueError: when an argument is out of its range.
 
     Examples:
       >>> cj.theory.largest_period(learning_rate=0.01, smoothness=1.0)
       17
+      >>> cj.theory.largest_period(learning_rate=0.01, smoothness=1.0, delay=1)
+      34
     """
     check_positive(learning_rate=learning_rate, smoothness=smoothness)
-    return math.ceil(1 / (4 * math.sqrt(2) * learning_rate * smoothness)) - 1
+    limit = 1 / (4 * math.sqrt(2) * learning_rate * smoothness)
+    if delay is None:
+        return math.ceil(limit) - 1
+    check_whole(delay=delay)
+    period = math.ceil(2 * limit - delay) - 1
+    return period if period >= max(delay, 1) else 0
 
 
 def expected_deviation(
@@ -204,7 +236,9 @@ def expected_deviation(
        \frac{\overline{c^2}(d = k)}{\overline{c^2}(d = 0)} = \frac{7k - 1}{k - 1}
        \text{ for } \sigma = 0
 
-    For d from 0 to k it grows with d, linearly for :math:`\zeta = 0`.
+    For d from 0 to k it grows with d, linearly for :math:`\zeta = 0`. A streamed round
+    has the deviation of d = 1: each of its coordinates does, at a phase of its own, and
+    the mean over a round's steps does not depend on the phase.
 
     Derived here, not in the paper, for gradients that do not change with x: exact
     for linear losses, the leading order in :math:`\gamma k L` for others. The first
@@ -215,7 +249,8 @@ def expected_deviation(
         they may be.
       learning_rate: :math:`\gamma`, above 0, in [x]²/[f].
       period: k.
-      delay: d, 0 (Local SGD) to ``period``; None is the period (CoCoD-SGD).
+      delay: d, 0 (Local SGD) to ``period``; None is the period (CoCoD-SGD), and 1 is
+        a streamed round's.
 
     Returns:
       The mean squared deviation in [x]², weighted with the workers' shares.
@@ -245,16 +280,20 @@ def expected_deviation(
     return learning_rate**2 * float(np.mean(noise * unseen + drift * unseen**2))
 
 
-def spread(problem: Problem, period: int) -> float:
+def spread(problem: Problem, period: float) -> float:
     """What drives the workers apart in a step: noise, and different data."""
     noise = problem.workers * problem.noise**2 / problem.batch
     return noise + 2 * period * problem.dissimilarity**2
 
 
-def _d2(smoothness: float, learning_rate: float, period: int) -> float:
+def _half_of_unseen(period: int, delay: int | None) -> float:
+    """Half of the steps that a worker may carry unseen, which is k in the paper."""
+    return sum(check_period(period, delay)) / 2
+
+
+def _d2(smoothness: float, learning_rate: float, period: float) -> float:
     """Theorem 1's D2, infinite where Lemma 2 does not hold."""
     check_positive(learning_rate=learning_rate)
-    check_counts(period=period)
     reach = (4 * learning_rate * smoothness * period) ** 2
     if reach >= 1:
         return math.inf

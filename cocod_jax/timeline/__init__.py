@@ -12,8 +12,9 @@ says after which step it sends and before which step it needs what arrives:
 * An exchange that is in flight may slow the steps beside it down (``busy``).
 
 For constant times these rules give :math:`\max(d \, T_c, T_m) + (k - d) \, T_c` for a
-round of period k and delay d. They leave out the merge, and networks on which one
-exchange slows the next.
+round of period k and delay d, and :math:`k \max(T_c, l + (T_m - l) / k)` for a streamed
+one, where l is the latency of a message. They leave out the merge, and networks on
+which one exchange slows the next.
 """
 
 from cocod_jax.timeline._algorithms import SSGD as SSGD
@@ -22,6 +23,7 @@ from cocod_jax.timeline._algorithms import CoCoDSGD as CoCoDSGD
 from cocod_jax.timeline._algorithms import Gossip as Gossip
 from cocod_jax.timeline._algorithms import LocalSGD as LocalSGD
 from cocod_jax.timeline._algorithms import PipeSGD as PipeSGD
+from cocod_jax.timeline._algorithms import Streamed as Streamed
 from cocod_jax.timeline._algorithms import Streaming as Streaming
 from cocod_jax.timeline._algorithms import Transfer as Transfer
 from cocod_jax.timeline._simulate import simulate as simulate

@@ -207,3 +207,35 @@ class Streaming:
             for number, sent in plan
             if sent < steps
         ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Streamed:
+    r"""A k-th of the parameters in every step: :math:`k \max(T_c, l + (T_m - l) / k)`.
+
+    These are the rounds of ``make_round(..., streamed=True)``: what is sent before a
+    step is merged after it. Each of the k messages has the latency l, which is a part
+    of :math:`T_m`. Workers wait for each other in every step, one step late, so that a
+    pause longer than that holds up everyone.
+
+    Attributes:
+      period: k, local steps in a round, and pieces.
+
+    Raises:
+      ValueError: when ``period`` is not an integer of at least 1.
+
+    References:
+      Relatives that send a part of the model at a time: Tang et al., `DreamDDP
+      <https://arxiv.org/abs/2502.11058>`_, 2025 (layers, beside the backward pass, the
+      mean overwrites); Douillard et al., `Streaming DiLoCo
+      <https://arxiv.org/abs/2501.18512>`_, 2025 (groups of layers, an outer optimizer).
+    """
+
+    period: int
+
+    def __post_init__(self):
+        check_period(self.period, 1)
+
+    def transfers(self, steps: int) -> list[Transfer]:
+        """See :class:`Algorithm`."""
+        return Streaming(self.period, fragments=self.period, delay=1).transfers(steps)

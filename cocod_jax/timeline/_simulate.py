@@ -18,6 +18,7 @@ def simulate(
     *,
     link: Link | None = None,
     size: float | None = None,
+    latency: float = 0.0,
     steps: int,
     busy: float = 0.0,
     seed: int = 0,
@@ -26,14 +27,16 @@ def simulate(
 
     Args:
       algorithm: :class:`SSGD`, :class:`PipeSGD`, :class:`LocalSGD`,
-        :class:`CoCoDSGD`, :class:`Gossip`, :class:`Streaming`, or your own
-        :class:`Algorithm`.
+        :class:`CoCoDSGD`, :class:`Gossip`, :class:`Streamed`, :class:`Streaming`, or
+        your own :class:`Algorithm`.
       compute: the local steps of all workers.
       exchange_seconds: Tm, one exchange of all parameters, 0 or more. A fragment
-        takes its share of it.
-      link: the network, in place of ``exchange_seconds``; it needs ``size``. Every
-        fragment pays the latency again.
+        takes its share of what the latency leaves of it.
+      link: the network, in place of ``exchange_seconds``; it needs ``size``, and has a
+        latency of its own.
       size: bytes of the parameters.
+      latency: the part of Tm that does not depend on the bytes, 0 to Tm: seconds of an
+        exchange of nothing. Every fragment pays it again.
       steps: local steps; a last round may be shorter than the others.
       busy: seconds for which an exchange occupies the processor, 0 to Tm. While
         it is in flight steps run slower, at the rate 1 - busy/Tm; a worker that
@@ -65,7 +68,7 @@ def simulate(
     """
     check_counts(steps=steps)
     check_non_negative(busy=busy)
-    seconds_of = _exchange_time(exchange_seconds, link, size, compute.workers)
+    seconds_of = _exchange_time(exchange_seconds, link, size, latency, compute.workers)
     whole = seconds_of(1)
     if busy > whole:
         raise ValueError(f"busy={busy} must be at most the exchange's {whole:.3g} s.")
@@ -120,13 +123,23 @@ def _exchange_time(
     exchange_seconds: float | None,
     link: Link | None,
     size: float | None,
+    latency: float,
     workers: int,
 ) -> Callable[[float], float]:
     """The seconds of an exchange, as a function of the share that is sent."""
     if exchange_seconds is not None and link is None and size is None:
-        check_non_negative(exchange_seconds=exchange_seconds)
-        return lambda share: share * exchange_seconds
+        check_non_negative(exchange_seconds=exchange_seconds, latency=latency)
+        if latency > exchange_seconds:
+            raise ValueError(
+                f"latency={latency} is a part of exchange_seconds={exchange_seconds}, "
+                "and cannot be more."
+            )
+        return lambda share: latency + share * (exchange_seconds - latency)
     if exchange_seconds is None and link is not None and size is not None:
+        if latency:
+            raise ValueError(
+                f"latency={latency} is a part of exchange_seconds; {link} has its own."
+            )
         return lambda share: link.seconds(share * size, workers)
     raise ValueError(
         f"exchange_seconds={exchange_seconds!r}, link={link!r}, size={size!r}: give "

@@ -9,7 +9,7 @@ import numpy as np
 
 from cocod_jax._checks import check_counts, check_non_negative, check_positive
 
-Topology = Literal["ring", "tree", "neighbours"]
+Topology = Literal["ring", "tree", "fastest", "neighbours"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,17 +21,18 @@ class Link:
     ===========  =============================================
     ring         :math:`2 (N - 1) \, (l + B / (N w))`
     tree         :math:`2 \lceil \log_2 N \rceil \, (l + B / w)`
+    fastest      the smaller of both, as libraries choose it
     neighbours   :math:`\min(2, N - 1) \, (l + B / w)`
     ===========  =============================================
 
-    Ring and tree are all-reduces; neighbours is for :class:`Gossip`: all parameters
+    The first three are all-reduces; neighbours is for :class:`Gossip`: all parameters
     to each of two neighbours.
 
     Attributes:
       latency: l, seconds until a message begins to arrive, 0 or more.
       bandwidth: w, of one worker's link, above 0, in bytes per second (1 Gbit/s is
         1.25e8).
-      topology: "ring", "tree" or "neighbours".
+      topology: "ring", "tree", "fastest" or "neighbours".
 
     Raises:
       ValueError: when a value is out of its range.
@@ -71,12 +72,16 @@ class Link:
         """
         check_non_negative(size=size)
         check_counts(workers=workers)
-        messages, part = {
-            "ring": (2 * (workers - 1), size / workers),
-            "tree": (2 * (workers - 1).bit_length(), size),
-            "neighbours": (min(2, workers - 1), size),
-        }[self.topology]
-        return messages * (self.latency + part / self.bandwidth)
+        seconds = {
+            name: messages * (self.latency + part / self.bandwidth)
+            for name, messages, part in (
+                ("ring", 2 * (workers - 1), size / workers),
+                ("tree", 2 * (workers - 1).bit_length(), size),
+                ("neighbours", min(2, workers - 1), size),
+            )
+        }
+        seconds["fastest"] = min(seconds["ring"], seconds["tree"])
+        return seconds[self.topology]
 
 
 @dataclasses.dataclass(frozen=True)

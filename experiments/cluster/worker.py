@@ -76,7 +76,13 @@ class Worker:
             "label": rng.integers(10, size=(1, *shape), dtype=np.int32),
         }
 
-    def round_(self, rule: cj.MergeRule, optimizer=None, delay: int | None = None):
+    def round_(
+        self,
+        rule: cj.MergeRule,
+        optimizer=None,
+        delay: int | None = None,
+        streamed: bool = False,
+    ):
         """A round of the network with this rule."""
         return cj.make_round(
             loss_of(self.model),
@@ -84,6 +90,7 @@ class Worker:
             rule,
             period=self.config.period,
             delay=delay,
+            streamed=streamed,
             stateful=True,
         )
 
@@ -126,9 +133,15 @@ def steps(worker: Worker, optimizer: optax.GradientTransformation | None = None)
     return run
 
 
-def rounds(worker: Worker, rule: cj.MergeRule, delay: int | None = None) -> Run:
+def rounds(
+    worker: Worker,
+    rule: cj.MergeRule,
+    delay: int | None = None,
+    streamed: bool = False,
+) -> Run:
     """Rounds of a rule, merged after so many local steps; None is the whole period."""
-    return split(worker, worker.round_(rule, delay=delay), worker.batches)
+    round_ = worker.round_(rule, delay=delay, streamed=streamed)
+    return split(worker, round_, worker.batches)
 
 
 def split(worker: Worker, round_: cj.Round, batches: Any) -> Run:

@@ -31,6 +31,7 @@ PERIODS = (SKY_BLUE, PURPLE, BLUE, BLACK)  # one colour each
 LINES = {
     **{name: (*look, "-") for name, look in ALGORITHMS.items()},
     "just_in_time": (*ALGORITHMS["just_in_time"], "--"),
+    "streamed": (*ALGORITHMS["streamed"], "-."),
     "ssgd_backward": ("S-SGD, sends during the backward pass", BLACK, ":"),
 }
 TEXT = "#555555"
@@ -256,6 +257,8 @@ def loss_panel(axis: Any, losses: Records, config: dict[str, Any]) -> None:
     """The mean of the runs, and a band from the least to the greatest."""
     records = {record["algorithm"]: record for record in losses}
     for name, (_, colour, style) in LINES.items():
+        if name not in records:  # the log is older than the algorithm
+            continue
         x = records[name]["seconds"][1:]
         table = np.array(records[name]["losses"])[:, 1:]
         axis.plot(x, table.mean(axis=0), style, color=colour, linewidth=1.5)
@@ -277,6 +280,8 @@ def clock_panel(axis: Any, clock: Records) -> None:
     workers = values_of(clock, "workers")
     for name, (label, colour, style) in LINES.items():
         y = [r["seconds_per_step"] for r in clock if r["algorithm"] == name]
+        if not y:
+            continue
         marker = "" if name == "ssgd_backward" else "."
         axis.plot(
             workers, y, style, color=colour, label=label, linewidth=1.5, marker=marker

@@ -42,13 +42,13 @@ class Network(NamedTuple):
     bandwidth: float
     period: int
 
+    @property
+    def link(self) -> timeline.Link:
+        return timeline.Link(self.latency, self.bandwidth, "fastest")
+
     def exchange_seconds(self, workers: int) -> float:
-        """Seconds of the faster of two all-reduces, as libraries choose it."""
-        ring, tree = (
-            timeline.Link(self.latency, self.bandwidth, topology)
-            for topology in ("ring", "tree")
-        )
-        return min(ring.seconds(BYTES, workers), tree.seconds(BYTES, workers))
+        """Seconds of one exchange of all parameters."""
+        return self.link.seconds(BYTES, workers)
 
 
 NETWORKS = (
@@ -175,7 +175,11 @@ def seconds(config: IterationsConfig, log: Logbook, show: Reporter) -> None:
                 show.now(f"digits: {key[0]}, period {key[1]}")
                 curves[key] = train(config, log, key[0], make, key[1])
             line = timeline.simulate(
-                algorithm, compute_of(workers), exchange, steps=config.clock_steps
+                algorithm,
+                compute_of(workers),
+                link=network.link,
+                size=BYTES,
+                steps=config.clock_steps,
             )
             # The loss before a step is there when all have taken the step before.
             ends = np.concatenate([[0.0], line.step_ends.max(axis=0)[:-1]])[::ROW]
@@ -206,7 +210,8 @@ def scaling(config: IterationsConfig, log: Logbook, show: Reporter) -> None:
                 line = timeline.simulate(
                     algorithm,
                     compute_of(workers),
-                    network.exchange_seconds(workers),
+                    link=network.link,
+                    size=BYTES,
                     steps=8 * network.period,
                 )
                 log.write(

@@ -99,7 +99,7 @@ def algorithm(worker: Worker, name: Measured, delay: int) -> Run:
         gradients = recipe.gradients(exchange, 0)
         return steps(worker, optax.chain(gradients, worker.optimizer))
     chosen = delay if name == "just_in_time" else recipe.delay
-    return rounds(worker, recipe.rule(exchange), chosen)
+    return rounds(worker, recipe.rule(exchange), chosen, recipe.streamed)
 
 
 def just_in_time(worker: Worker, compute: Run, send: Run) -> int:

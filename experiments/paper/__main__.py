@@ -7,15 +7,19 @@ claims come from the logs, and the times in them from the clock of
 ``cocod_jax.timeline`` with the Tc and Tm that ``experiments.overlap`` measured.
 """
 
-from typing import get_args
-
 from cocod_jax.style import ALGORITHMS
 from experiments import command
 from experiments.clock import Clock, read_clocks
 from experiments.compare import train_all
-from experiments.config import Algorithm
 from experiments.paper import figures
-from experiments.paper.config import MODELS, UNEQUAL, PaperConfig, equal, unequal
+from experiments.paper.config import (
+    EQUAL,
+    MODELS,
+    UNEQUAL,
+    PaperConfig,
+    equal,
+    unequal,
+)
 from experiments.paper.report import report
 
 
@@ -31,7 +35,7 @@ def clocks_of(config: PaperConfig) -> dict[str, Clock]:
             f"rates={config.rates!r} must be some of those in {config.overlap}, which "
             f"has {', '.join(measured)}; or give another log as overlap."
         )
-    needed = [ALGORITHMS[key][0] for key in get_args(Algorithm)]
+    needed = [ALGORITHMS[key][0] for key in EQUAL]
     for rate in config.rates:
         ours = measured[rate].measured
         if missing := [name for name in needed if name not in ours]:
@@ -46,12 +50,11 @@ def clocks_of(config: PaperConfig) -> dict[str, Clock]:
 def main(config: PaperConfig) -> None:
     """Runs what has not run yet; leaves logs, figures and ``claims.md``."""
     clocks = clocks_of(config)
-    algorithms = get_args(Algorithm)
     runs = {
         model: [
             equal(config, model, algorithm, seed)
             for seed in config.seeds
-            for algorithm in algorithms
+            for algorithm in EQUAL
         ]
         for model in MODELS
     } | {

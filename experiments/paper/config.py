@@ -15,6 +15,7 @@ from experiments.config import Algorithm, Model, TrainConfig
 # How fast each of four unequal workers is; equal shares give each the mean.
 SPEEDS = (3, 2, 2, 1)
 MODELS: tuple[Model, ...] = ("resnet18", "vgg16")
+EQUAL: tuple[Algorithm, ...] = ("ssgd", "pipe_sgd", "local_sgd", "cocod")
 UNEQUAL: tuple[Algorithm, ...] = ("ssgd", "local_sgd", "cocod")
 WORKERS = {"cpu": 4, "paper": 16}
 

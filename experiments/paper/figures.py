@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_args
 
 import matplotlib
 
@@ -16,9 +15,8 @@ from cocod_jax.style import ALGORITHMS
 from cocod_jax.timeline import SSGD, Algorithm, gantt
 from experiments.clock import Clock
 from experiments.cluster.network import links_of
-from experiments.config import Algorithm as Trained
 from experiments.figures import by_algorithm
-from experiments.paper.config import SPEEDS
+from experiments.paper.config import EQUAL, SPEEDS
 
 SHARES = {"equal": "equal shares", "proportional": "shares in proportion"}
 COUNTS = range(1, 17)
@@ -90,7 +88,7 @@ def speedup(clocks: dict[str, Clock], out: Path) -> None:
         layout="constrained",
         squeeze=False,
     )
-    trained = get_args(Trained)
+    trained = EQUAL
     for axis, clock in zip(axes[0], clocks.values(), strict=True):
         axis.plot(COUNTS, COUNTS, "--", color=style.GREY, linewidth=1, label="linear")
         for rank, key in enumerate(trained):
@@ -115,7 +113,7 @@ def timelines(clock: Clock, out: Path, workers: int = 4) -> None:
     """Two rounds of each algorithm, as the clock of these links predicts them."""
     every = {
         name: clock.timeline(clock.algorithms[name], workers, steps=2 * clock.period)
-        for name in (ALGORITHMS[key][0] for key in get_args(Trained))
+        for name in (ALGORITHMS[key][0] for key in EQUAL)
     }
     figure = gantt(every)
     figure.suptitle(f"{workers} workers, {links_of(clock.rate)} (clock)", fontsize=11)

@@ -1,15 +1,12 @@
 """What came out, beside what the paper says, as Markdown from logs and clock."""
 
-from typing import get_args
-
 from cocod_jax.style import ALGORITHMS
 from experiments.clock import Clock
 from experiments.cluster.network import links_of
 from experiments.compare import accuracies, mean_and_spread
-from experiments.config import Algorithm
 from experiments.figures import by_algorithm
 from experiments.paper import figures
-from experiments.paper.config import SPEEDS
+from experiments.paper.config import EQUAL, SPEEDS
 
 
 def report(logs: figures.Logs, shares: figures.Logs, clocks: dict[str, Clock]) -> str:
@@ -20,7 +17,7 @@ def report(logs: figures.Logs, shares: figures.Logs, clocks: dict[str, Clock]) -
 
 def accuracy(logs: figures.Logs) -> str:
     """Test accuracy of the consensus after the last epoch, in percent."""
-    trained = get_args(Algorithm)
+    trained = EQUAL
     others = [name for name in trained if name != "ssgd"]
     lines = [
         "## Test accuracy at equal epochs",
@@ -55,7 +52,7 @@ def _differences(runs: list[dict], to: list[dict]) -> str:
 def speed(clocks: dict[str, Clock]) -> str:
     """How much faster a step of CoCoD-SGD is than one of the others."""
     ours = ALGORITHMS["cocod"][0]
-    others = [ALGORITHMS[key][0] for key in get_args(Algorithm) if key != "cocod"]
+    others = [ALGORITHMS[key][0] for key in EQUAL if key != "cocod"]
     buckets = "S-SGD in buckets"
     lines = [
         "## Time",
