@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cocod_jax._trees import at, put_at
+from cocod_jax._trees import at, barrier, put_at
 from cocod_jax._typing import Params, Tree
 from cocod_jax.rounds._trainable import whole_of
 from cocod_jax.rules import MergeRule, RuleState
@@ -92,6 +92,9 @@ class Pieces(Portion):
     def put_like(self, tree: Tree, step: Any, portion: Tree, params: Params) -> Tree:
         """The same for a tree like the parameters, such as updates, of other dtypes."""
         ends: dict[str, int] = defaultdict(int)
+        # One buffer, computed once: a compiler would fuse all of the merge into the
+        # kernel of each leaf, which takes a part of it.
+        portion = barrier(portion)
 
         def write(leaf: jax.Array, param: jax.Array) -> jax.Array:
             if not _is_float(param):
