@@ -22,6 +22,7 @@ from cocod_jax import workers as workers
 from cocod_jax.advice import advise as advise
 from cocod_jax.exchanges import Exchange as Exchange
 from cocod_jax.exchanges import mean as mean
+from cocod_jax.execution import compiler_options as compiler_options
 from cocod_jax.execution import distribute as distribute
 from cocod_jax.observe import DriftAlarm as DriftAlarm
 from cocod_jax.observe import loggers as loggers

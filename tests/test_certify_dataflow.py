@@ -1,5 +1,7 @@
 """What a program allows: read from its jaxpr, on any machine."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -13,6 +15,7 @@ from cocod_jax.certify import CollectiveFlow, dataflow
 PERIOD, WORKERS = 8, 4
 W = jax.ShapeDtypeStruct((WORKERS, 16, 16), jnp.float32)
 BATCHES = jax.ShapeDtypeStruct((WORKERS, PERIOD, 4, 16), jnp.float32)
+PRODUCTS = "matrix products"
 BYTES = 16 * 16 * 4
 
 
@@ -80,7 +83,7 @@ def with_search(w, batches):
 
 
 def flow(before=0, beside=0, after=0, **where):
-    where = {"in_conditional": False, "in_loop": False} | where
+    where: dict[str, Any] = {"in_conditional": False, "in_loop": False} | where
     return CollectiveFlow("psum", "float32", BYTES, before, beside, after, **where)
 
 
@@ -91,7 +94,7 @@ def flow(before=0, beside=0, after=0, **where):
         (local_sgd, flow(after=8)),
         (average_after, flow(before=8)),
         (just_in_time, flow(beside=3, after=5)),
-        (synchronous_sgd, flow(in_loop=True)),
+        (synchronous_sgd, flow(before=2, in_loop=True, unit=PRODUCTS)),
         (in_a_conditional, flow(before=8, in_conditional=True)),
         (several_rounds, flow(beside=8)),
         (with_search, flow(beside=8)),

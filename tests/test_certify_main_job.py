@@ -142,8 +142,10 @@ def test_a100_is_exposed_without_the_flag(model, delay, via, optimizer, dtype, h
 @cases({LAST})
 def test_a100_is_hidden_with_the_flag(model, delay, via, optimizer, dtype, hosts):
     program = cocod(model, delay, via, optimizer, dtype)
-    options = {"target": "a100", "hosts": hosts, "latency_hiding": True}
-    certificate = certify(*program, **options).check()
+    options = cj.compiler_options("gpu")
+    certificate = certify(
+        *program, target="a100", hosts=hosts, compiler_options=options
+    ).check()
     assert certificate.verdict == f"hidden behind {delay} of 8 local steps"
 
 

@@ -20,6 +20,7 @@ from cocod_jax.certify import (
     install_command,
 )
 from cocod_jax.certify.__main__ import main
+from cocod_jax.execution._flags import COST_MODEL
 from tests.marks import needs_compiler
 from tests.test_certify_dataflow import (
     BATCHES,
@@ -37,6 +38,9 @@ from tests.test_certify_dataflow import (
     synchronous_sgd,
     with_reduced_loss,
 )
+
+ON = cj.compiler_options("gpu")
+OFF = {COST_MODEL: False}  # which turns the scheduler on, from Hopper on
 
 
 def reasons(certificate):
@@ -99,12 +103,12 @@ def test_older_gpus_need_the_latency_hiding_scheduler(target):
     round_ = library_round()
     exposed = certify(*round_, target=target)
     assert reasons(exposed) == ["scheduler-off"]
-    certify(*round_, target=target, latency_hiding=True).check()
+    certify(*round_, target=target, compiler_options=ON).check()
 
 
 @needs_compiler
 def test_without_the_scheduler_a_new_gpu_is_exposed_too():
-    exposed = certify(*library_round(), target="h100", latency_hiding=False)
+    exposed = certify(*library_round(), target="h100", compiler_options=OFF)
     assert reasons(exposed) == ["scheduler-off"]
 
 
@@ -197,7 +201,7 @@ def test_a_distributed_round_is_hidden(via):
 def test_a_loop_over_rounds_hides_each_of_them():
     # Not for Hopper: there the compiler of JAX 0.12 sends after the steps of a round.
     certificate = certify(
-        several_rounds, W, BATCHES, target="a100", latency_hiding=True
+        several_rounds, W, BATCHES, target="a100", compiler_options=ON
     ).check()
     (collective,) = certificate.schedule.collectives
     assert (collective.place, collective.steps) == ("loop", 8)
@@ -326,7 +330,7 @@ def test_the_picture_shows_what_runs_beside_what():
 
 @needs_compiler
 def test_the_picture_tells_what_nothing_can_run_beside():
-    certificate = certify(cocod, W, BATCHES, target="h100", latency_hiding=False)
+    certificate = certify(cocod, W, BATCHES, target="h100", compiler_options=OFF)
     assert str(certificate).splitlines()[2].endswith("=  synchronous")
 
 
@@ -486,7 +490,7 @@ def test_what_cannot_be_looked_into_is_refused(ask):
     with pytest.raises(TypeError, match=r"what cj\.distribute returned.*round it"):
         ask(cj.distribute(round_), state, batches)
     run = jax.jit(jax.pmap(cocod, axis_name="workers"), compiler_options={"x": True})
-    with pytest.raises(ValueError, match=r"compiler_options.*latency_hiding=True"):
+    with pytest.raises(ValueError, match=r"options to certify"):
         ask(run, W, BATCHES)
 
 

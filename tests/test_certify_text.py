@@ -87,9 +87,8 @@ def version(request):
 
 def test_steps_that_communicate_inside_a_worker_hide_the_exchange(version):
     schedule = read_schedule(text(version, HIDDEN), 8, WORKER_OF_DEVICE)
-    assert schedule.collectives == (
-        Collective("all-reduce", "f32", 4096, True, 8.0, "round"),
-    )
+    (exchange,) = schedule.collectives
+    assert exchange[:6] == ("all-reduce", "f32", 4096, True, 8.0, "round")
     assert schedule.inside_workers == (
         Collective("all-gather", "f32", 4 * 4096, True, 0, "loop"),
     )
@@ -109,9 +108,8 @@ def test_a_synchronous_collective_is_read(version):
     late = r"  %all-reduce-done = .*\(%all-reduce-start\)\n(?=  ROOT)"
     entry = re.sub(late, "", entry)
     schedule = read_schedule(text(version, entry), 8, WORKER_OF_DEVICE)
-    assert schedule.collectives == (
-        Collective("all-reduce", "f32", 4096, False, 0, "round"),
-    )
+    (exchange,) = schedule.collectives
+    assert exchange[:6] == ("all-reduce", "f32", 4096, False, 0, "round")
     assert overlap_bytes(text(version, entry), WORKER_OF_DEVICE) is None
 
 

@@ -14,14 +14,15 @@ From a shell, for a script that has a function ``certifiable`` (see
     python -m cocod_jax.certify experiments.train --target h100 --devices 8
 """
 
-from cocod_jax.certify._certificate import REASONS as REASONS
 from cocod_jax.certify._certificate import Certificate as Certificate
 from cocod_jax.certify._certificate import ExposedError as ExposedError
-from cocod_jax.certify._certificate import Reason as Reason
 from cocod_jax.certify._certify import certify as certify
 from cocod_jax.certify._certify import dataflow as dataflow
 from cocod_jax.certify._dataflow import CollectiveFlow as CollectiveFlow
 from cocod_jax.certify._plugin import compiler_available as compiler_available
 from cocod_jax.certify._plugin import install_command as install_command
+from cocod_jax.certify._reasons import REASONS as REASONS
+from cocod_jax.certify._reasons import Reason as Reason
+from cocod_jax.certify._schedule import Beside as Beside
 from cocod_jax.certify._schedule import Collective as Collective
 from cocod_jax.certify._schedule import Schedule as Schedule

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from cocod_jax.certify._certify import certify
 from cocod_jax.certify._nvidia import TARGETS
 from cocod_jax.certify._plugin import install_command, installed, plugin_directory
+from cocod_jax.execution import compiler_options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,9 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--devices", type=int, default=8, help="default: %(default)s")
     parser.add_argument("--hosts", type=int, default=1, help="default: %(default)s")
     parser.add_argument(
-        "--latency-hiding",
-        action=argparse.BooleanOptionalAction,
-        help="turn the latency-hiding scheduler on or off",
+        "--compiler-options",
+        action="store_true",
+        help="compile with those of cj.compiler_options, as via='shard_map' does",
     )
     parser.add_argument(
         "--install", action="store_true", help="install the compiler and stop"
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         *module.certifiable(theirs, ours.devices),
         target=ours.target,
         hosts=ours.hosts,
-        latency_hiding=ours.latency_hiding,
+        compiler_options=compiler_options("gpu") if ours.compiler_options else None,
     )
     print(certificate)
     return 0 if certificate.hidden else 1

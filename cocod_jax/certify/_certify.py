@@ -1,12 +1,12 @@
 """The two questions that can be asked about a program: its flow, its schedule."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 from cocod_jax._checks import check_counts
-from cocod_jax.certify._certificate import Certificate, diagnose
+from cocod_jax.certify._certificate import Certificate
 from cocod_jax.certify._dataflow import CollectiveFlow, flows_of
 from cocod_jax.certify._memory import overlap_bytes
 from cocod_jax.certify._nvidia import PLATFORM, TARGETS, compile_program
@@ -19,6 +19,7 @@ from cocod_jax.certify._program import (
     over_workers,
     trace,
 )
+from cocod_jax.certify._reasons import diagnose
 from cocod_jax.certify._schedule import read_schedule
 from cocod_jax.exchanges._base import workers_axis
 from cocod_jax.execution._distribute import distribute
@@ -70,7 +71,7 @@ def certify(
     target: str | None = None,
     devices: int | None = None,
     hosts: int = 1,
-    latency_hiding: bool | None = None,
+    compiler_options: Mapping[str, int] | None = None,
 ) -> Certificate:
     """Compiles a program for GPUs and says whether its communication is hidden.
 
@@ -78,6 +79,10 @@ def certify(
     schedule that it writes is the one that GPUs would follow. The certificate is
     about that schedule: a collective is hidden when it starts before local steps
     and ends after them. No compiler knows how long both take.
+
+    A program of one step, such as one with ``cj.every(..., streamed=True)``, and the
+    body of a loop that exchanges in every step have no local steps between start and
+    end. There the share of the step's work that stands between them is read.
 
     Args:
       fn: one of
@@ -99,8 +104,10 @@ def certify(
       devices: the number of devices; None takes it from ``args``. Where workers have
         one device each, another number changes the leading axis.
       hosts: the number of hosts that the target's devices are spread over, evenly.
-      latency_hiding: turns the compiler's latency-hiding scheduler on or off; None
-        leaves it as it is, on for Hopper and later, off for older GPUs.
+      compiler_options: as ``jax.jit`` takes them. Give
+        ``cj.compiler_options("gpu")`` where the program will run with these, as rounds
+        do by ``via="shard_map"``; None compiles with ``XLA_FLAGS`` alone, as
+        ``jax.pmap`` does. JAX hides the options of a jitted function: take it without.
 
     Returns:
       A :class:`Certificate`; print it, plot it, or ``check()`` it in a test.
@@ -140,10 +147,10 @@ def certify(
     program = trace(*_all_workers(fn, args, axis_name, devices), PLATFORM)
     _check_devices(program, devices, hosts)
     compiled = compile_program(
-        program, target=target, hosts=hosts, latency_hiding=latency_hiding
+        program, target=target, hosts=hosts, options=compiler_options or {}
     )
     flows = flows_of(program.jaxpr, axis_name, one_round=isinstance(fn, Round))
-    steps = max((f.before + f.beside + f.after for f in flows), default=0)
+    steps = max((f.all_work for f in flows if f.unit == "local steps"), default=0)
     worker_of_device = program.worker_of_device(axis_name)
     schedule = read_schedule(compiled.hlo, steps, worker_of_device)
     return Certificate(
@@ -153,7 +160,12 @@ def certify(
         hosts=hosts,
         flows=flows,
         schedule=schedule,
-        reasons=diagnose(flows, schedule, scheduler=compiled.scheduler),
+        reasons=diagnose(
+            flows,
+            schedule,
+            scheduler=compiled.scheduler,
+            early_start=compiled.early_start,
+        ),
         temp_bytes=compiled.temp_bytes,
         overlap_bytes=overlap_bytes(compiled.hlo, worker_of_device),
     )

@@ -4,6 +4,8 @@ A compiler can run a collective beside a loop only when neither needs the
 other's results. The jaxpr says so on any machine, before any compilation.
 """
 
+import functools
+import operator
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -32,27 +34,31 @@ COLLECTIVES = frozenset(
     }
 )
 _LOOPS = frozenset({"scan", "while"})
+_STEPS, _PRODUCTS = "local steps", "matrix products"
 _MATMULS = frozenset({"dot_general", "conv_general_dilated"})
 
 
 class CollectiveFlow(NamedTuple):
-    """One collective of a program, and where it stands to the local steps.
+    """One collective of a program, and where it stands to the work of the workers.
 
-    The local steps are the loops that hold no exchange: no collective over the axis of
-    workers. They may hold others, between the devices of one worker. Steps whose number
-    is not known before the program runs (a ``while``) count once.
+    The work is counted in local steps, which are the loops that hold no exchange: no
+    collective over the axis of workers. They may hold others, between the devices of
+    one worker. Steps whose number is not known before the program runs (a ``while``)
+    count once. A program without such loops is one step, and so is the body of a loop
+    that exchanges; their work is counted in matrix products and convolutions.
 
     Attributes:
       name: the jaxpr's primitive, such as ``psum``.
       dtype: the dtype of what a worker sends; several are joined by commas.
       bytes: what a worker sends, in bytes.
-      before: local steps that it waits for.
-      beside: local steps that may run while it is in flight.
-      after: local steps that wait for it.
+      before: the work that it waits for.
+      beside: the work that may run while it is in flight.
+      after: the work that waits for it.
       in_conditional: whether it sits in a branch of a ``cond``.
       in_loop: whether it sits in the loop of the local steps itself.
       inside_worker: whether it stays between the devices of one worker. Only the
         others are exchanges, and ought to be hidden.
+      unit: ``local steps`` or ``matrix products``.
     """
 
     name: str
@@ -64,13 +70,19 @@ class CollectiveFlow(NamedTuple):
     in_conditional: bool
     in_loop: bool
     inside_worker: bool = False
+    unit: str = _STEPS
+
+    @property
+    def all_work(self) -> int:
+        """Before, beside and after."""
+        return self.before + self.beside + self.after
 
     def __str__(self) -> str:
         place = ", in a conditional" * self.in_conditional
         place += ", in the local loop" * self.in_loop
         place += ", inside a worker" * self.inside_worker
         return (
-            f"{self.name} {self.dtype} {human_bytes(self.bytes)}: local steps "
+            f"{self.name} {self.dtype} {human_bytes(self.bytes)}: {self.unit} "
             f"{self.before} before, {self.beside} beside, {self.after} after{place}"
         )
 
@@ -95,16 +107,18 @@ def flows_of(
 
 
 class _Found(NamedTuple):
-    """A collective or a loop of local steps, and what it depends on."""
+    """A collective, a loop of local steps or a matrix product, and what it needs."""
 
     eqn: JaxprEqn
-    needs: frozenset[int]
+    needs: int
     in_conditional: bool
-    is_loop: bool
 
 
 class _Walk:
-    """Follows values through nested jaxprs; a label is an index into ``found``."""
+    """Follows values through nested jaxprs.
+
+    A label is a set of indices into ``found``, as the bits of an integer.
+    """
 
     def __init__(self, axis_name: str | None, one_round: bool) -> None:
         self.axis_name = axis_name  # None: every axis is one of workers
@@ -112,42 +126,42 @@ class _Walk:
         self.collectives: list[CollectiveFlow] = []
         self.found: list[_Found] = []
 
-    def enter(self, jaxpr: Jaxpr) -> None:
-        """Walks a program: the whole one, or one round of a loop over rounds."""
+    def enter(self, jaxpr: Jaxpr, *, in_loop: bool = False) -> None:
+        """Walks a program: the whole one, or the body of a loop as one.
+
+        Args:
+          jaxpr: the program.
+          in_loop: whether it is the body of the loop of local steps, one step.
+        """
         outer, self.found = self.found, []
-        self.follow(jaxpr, [frozenset()] * len(jaxpr.invars), in_conditional=False)
-        self.collectives += self.positions()
+        self.follow(jaxpr, [0] * len(jaxpr.invars), in_conditional=False)
+        self.collectives += self.positions(in_loop)
         self.found = outer
 
     def follow(
-        self, jaxpr: Jaxpr, labels: list[frozenset[int]], *, in_conditional: bool
-    ) -> list[frozenset[int]]:
+        self, jaxpr: Jaxpr, labels: list[int], *, in_conditional: bool
+    ) -> list[int]:
         """The labels that the outputs depend on, given those of the inputs."""
         env = dict(zip(jaxpr.invars, labels, strict=True))
-        read = lambda v: frozenset() if isinstance(v, Literal) else env.get(v, _NONE)
+        read = lambda v: 0 if isinstance(v, Literal) else env.get(v, 0)
         for eqn in jaxpr.eqns:
             inputs = [read(v) for v in eqn.invars]
             outputs = self.step(eqn, inputs, in_conditional)
             env.update(zip(eqn.outvars, outputs, strict=True))
         return [read(v) for v in jaxpr.outvars]
 
-    def step(
-        self, eqn: JaxprEqn, inputs: list[frozenset[int]], in_conditional: bool
-    ) -> list[frozenset[int]]:
+    def step(self, eqn: JaxprEqn, inputs: list[int], in_conditional: bool) -> list[int]:
         name, inner = eqn.primitive.name, _subjaxprs(eqn)
-        needs = frozenset().union(*inputs)
-        if name in COLLECTIVES:
+        needs = functools.reduce(operator.or_, inputs, 0)
+        if name in COLLECTIVES or name in _MATMULS:
             needs |= self.find(eqn, needs, in_conditional)
         elif name in _LOOPS:
             is_local = not self.exchanges(eqn)
             if is_local:
-                needs |= self.find(eqn, needs, in_conditional, is_loop=True)
+                needs |= self.find(eqn, needs, in_conditional)
             over_rounds = any(map(self.has_local_loop, inner)) and not self.one_round
             for body in inner:
-                if over_rounds and not is_local:
-                    self.enter(body)
-                else:
-                    self.collectives += self.inside_loop(body, in_conditional)
+                self.enter(body, in_loop=is_local or not over_rounds)
         elif len(inner) == 1 and len(inner[0].invars) == len(inputs):
             # A call (jit, shard_map, remat, custom_jvp): as if it were inlined.
             return self.follow(inner[0], inputs, in_conditional=in_conditional)
@@ -156,19 +170,13 @@ class _Walk:
             for body in inner:
                 entering = [needs] * len(body.invars)
                 conditional = in_conditional or name == "cond"
-                inside = self.follow(body, entering, in_conditional=conditional)
-                needs = needs.union(*inside)
+                for label in self.follow(body, entering, in_conditional=conditional):
+                    needs |= label
         return [needs] * len(eqn.outvars)
 
-    def find(
-        self,
-        eqn: JaxprEqn,
-        needs: frozenset[int],
-        in_conditional: bool,
-        is_loop: bool = False,
-    ) -> frozenset[int]:
-        self.found.append(_Found(eqn, needs, in_conditional, is_loop))
-        return frozenset({len(self.found) - 1})
+    def find(self, eqn: JaxprEqn, needs: int, in_conditional: bool) -> int:
+        self.found.append(_Found(eqn, needs, in_conditional))
+        return 1 << len(self.found) - 1
 
     def exchanges(self, eqn: JaxprEqn) -> bool:
         """Whether it is a collective between workers, or holds one."""
@@ -182,63 +190,45 @@ class _Walk:
             for e in _equations(jaxpr)
         )
 
-    def positions(self) -> Iterator[CollectiveFlow]:
-        """Places every collective among the loops of its own program."""
-        loops = {i: f for i, f in enumerate(self.found) if f.is_loop}
-        # Loops without a matrix product (a search, a sampler) are not local steps,
-        # unless the model is so small that it has none.
-        heavy = {i: f for i, f in loops.items() if _any_primitive(f.eqn, _MATMULS)}
-        lengths = {
-            i: f.eqn.params.get("length", 1) for i, f in (heavy or loops).items()
-        }
+    def positions(self, in_loop: bool) -> Iterator[CollectiveFlow]:
+        """Places every collective among the work of its own program."""
+        work = self.work(in_loop)
+        total = sum(work.values())
         for label, item in enumerate(self.found):
-            if item.is_loop:
+            if not _is_collective(item.eqn):
                 continue
-            before = sum(n for i, n in lengths.items() if i in item.needs)
-            after = sum(n for i, n in lengths.items() if label in self.found[i].needs)
-            yield self.flow(
-                item.eqn,
+            before = sum(n for i, n in work.items() if item.needs >> i & 1)
+            after = sum(n for i, n in work.items() if self.found[i].needs >> label & 1)
+            avals: list[Any] = [v.aval for v in item.eqn.invars]
+            yield CollectiveFlow(
+                name=item.eqn.primitive.name,
+                dtype=",".join(dict.fromkeys(str(a.dtype) for a in avals)),
+                bytes=sum(a.size * a.dtype.itemsize for a in avals),
                 before=before,
-                beside=sum(lengths.values()) - before - after,
+                beside=total - before - after,
                 after=after,
                 in_conditional=item.in_conditional,
+                in_loop=in_loop,
+                inside_worker=not self.exchanges(item.eqn),
+                unit=_STEPS if self.loops() and not in_loop else _PRODUCTS,
             )
 
-    def inside_loop(
-        self, body: Jaxpr, in_conditional: bool
-    ) -> Iterator[CollectiveFlow]:
-        """The collectives of a loop that is itself the loop of the local steps."""
-        for eqn in body.eqns:
-            if _is_collective(eqn):
-                yield self.flow(eqn, in_conditional=in_conditional, in_loop=True)
-            for inner in _subjaxprs(eqn):
-                conditional = in_conditional or eqn.primitive.name == "cond"
-                yield from self.inside_loop(inner, conditional)
+    def loops(self) -> dict[int, JaxprEqn]:
+        """The loops of local steps among what was found, by their labels."""
+        loops = {
+            i: f.eqn for i, f in enumerate(self.found) if f.eqn.primitive.name in _LOOPS
+        }
+        # Loops without a matrix product (a search, a sampler) are not local steps,
+        # unless the model is so small that it has none.
+        heavy = {i: eqn for i, eqn in loops.items() if _products(eqn)}
+        return heavy or loops
 
-    def flow(
-        self,
-        eqn: JaxprEqn,
-        before: int = 0,
-        beside: int = 0,
-        after: int = 0,
-        in_conditional: bool = False,
-        in_loop: bool = False,
-    ) -> CollectiveFlow:
-        avals: list[Any] = [v.aval for v in eqn.invars]
-        return CollectiveFlow(
-            name=eqn.primitive.name,
-            dtype=",".join(dict.fromkeys(str(a.dtype) for a in avals)),
-            bytes=sum(a.size * a.dtype.itemsize for a in avals),
-            before=before,
-            beside=beside,
-            after=after,
-            in_conditional=in_conditional,
-            in_loop=in_loop,
-            inside_worker=not self.exchanges(eqn),
-        )
-
-
-_NONE: frozenset[int] = frozenset()
+    def work(self, in_loop: bool) -> dict[int, int]:
+        """The labels of what counts as work, and how much each is."""
+        if not in_loop and (loops := self.loops()):
+            return {i: eqn.params.get("length", 1) for i, eqn in loops.items()}
+        products = {i: _products(f.eqn) for i, f in enumerate(self.found)}
+        return {i: n for i, n in products.items() if n}
 
 
 def _is_collective(eqn: JaxprEqn) -> bool:
@@ -272,9 +262,9 @@ def _equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
             yield from _equations(inner)
 
 
-def _any_primitive(eqn: JaxprEqn, names: frozenset[str]) -> bool:
-    return any(
-        e.primitive.name in names
-        for inner in _subjaxprs(eqn)
-        for e in _equations(inner)
-    )
+def _products(eqn: JaxprEqn) -> int:
+    """The matrix products of an equation, those of each turn of a loop included."""
+    if eqn.primitive.name in _MATMULS:
+        return 1
+    inner = sum(_products(e) for jaxpr in _subjaxprs(eqn) for e in jaxpr.eqns)
+    return inner * eqn.params.get("length", 1)

@@ -39,6 +39,12 @@ _GROUP_MESH = re.compile(
 )
 _MATMUL_CALL = re.compile(r'custom_call_target="[^"]*(gemm|matmul|conv)', re.IGNORECASE)
 
+# What costs nothing: names of values, and the ends of what was started.
+_FREE = (
+    *("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all"),
+    *("partition-id", "replica-id"),
+)
+
 # Where a called computation runs. A fusion or a reduction is not among them: its
 # instructions are parts of one kernel.
 _PLACES = {"while": "loop", "conditional": "conditional", "call": "round"}
@@ -74,9 +80,21 @@ class Instruction(NamedTuple):
         return base if base in _KINDS else None
 
     @property
+    def is_operation(self) -> bool:
+        """Whether it computes or copies, on the stream that the local steps use."""
+        ends = self.opcode.endswith("-done")
+        return not ends and self.kind is None and self.opcode not in _FREE
+
+    @property
     def operands(self) -> list[str]:
         """The names of the instructions whose results it takes."""
-        return re.findall(r"%?([A-Za-z_][\w.\-]*)", self.rest.partition(")")[0])
+        listed = re.sub(r"/\*.*?\*/", "", self.rest.partition(")")[0])
+        return re.findall(r"%?([A-Za-z_][\w.\-]*)", listed)
+
+    @property
+    def element(self) -> int:
+        """The position of what a ``get-tuple-element`` takes."""
+        return int(self.rest.partition("index=")[2].partition(",")[0])
 
     @property
     def number(self) -> int:
@@ -192,6 +210,12 @@ def bytes_of(shape: str) -> int:
     """The bytes of a shape, which may be a tuple."""
     size = lambda dims: math.prod(int(n) for n in dims.split(",") if n)
     return sum(_itemsize(dtype) * size(dims) for dtype, dims in _SHAPE.findall(shape))
+
+
+def dims_of(shape: str) -> list[int]:
+    """The dimensions of a shape; of the first one in a tuple."""
+    _, dims = next(iter(_SHAPE.findall(shape)), ("", ""))
+    return [int(n) for n in dims.split(",") if n]
 
 
 def _itemsize(dtype: str) -> int:

@@ -55,8 +55,14 @@ def _held(body: list[Instruction], loop: Instruction, donated: set[int]) -> int:
 
     def origin(name: str) -> Instruction | None:
         value = by_name.get(name)
-        while value is not None and value.opcode == "bitcast":
-            value = by_name.get(value.operands[0])
+        while value is not None and value.opcode in ("bitcast", "get-tuple-element"):
+            source = by_name.get(value.operands[0])
+            if value.opcode == "get-tuple-element":
+                if source is None or source.opcode != "tuple":
+                    return value
+                # What a barrier was in the program: it passes its elements on.
+                source = by_name.get(source.operands[value.element])
+            value = source
         return value
 
     def used(instructions: list[Instruction]) -> dict[str, Instruction]:

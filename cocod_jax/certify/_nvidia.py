@@ -7,9 +7,10 @@ Devices of another kind take a module of their own with the same names: ``PLATFO
 import functools
 import tempfile
 import warnings
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding
 from cocod_jax._meshes import outside_of_meshes
 from cocod_jax.certify._plugin import load_compiler, plugin_directory
 from cocod_jax.certify._program import Program, spread
-from cocod_jax.execution._flags import COST_MODEL, SCHEDULER, xla_flag
+from cocod_jax.execution._flags import COST_MODEL, EARLY_START, SCHEDULER, xla_flag
 
 PLATFORM = "cuda"
 """The name that JAX exports a program for."""
@@ -34,17 +35,26 @@ class Compiled(NamedTuple):
       hlo: its text, in the order of execution.
       temp_bytes: memory of one device beside its inputs and outputs.
       scheduler: whether the latency-hiding scheduler was on.
+      early_start: whether exchanges were told to start as early as they can.
     """
 
     hlo: str
     temp_bytes: int
     scheduler: bool
+    early_start: bool
 
 
 def compile_program(
-    program: Program, *, target: str | None, hosts: int, latency_hiding: bool | None
+    program: Program, *, target: str | None, hosts: int, options: Mapping[str, int]
 ) -> Compiled:
-    """Compiles a program for a target, or for this machine's GPUs (None)."""
+    """Compiles a program for a target, or for this machine's GPUs (None).
+
+    Args:
+      program: what to compile.
+      target: one of ``TARGETS``.
+      hosts: that the devices are spread over.
+      options: as ``jax.jit`` takes them in ``compiler_options``.
+    """
     if target is None and "rocm" in jax.devices()[0].client.platform_version.lower():
         raise NotImplementedError(
             "the certificate reads what the compiler for NVIDIA GPUs writes, and this "
@@ -59,30 +69,29 @@ def compile_program(
         )
     on = lambda mesh: Mesh(np.array(devices).reshape(mesh.axis_sizes), mesh.axis_names)
     shardings = [NamedSharding(on(s.mesh), s.spec) for s in program.shardings]
-    options: dict[str, bool | str] = {"xla_gpu_kernel_cache_file": _kernels()}
     assembler = plugin_directory() / "nvidia" / "cuda_nvcc"
+    with_files: dict[str, Any] = {"xla_gpu_kernel_cache_file": _kernels(), **options}
     if assembler.is_dir():  # it knows all targets; one on the PATH may not
-        options["xla_gpu_cuda_data_dir"] = str(assembler)
-    if latency_hiding is not None:
-        options[SCHEDULER] = latency_hiding
-    if latency_hiding is False:
-        options[COST_MODEL] = False
+        with_files["xla_gpu_cuda_data_dir"] = str(assembler)
     run = jax.jit(exported.call, donate_argnums=program.donated)
     inputs = spread(exported.in_avals, shardings)
     with outside_of_meshes(), warnings.catch_warnings():
         # JAX writes to its cache what it cannot read again without the GPU.
         unread = "Error reading persistent compilation cache"
         warnings.filterwarnings("ignore", unread, UserWarning)
-        compiled = run.lower(*inputs).compile(compiler_options=options)
+        compiled = run.lower(*inputs).compile(compiler_options=with_files)
     hlo, memory = compiled.as_text(), compiled.memory_analysis()
     if hlo is None or memory is None:
         raise NotImplementedError(f"the compiler for {devices[0]} shows no schedule.")
-    scheduler = latency_hiding
-    if scheduler is None:
-        # Where the cost model turns it on, its own flag alone does not turn it off.
-        has_model = _capability(target) >= 9 and xla_flag(COST_MODEL) is not False
-        scheduler = has_model or bool(xla_flag(SCHEDULER))
-    return Compiled(hlo, memory.temp_size_in_bytes, scheduler)
+    said = lambda name: options.get(name, xla_flag(name))
+    # Where the cost model turns the scheduler on, the flag alone does not turn it off.
+    has_model = _capability(target) >= 9 and said(COST_MODEL) in (None, True)
+    return Compiled(
+        hlo,
+        memory.temp_size_in_bytes,
+        scheduler=has_model or bool(said(SCHEDULER)),
+        early_start=all((said(n) or 0) >= value for n, value in EARLY_START.items()),
+    )
 
 
 def _kernels() -> str:

@@ -28,19 +28,21 @@ def _slots(timeline: tuple[Event, ...]) -> Iterator[_Slot]:
     idle = False  # something started and nothing has run beside it yet
     done = [i for i, event in enumerate(timeline) if event.what == "done"]
     last = max(done, default=None)  # what starts here may end in another computation
+    of_one_step = any(event.what == "operations" for event in timeline)
     for i, event in enumerate(timeline):
-        if event.what == "steps":
-            steps = f"{event.steps:.3g}"
-            plural = "" if steps == "1" else "s"
-            yield _Slot(f"{steps} local step{plural}", in_flight, event.steps)
+        if event.collective is None:
+            count = f"{event.steps:.0f}" if of_one_step else f"{event.steps:.3g}"
+            unit = "operation" if of_one_step else "local step"
+            plural = "" if count == "1" else "s"
+            yield _Slot(f"{count} {unit}{plural}", in_flight, event.steps)
             idle = False
-        elif event.collective is not None and event.what == "start":
+        elif event.what == "start":
             in_flight, idle = in_flight | {event.collective}, True
-        elif event.collective is not None:
+        else:
             if idle:
                 yield _Slot("", in_flight)
             in_flight, idle = in_flight - {event.collective}, False
-            if i == last:
+            if i == last and not of_one_step:
                 yield _Slot("merge", in_flight)
 
 

@@ -108,7 +108,7 @@ def jaxpr_of(fn: Callable[..., Any], *args: Any) -> ClosedJaxpr:
             raise
         raise ValueError(
             "fn was jitted with compiler_options, which JAX hides; give it without "
-            "them, and latency_hiding=True where they turn the scheduler on."
+            "them, and the options to certify: certify(..., compiler_options=...)."
         ) from error
 
 

@@ -4,13 +4,37 @@ An asynchronous collective is two instructions, ``-start`` and ``-done``; what s
 between them runs beside it.
 """
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from cocod_jax.certify._hlo import Instruction, Module, bytes_of, dtypes_of
+from cocod_jax.certify._work import TRIPS, Work
 
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+
+class Beside(NamedTuple):
+    """What runs beside a collective, of the computation that it stands in.
+
+    That is the whole program, or the body of a loop. Shares are of its work, by FLOPs
+    and bytes (:mod:`cocod_jax.certify._work`): an estimate, no time.
+
+    Attributes:
+      operations: those between its start and its end: kernels, copies, whole loops.
+      of: all operations of the computation.
+      work: the share of the work between start and end, 0 to 1.
+      missed_before: the share that could run beside it, and comes before the start.
+      missed_after: the share that could run beside it, and comes after the end.
+    """
+
+    operations: int
+    of: int
+    work: float
+    missed_before: float
+    missed_after: float
+
+    @property
+    def possible(self) -> float:
+        """The share that neither needs the collective nor is needed by it."""
+        return self.work + self.missed_before + self.missed_after
 
 
 class Collective(NamedTuple):
@@ -24,6 +48,7 @@ class Collective(NamedTuple):
       steps: local steps between its start and its end. A fraction, when a step is
         not a loop any more (one step only) and part of it stands between.
       place: ``round``, ``loop`` or ``conditional``.
+      beside: what runs beside it; None for one between the devices of one worker.
     """
 
     kind: str
@@ -32,6 +57,7 @@ class Collective(NamedTuple):
     is_async: bool
     steps: float
     place: str
+    beside: Beside | None = None
 
     @property
     def hidden(self) -> bool:
@@ -43,9 +69,10 @@ class Event(NamedTuple):
     """A moment in the schedule of a computation that communicates.
 
     Attributes:
-      what: ``start``, ``done`` or ``steps``.
-      collective: index into :attr:`Schedule.collectives`; None for steps.
-      steps: the number of local steps; 0 for a start or an end.
+      what: ``start``, ``done``, ``steps``, or ``operations`` where the program is of
+        one step.
+      collective: index into :attr:`Schedule.collectives`; None for what computes.
+      steps: the number of local steps, or of operations; 0 for a start or an end.
     """
 
     what: str
@@ -60,7 +87,8 @@ class Schedule(NamedTuple):
       collectives: those between workers, in the order of their starts.
       timelines: the events of each computation that holds an exchange. A round
         has one; conditionals and loops with exchanges have one each.
-      steps: local steps in the round.
+      steps: local steps in the round; 0 where no loop of local steps stands beside an
+        exchange, as in a program of one step.
       inside_workers: the collectives between the devices of one worker. Nothing needs
         to hide them, and their ``steps`` are not counted.
     """
@@ -77,17 +105,25 @@ def read_schedule(hlo: str, steps: int, worker_of_device: Sequence[int]) -> Sche
     Args:
       hlo: the text, with ``is_scheduled=true``.
       steps: local steps in the round, from the data flow. A loop of one step is
-        inlined by the compiler; this number says how many steps those are.
+        inlined by the compiler; this number says how many steps those are. With 0
+        operations are counted instead.
       worker_of_device: for each device, in the program's order.
     """
     module = Module(hlo, worker_of_device)
+    work = Work(module)
     collectives: list[Collective] = []
     timelines, inside = [], []
     for name, place in module.places.items():
         body = module.computations[name]
         found = [(i, sent) for i in body if (sent := module.started_by(i))]
         if any(module.exchanges(sent) for _, sent in found):
+            first = len(collectives)
             timelines.append(_timeline(module, body, place, steps, collectives))
+            started = [i for i, sent in found if module.exchanges(sent)]
+            each = {i.name: work.of(i, name) for i in _operations(module, body)}
+            for index, start in enumerate(started, first):
+                beside = _beside(body, start, each)
+                collectives[index] = collectives[index]._replace(beside=beside)
         inside += [
             _collective(start, sent, body, place)
             for start, sent in found
@@ -104,17 +140,22 @@ def _timeline(
     collectives: list[Collective],
 ) -> tuple[Event, ...]:
     """The events of one computation; appends its collectives to ``collectives``."""
-    weights = _step_weights(module, body, steps)
+    what = "steps" if steps else "operations"
+    weights = (
+        _step_weights(module, body, steps)
+        if steps
+        else dict.fromkeys((i.name for i in _operations(module, body)), 1.0)
+    )
     events: list[Event] = []
     in_flight: dict[str, int] = {}
     for instruction in body:
         if weight := weights.get(instruction.name):
-            for index in in_flight.values():
+            for index in in_flight.values() if steps else ():
                 passed = collectives[index].steps + weight
                 collectives[index] = collectives[index]._replace(steps=passed)
-            if events and events[-1].what == "steps":
+            if events and events[-1].what == what:
                 weight += events.pop().steps
-            events.append(Event("steps", None, weight))
+            events.append(Event(what, None, weight))
         elif (sent := module.started_by(instruction)) and module.exchanges(sent):
             in_flight[instruction.name] = len(collectives)
             events.append(Event("start", len(collectives), 0))
@@ -142,13 +183,51 @@ def _ends(instruction: Instruction, in_flight: dict[str, int]) -> str | None:
     return instruction.name if started and instruction.name in in_flight else None
 
 
+def _operations(module: Module, body: list[Instruction]) -> Iterable[Instruction]:
+    """What computes or copies; collectives do neither."""
+    return (i for i in body if i.is_operation and not module.started_by(i))
+
+
+def _beside(
+    body: list[Instruction], start: Instruction, work: dict[str, float]
+) -> Beside:
+    """What of a computation stands between the start of a collective and its end.
+
+    Args:
+      body: the computation.
+      start: what starts the collective.
+      work: of each operation.
+    """
+    begin = body.index(start)
+    end = next(i for i, x in enumerate(body) if _ends(x, {start.name: 0}))
+    needed, needing = {start.name}, {body[end].name}
+    for instruction in reversed(body[: begin + 1]):
+        if instruction.name in needed:
+            needed.update(instruction.operands)
+    for instruction in body[end + 1 :]:
+        if not needing.isdisjoint(instruction.operands):
+            needing.add(instruction.name)
+    total = sum(work.values()) or 1.0
+    share = lambda part, bound: (
+        sum(work.get(i.name, 0.0) for i in part if i.name not in bound) / total
+    )
+    between = body[begin + 1 : end]
+    return Beside(
+        operations=sum(i.name in work for i in between),
+        of=len(work),
+        work=share(between, ()),
+        missed_before=share(body[:begin], needed),
+        missed_after=share(body[end + 1 :], needing),
+    )
+
+
 def _step_weights(
     module: Module, body: list[Instruction], steps: int
 ) -> dict[str, float]:
     """How many local steps each instruction of a computation stands for."""
     loops = [i for i in body if i.opcode == "while" and not module.exchanges(i)]
     loops = module.heaviest(loops)
-    trips = {i.name: _TRIPS.search(i.rest) for i in loops}
+    trips = {i.name: TRIPS.search(i.rest) for i in loops}
     weights = {name: float(n.group(1)) if n else 1.0 for name, n in trips.items()}
     # A loop of one step leaves its kernels here; each is a part of that step. The
     # small ones are left out: the compiler fuses them with their neighbours.

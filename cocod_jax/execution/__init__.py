@@ -2,3 +2,4 @@
 
 from cocod_jax.execution._distribute import device_pairs as device_pairs
 from cocod_jax.execution._distribute import distribute as distribute
+from cocod_jax.execution._flags import compiler_options as compiler_options

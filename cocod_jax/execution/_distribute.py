@@ -9,7 +9,7 @@ import jax
 from cocod_jax._meshes import outside_of_meshes
 from cocod_jax._typing import Batches
 from cocod_jax.exchanges._base import workers_axis
-from cocod_jax.execution._flags import warn_without_scheduler
+from cocod_jax.execution._flags import warn_without_flags
 from cocod_jax.execution._map import Via, WorkerMap
 from cocod_jax.execution._split import Split
 from cocod_jax.rounds._checks import check_batches, check_workers, of_all_workers
@@ -57,8 +57,10 @@ def distribute(
 
     Whether the exchange is hidden is the compiler's choice, which
     :func:`cocod_jax.certify.certify` reads. On NVIDIA GPUs before Hopper nothing is
-    hidden unless the latency-hiding scheduler is on: ``shard_map`` and ``vmap`` turn
-    it on; ``pmap`` cannot, and warns when ``XLA_FLAGS`` does not either. On TPUs
+    hidden unless the latency-hiding scheduler is on, and on all of them a streamed
+    round is hidden in part only unless exchanges start early
+    (:func:`cocod_jax.compiler_options`): ``shard_map`` and ``vmap`` give the compiler
+    these options; ``pmap`` cannot, and warns when ``XLA_FLAGS`` do not either. On TPUs
     other flags decide; you set them, and no certificate reads them yet. AMD's GPUs are
     untried.
 
@@ -131,7 +133,7 @@ def distribute(
 
     if execution == "fused":
         if via == "pmap":
-            warn_without_scheduler(first)
+            warn_without_flags(first, streamed=round_.streamed)
         program = _fused(round_, over(devices))
         if first.platform == "cpu":
             program = _not_far_ahead(program)

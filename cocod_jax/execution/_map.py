@@ -90,7 +90,9 @@ class WorkerMap:
 
 def _jit(function: Callable, donate: tuple[int, ...], device: jax.Device) -> Callable:
     return jax.jit(
-        function, donate_argnums=donate, compiler_options=compiler_options(device)
+        function,
+        donate_argnums=donate,
+        compiler_options=compiler_options(device) or None,
     )
 
 

@@ -10,7 +10,13 @@ from importlib import metadata
 import jax
 
 from cocod_jax.certify import compiler_available
-from cocod_jax.execution._flags import SCHEDULER, TPU_FLAGS, needs_scheduler
+from cocod_jax.execution._flags import (
+    EARLY_START,
+    SCHEDULER,
+    TPU_FLAGS,
+    as_xla_flags,
+    needs_scheduler,
+)
 
 _PACKAGES = (
     "cocod_jax",
@@ -88,9 +94,14 @@ def _overlap_flags(device: jax.Device) -> str:
             "unknown; no schedule of an AMD GPU was read, and what hides an exchange "
             f"elsewhere is off unless XLA_FLAGS=--{SCHEDULER}=true"
         )
+    streamed = f"; programs of one step need '{as_xla_flags(EARLY_START)}' as well"
     if needs_scheduler(device):
-        return f"XLA_FLAGS=--{SCHEDULER}=true; without it this GPU hides nothing"
-    return "none; from Hopper on the latency-hiding scheduler is on by default"
+        return (
+            f"XLA_FLAGS=--{SCHEDULER}=true; without it this GPU hides nothing{streamed}"
+        )
+    return (
+        "none; from Hopper on the latency-hiding scheduler is on by default" + streamed
+    )
 
 
 def _tpu_flags(kind: str) -> str:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from cocod_jax._checks import check_whole
-from cocod_jax._trees import varying_axes
+from cocod_jax._trees import barrier, varying_axes
 from cocod_jax._typing import AxisName, ExchangeState, Params
 from cocod_jax.exchanges._base import Exchange, axis_size
 from cocod_jax.exchanges.mean import as_exchange
@@ -153,9 +153,11 @@ def stale_mean_gradients(
         **extra_args: Any,
     ) -> tuple[optax.Updates, StaleMeanGradientsState]:
         del params, extra_args
-        sent, exchange_state = exchange.send(state.exchange_state, state.pending, None)
-        arriving = exchange.receive(sent, state.pending)
         check_own_gradients(updates, exchange.axis_name)
+        sent, exchange_state = exchange.send(state.exchange_state, state.pending, None)
+        # As in a streamed round: what needs the mean runs behind the backward pass.
+        updates, sent = barrier((updates, sent))
+        arriving = exchange.receive(sent, state.pending)
         pending = optax.tree.cast_like(updates, state.pending)
         if warmup_steps:
             # The exchange above stays outside of the conditional: only there can

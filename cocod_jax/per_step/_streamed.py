@@ -58,11 +58,10 @@ def streamed_every(
         merged, rule_state = rule.apply(
             arriving, pieces.take(reached, step), own.rule_state, snapshot
         )
-        start = pieces.take(params, step)
         moved = pieces.put_like(
             cast_like(updates, wide(params)),
             step,
-            optax.tree.sub(wide(merged), wide(start)),
+            optax.tree.sub(wide(merged), wide(snapshot)),
             params,
         )
         count = jnp.asarray(optax.safe_increment(step))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cocod_jax._trees import at, put_at
+from cocod_jax._trees import at, barrier, put_at
 from cocod_jax._typing import Params, Tree
 from cocod_jax.exchanges._wire import check_floats
 from cocod_jax.rounds._trainable import whole_of
@@ -103,6 +103,9 @@ class Pieces(Portion):
     def put_like(self, tree: Tree, step: Any, portion: Tree, part: Params) -> Tree:
         """The same for a tree like the part, such as updates, of other dtypes."""
         ends: dict[str, int] = defaultdict(int)
+        # One buffer, computed once: a compiler would fuse all of the merge into the
+        # kernel of each leaf, which takes a part of it.
+        portion = barrier(portion)
 
         def write(leaf: jax.Array, param: jax.Array) -> jax.Array:
             if not _is_float(param):
