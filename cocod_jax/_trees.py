@@ -74,6 +74,20 @@ def own_copy(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.result_type(leaf)), tree)
 
 
+def few_leaves(tree: Any) -> list[jax.Array]:
+    """The leaves; of 128 or more, the small ones as one vector, float32 at least.
+
+    What is done leaf by leaf compiles sooner then. Trees of the same shapes stay so.
+    """
+    leaves = jax.tree.leaves(tree)
+    if len(leaves) < 128:
+        return leaves
+    is_small = lambda leaf: leaf.size < 2**14
+    small = [wide(leaf).ravel() for leaf in leaves if is_small(leaf)]
+    few = [leaf for leaf in leaves if not is_small(leaf)]
+    return [*few, jnp.concatenate(small)] if small else few
+
+
 def at(tree: Any, index: jax.Array | int) -> Any:
     """Every leaf at one place of its first axis.
 

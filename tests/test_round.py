@@ -11,6 +11,7 @@ import pytest
 
 import cocod_jax as cj
 from cocod_jax.exchanges._wire import ravel
+from cocod_jax.rounds._metrics import merge_metrics
 from tests import problems, reference
 from tests.problems import PERIOD, ROUNDS, WEIGHTS, N
 
@@ -715,3 +716,14 @@ def test_batches_must_hold_one_batch_per_step(execution):
     run = cj.distribute(round_, execution=execution)
     with pytest.raises(ValueError, match=r"batches\[0\] has shape .*period=3"):
         run(state, problems.round_batches(problems.batches(), 0, period=2))
+
+
+def test_many_leaves_report_what_few_do():
+    """Small leaves are joined then; the numbers are those of one vector."""
+    rng = np.random.default_rng(0)
+    draw = lambda: rng.normal(size=150 * 20 + 2**14).astype(np.float32)
+    cut = lambda x: [*np.split(x[: 150 * 20], 150), x[150 * 20 :]]
+    trees = [draw() for _ in range(4)]
+    few, many = (merge_metrics(*map(form, trees)) for form in (lambda x: [x], cut))
+    # Sums of 20,000 squares in float32, taken in another order.
+    chex.assert_trees_all_close(many, few, rtol=1e-5, atol=1e-6)

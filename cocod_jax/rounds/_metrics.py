@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cocod_jax._trees import barrier, same_shapes, wide
+from cocod_jax._trees import barrier, few_leaves, same_shapes, wide
 from cocod_jax._typing import Params, Tree
 from cocod_jax.rounds._types import MergeMetrics
 
@@ -15,13 +15,17 @@ def norm(tree: Tree) -> jax.Array:
     It is the norm of the leaves' norms. The sum of their squares would be one kernel to
     XLA, whose compilation takes a time quadratic in the number of leaves.
     """
-    return optax.tree.norm(_stacked(jax.tree.map(optax.tree.norm, wide(tree))))
+    norms = [optax.tree.norm(wide(leaf)) for leaf in few_leaves(tree)]
+    return optax.tree.norm(jnp.array(norms))  # of none as well
 
 
 def merge_metrics(
     params: Params, snapshot: Params, arriving: Tree, outgoing: Tree
 ) -> MergeMetrics:
     """How far the worker went, and how far what arrived is from what it sent."""
+    same = same_shapes(outgoing, snapshot)
+    trees = map(few_leaves, (params, snapshot, arriving, outgoing))
+    params, snapshot, arriving, outgoing = trees
 
     # Each metric takes its differences anew, from behind barriers of its own (the
     # compiler would make one of two that are alike). A difference that metrics share is
@@ -32,21 +36,16 @@ def merge_metrics(
 
     distance = norm(jax.tree.map(difference, arriving, outgoing))
     progress_norm = norm(jax.tree.map(difference, params, snapshot))
-    if not same_shapes(outgoing, snapshot):
+    if not same:
         return MergeMetrics(distance, progress_norm, jnp.zeros_like(distance))
 
     def product(x: jax.Array, s: jax.Array, m: jax.Array, o: jax.Array) -> jax.Array:
         x, s, m, o = barrier((x, s, m, o))
         return jnp.sum(jnp.real(jnp.conj(wide(x - s)) * wide(m - o)))
 
-    products = jax.tree.map(product, params, snapshot, arriving, outgoing)
+    products = list(map(product, params, snapshot, arriving, outgoing))
     norms = distance * progress_norm
     # Divided before the sum, which is then no sum of scalars either: see norm.
-    cosine = jnp.sum(_stacked(products) / jnp.where(norms == 0, 1, norms))
+    cosine = jnp.sum(jnp.array(products) / jnp.where(norms == 0, 1, norms))
     # Rounding may take the cosine of parallel trees beyond 1.
     return MergeMetrics(distance, progress_norm, jnp.clip(cosine, -1, 1))
-
-
-def _stacked(scalars: Tree) -> jax.Array:
-    """The leaves of a tree of scalars as one vector."""
-    return jnp.array(jax.tree.leaves(scalars))  # of none as well
