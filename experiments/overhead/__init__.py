@@ -1,0 +1,1 @@
+"""What the library adds to a plain program: per local step, and to compile."""

@@ -1,0 +1,33 @@
+"""The configuration of the study of overheads.
+
+``python -m experiments.overhead``. Hoped for on CPUs: a local step of a round takes at
+most 1.05 times as long as a plain one, and no program of a model of many leaves takes
+more than twice the plain one's time to compile. On a busy machine the round came to
+three times with a thousand leaves, and ``every``, whose conditional takes them all, to
+four.
+"""
+
+import dataclasses
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OverheadConfig:
+    """What is measured."""
+
+    workers: int = 2
+    """Devices, one for each worker."""
+    period: int = 8
+    """Local steps in a round."""
+    width: int = 16
+    """Channels of the first stage of ResNet-18."""
+    batch_size: int = 8
+    """Images in a local batch of ResNet-18."""
+    repeats: int = 7
+    """Measurements of each program, by turns; their ratios are of one turn."""
+    seconds: float = 1.0
+    """For which a program runs in a measurement, one round at least."""
+    leaves: tuple[int, ...] = (1000,)
+    """Numbers of arrays in the models that are compiled; () compiles none."""
+    out: Path = Path("runs/overhead")
+    """Folder for the log."""
