@@ -153,7 +153,10 @@ def test_params_and_state_can_be_donated(via):
 
 def test_an_optimizer_is_compiled_once_and_its_state_donated():
     rule = contract.diloco(cj.mean("workers"), optax.sgd(0.7, momentum=0.9))
-    optimizer = cj.every(PERIOD, optax.adam(0.01), rule, streamed=True)
+    # An inner optimizer that gives the caller's own arrays for its state.
+    keeping: Any = (lambda params: params, lambda updates, state, _: (updates, state))
+    inner = optax.chain(optax.GradientTransformation(*keeping), optax.adam(0.01))
+    optimizer = cj.every(PERIOD, inner, rule, streamed=True)
     traces = []
 
     def step(params, state):
@@ -195,23 +198,30 @@ def test_a_worker_that_is_not_finite_is_healed_in_a_round(guarded):
 
 @pytest.mark.parametrize("execution", ["fused", "split"])
 def test_what_is_sent_need_not_be_like_the_piece(execution):
-    """Two scalars travel with each piece of the workers' common scale."""
+    """A scalar for each piece: its mean, less what the rule remembers of the piece."""
+    scalar = lambda state, snapshot: snapshot["float32"].mean() - state
+
+    def merge(arriving, params, state, snapshot):
+        correction = arriving - scalar(state, snapshot)
+        return jax.tree.map(lambda x: x + correction, params), state + 1
+
     rule = cj.MergeRule(
         cj.mean("workers"),
-        lambda m, x, state, s: (
-            jax.tree.map(lambda x, s: x + (m - s.mean()), x, s),
-            state,
-        ),
-        outgoing=lambda state, snapshot: snapshot["float32"].mean(),
+        merge,
+        init=lambda piece: jnp.zeros([]),
+        outgoing=scalar,
     )
     round_ = make_round(lambda w, b: w.sum() * b, optax.set_to_zero(), rule)
     state = cj.replicate(round_.init(jnp.zeros(PERIOD * 2)), N)
     apart = state.params + jnp.arange(N, dtype=jnp.float32)[:, None]
     run = cj.distribute(round_, execution=execution)
-    state, metrics = run(state._replace(params=apart), np.ones([N, PERIOD], np.float32))
-    np.testing.assert_allclose(state.params, 1.5, rtol=1e-6)
+    batches = np.ones([N, PERIOD], np.float32)
+    state, metrics = run(state._replace(params=apart), batches)
     distances = np.abs(np.arange(N) - 1.5)[:, None].repeat(PERIOD, 1)
     np.testing.assert_allclose(metrics.distance, distances, rtol=1e-6)
+    state, _ = run(state, batches)
+    np.testing.assert_allclose(state.params, 1.5, rtol=1e-6)
+    np.testing.assert_array_equal(state.rule_state, np.full([N, PERIOD], 2))
 
 
 def test_a_rule_that_sends_nothing_leaves_local_steps_alone():
