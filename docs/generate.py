@@ -71,6 +71,7 @@ def substitutions() -> dict[str, Any]:
     pages = [f"algorithms/{row.slug}" for row in ROWS]
     overlap = latest("overlap")
     composes = latest("composes") / "composes.jsonl"
+    streaming = latest("streaming_certificate") / "table.txt"
     return {
         "algorithms": algorithm_table(link=lambda row: f"algorithms/{row.slug}.md"),
         "algorithm_pages": "\n".join(["```{toctree}", ":hidden:", "", *pages, "```"]),
@@ -81,6 +82,7 @@ def substitutions() -> dict[str, Any]:
         "reference": {name: reference(name) for name in PACKAGES},
         "seconds": seconds_table(overlap / "overlap.jsonl"),
         "seconds_slower": seconds_table(latest("overlap_slower") / "overlap.jsonl"),
+        "streaming": "\n".join(re.findall(r"^\|.*", streaming.read_text(), re.M)),
         "seconds_study": f"[Log, profile and caveats](results/{overlap.name}.md)",
     }
 

@@ -244,13 +244,13 @@ certificate = ask(leaf_by_leaf, big, inputs, target="h100")
 # whatever the program. The certificate names the flag, and tries it:
 
 # %%
-for latency_hiding in (None, True):
+for options in (None, cj.compiler_options("gpu")):
     ask(
         good,
         shapes(good),
         batches,
         target="a100",
-        latency_hiding=latency_hiding,
+        compiler_options=options,
     )
     print()
 

@@ -4,9 +4,13 @@ import re
 
 import pytest
 
-from cocod_jax.certify._hlo import replica_groups
+from cocod_jax.certify._dataflow import CollectiveFlow
+from cocod_jax.certify._hlo import Module, replica_groups
 from cocod_jax.certify._memory import overlap_bytes
+from cocod_jax.certify._picture import picture
+from cocod_jax.certify._reasons import diagnose
 from cocod_jax.certify._schedule import Collective, read_schedule
+from cocod_jax.certify._work import FLOPS_PER_BYTE, Work
 
 WORKER_OF_DEVICE = (0, 0, 0, 0, 1, 1, 1, 1)
 INSIDE = {
@@ -142,3 +146,123 @@ GROUPS_INSIDE = [[0, 1, 2, 3], [4, 5, 6, 7]]
 )
 def test_groups_are_read_in_every_spelling(text, groups):
     assert replica_groups(f"all-reduce(%x), channel_id=1, {text}") == groups
+
+
+STEP = """
+HloModule jit_step, is_scheduled=true
+
+%fused_dot (x.1: f32[512,1024], w.1: f32[1024,512]) -> f32[512,512] {
+  %x.1 = f32[512,1024]{1,0} parameter(0)
+  %w.1 = f32[1024,512]{1,0} parameter(1)
+  ROOT %dot.1 = f32[512,512]{1,0} dot(%x.1, %w.1), lhs_contracting_dims={1}, \
+rhs_contracting_dims={0}
+}
+
+%fused_slice (p.1: f32[4096], i.1: s32[]) -> f32[1024] {
+  %p.1 = f32[4096]{0} parameter(0)
+  %i.1 = s32[] parameter(1)
+  ROOT %dynamic-slice.1 = f32[1024]{0} dynamic-slice(%p.1, %i.1), \
+dynamic_slice_sizes={1024}
+}
+
+%fused_put (p.2: f32[4096], m.2: f32[1024], i.2: s32[]) -> f32[4096] {
+  %p.2 = f32[4096]{0} parameter(0)
+  %m.2 = f32[1024]{0} parameter(1)
+  %i.2 = s32[] parameter(2)
+  ROOT %dynamic-update-slice.1 = f32[4096]{0} dynamic-update-slice(%p.2, %m.2, %i.2)
+}
+
+ENTRY %main (x: f32[512,1024], w: f32[1024,512], image: f32[32,32,32,64], \
+kernel: f32[64,3,3,64], p: f32[4096], i: s32[]) -> f32[4096] {
+  %x = f32[512,1024]{1,0} parameter(0)
+  %w = f32[1024,512]{1,0} parameter(1)
+  %image = f32[32,32,32,64]{3,2,1,0} parameter(2)
+  %kernel = f32[64,3,3,64]{3,2,1,0} parameter(3)
+  %p = f32[4096]{0} parameter(4)
+  %i = s32[] parameter(5)
+  %piece = f32[1024]{0} fusion(%p, %i), kind=kLoop, calls=%fused_slice
+  %all-reduce-start = STARTED all-reduce-start(%piece), channel_id=1, BETWEEN, \
+backend_config={"collective_backend_config":{"is_sync":false}}
+  %product = f32[512,512]{1,0} fusion(%x, %w), kind=kCustom, calls=%fused_dot
+  %gemm = (f32[512,512]{1,0}, s8[4096]{0}) custom-call(%x, %w), \
+custom_call_target="__cublas$gemm", backend_config={"gemm_backend_config":\
+{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],\
+"rhs_contracting_dimensions":["0"]}}}
+  %conv = (f32[32,32,32,64]{3,2,1,0}, u8[0]{0}) custom-call(%image, %kernel), \
+window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_o01i->b01f, \
+custom_call_target="__cudnn$convForward"
+  %y = f32[32,32,32,64]{3,2,1,0} get-tuple-element(%conv), index=0
+  %bw-input = (f32[32,32,32,64]{3,2,1,0}, u8[0]{0}) custom-call(%y, %kernel), \
+dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convBackwardInput"
+  %bw-filter = (f32[64,3,3,64]{3,2,1,0}, u8[0]{0}) custom-call(%image, %y), \
+dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convBackwardFilter"
+  %all-reduce-done = f32[1024]{0} all-reduce-done(%all-reduce-start)
+  ROOT %put = f32[4096]{0} fusion(%p, /*index=1*/%all-reduce-done, %i), kind=kLoop, \
+calls=%fused_put
+}
+"""
+DOT = 2 * 512 * 512 * 1024 / FLOPS_PER_BYTE
+CONVOLUTION = 2 * 32 * 32 * 32 * 64 * (3 * 3 * 64) / FLOPS_PER_BYTE
+WORK = {
+    "piece": 2 * 4096 + 4,  # a slice is read, not all that it is cut from
+    "product": DOT,
+    "gemm": DOT,
+    "conv": CONVOLUTION,
+    "bw-input": CONVOLUTION,
+    "bw-filter": CONVOLUTION,
+    "put": 2 * 4096 + 4,
+    "y": 0,
+    "all-reduce-start": 0,
+    "all-reduce-done": 0,
+}
+
+
+def step_text(version, move=None, behind=None):
+    """A step in a version's spelling, one instruction moved behind another."""
+    whole = STEP.strip().replace("\\\n", "").replace("BETWEEN", BETWEEN[version])
+    started = STARTED[version].replace("16,64", "1024").replace("{1,0}", "{0}")
+    lines = whole.replace("STARTED", started).splitlines()
+    of = lambda name: next(
+        n for n, line in enumerate(lines) if line.startswith(f"  %{name} =")
+    )
+    if move:
+        line = lines.pop(of(move))
+        lines.insert(of(behind) + 1, line)
+    return "\n".join(lines)
+
+
+def test_work_is_read_from_shapes(version):
+    module = Module(step_text(version), range(8))
+    body = {i.name: i for i in module.computations["main"]}
+    work = Work(module)
+    assert {name: work.of(body[name], "main") for name in WORK} == WORK
+
+
+def test_a_step_s_work_beside_its_exchange(version):
+    schedule = read_schedule(step_text(version), 0, WORKER_OF_DEVICE)
+    (exchange,) = schedule.collectives
+    assert (exchange.bytes, exchange.beside[:2]) == (4096, (5, 7))
+    outside = WORK["piece"] + WORK["put"]
+    share = 1 - outside / sum(WORK.values())
+    assert exchange.beside[2:] == pytest.approx((share, 0, 0))
+    assert "[ 1 operation ][ 5 operations ][ 1 operation ]" in picture(schedule)
+
+
+@pytest.mark.parametrize(
+    ("move", "early_start", "expected"),
+    [
+        ((), False, []),
+        (("all-reduce-start", "conv"), False, ["starts-late"]),
+        (("all-reduce-start", "conv"), True, ["compiler"]),
+        (("all-reduce-done", "conv"), True, ["ends-early"]),
+        (("all-reduce-done", "all-reduce-start"), True, ["compiler"]),
+    ],
+)
+def test_what_a_step_does_before_and_after_is_missed(
+    version, move, early_start, expected
+):
+    schedule = read_schedule(step_text(version, *move), 0, WORKER_OF_DEVICE)
+    unit = "matrix products"
+    flow = CollectiveFlow("psum", "float32", 4096, 0, 5, 0, False, False, unit=unit)
+    found = diagnose((flow,), schedule, scheduler=True, early_start=early_start)
+    assert [reason.id for reason in found] == expected

@@ -50,11 +50,7 @@ class Certificate(NamedTuple):
         The least of all exchanges; the program of one that stands in a loop is the
         loop's body. An estimate by FLOPs and bytes (:class:`Beside`).
         """
-        shares = [
-            c.beside.work if c.is_async and c.beside else 0.0
-            for c in self.schedule.collectives
-        ]
-        return min(shares, default=0.0)
+        return min((c.beside.work for c in self.schedule.collectives), default=0.0)
 
     @property
     def verdict(self) -> str:
@@ -70,7 +66,7 @@ class Certificate(NamedTuple):
             least = min(c.steps for c in self.schedule.collectives)
             behind = f"behind {least:.3g} of {self.schedule.steps:.3g} local steps"
         else:
-            all_beside = (c.beside for c in self.schedule.collectives if c.beside)
+            all_beside = (c.beside for c in self.schedule.collectives)
             least = min(all_beside, key=lambda beside: beside.work)
             behind = (
                 f"beside {least.operations} of {least.of} operations, "

@@ -165,6 +165,8 @@ class _Walk:
         elif len(inner) == 1 and len(inner[0].invars) == len(inputs):
             # A call (jit, shard_map, remat, custom_jvp): as if it were inlined.
             return self.follow(inner[0], inputs, in_conditional=in_conditional)
+        elif _by_platform(eqn):  # decided before the program runs
+            return self.follow(inner[0], inputs[1:], in_conditional=in_conditional)
         else:
             # To the compiler a conditional is one instruction: it needs all inputs.
             for body in inner:
@@ -246,12 +248,21 @@ def _axes(eqn: JaxprEqn) -> set[Any]:
 
 
 def _subjaxprs(eqn: JaxprEqn) -> list[Jaxpr]:
-    """The jaxprs among an equation's parameters."""
+    """The jaxprs among an equation's parameters that may run on a GPU."""
     values = []
     for param in eqn.params.values():
         values += param if isinstance(param, tuple | list) else [param]
     closed = [v.jaxpr if isinstance(v, ClosedJaxpr) else v for v in values]
-    return [v for v in closed if isinstance(v, Jaxpr)]
+    jaxprs = [v for v in closed if isinstance(v, Jaxpr)]
+    if platforms := _by_platform(eqn):
+        own = (i for i, names in enumerate(platforms) if not names or "cuda" in names)
+        return [jaxprs[next(own, -1)]]
+    return jaxprs
+
+
+def _by_platform(eqn: JaxprEqn) -> tuple[Any, ...]:
+    """The platforms of each branch of ``lax.platform_dependent``, None for others."""
+    return eqn.params.get("branches_platforms") or ()
 
 
 def _equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:

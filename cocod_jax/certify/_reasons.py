@@ -178,8 +178,8 @@ def _of_one_step(
     early_start: bool,
 ) -> list[str]:
     """Why a collective has only a part of its step beside it; empty when it has all."""
-    beside = [c.beside for c in collectives if c.is_async and c.beside]
-    if len(beside) == len(collectives) and all(map(_is_whole, beside)):
+    beside = [c.beside for c in collectives]
+    if all(map(_is_whole, beside)):
         return []
     if not flows:  # the partitioner wrote them, and only the schedule knows them
         names = {"conditional": "conditional", "loop": "in-loop"}
@@ -200,7 +200,7 @@ def _of_one_step(
         and any(not f.all_work for f in flows),
     }
     found = [name for name, holds in causes.items() if holds]
-    if found or not beside or any(not b.operations for b in beside):
+    if found or any(not b.operations for b in beside):
         return found or ["compiler"]
     if any(b.missed_before > (1 - _WHOLE) * b.possible for b in beside):
         found += ["compiler" if early_start else "starts-late"]

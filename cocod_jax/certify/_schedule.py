@@ -48,7 +48,7 @@ class Collective(NamedTuple):
       steps: local steps between its start and its end. A fraction, when a step is
         not a loop any more (one step only) and part of it stands between.
       place: ``round``, ``loop`` or ``conditional``.
-      beside: what runs beside it; None for one between the devices of one worker.
+      beside: what runs beside it; all zero for one between the devices of one worker.
     """
 
     kind: str
@@ -57,7 +57,7 @@ class Collective(NamedTuple):
     is_async: bool
     steps: float
     place: str
-    beside: Beside | None = None
+    beside: Beside = Beside(0, 0, 0.0, 0.0, 0.0)
 
     @property
     def hidden(self) -> bool:

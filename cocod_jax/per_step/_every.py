@@ -29,9 +29,10 @@ def every(
 
     It follows the same algorithm as :func:`cocod_jax.make_round`. With ``streamed``
     every step exchanges a k-th of the model, and its exchange can run beside the
-    forward and backward pass. Without, all of the model is exchanged once in a round,
-    and nothing is hidden: a program of one step has that collective in a conditional,
-    where no compiler can run it beside other steps.
+    forward and backward pass: give ``jax.jit`` the options of
+    :func:`cocod_jax.compiler_options`. Without, all of the model is exchanged once in a
+    round, and nothing is hidden: a program of one step has that collective in a
+    conditional, where no compiler can run it beside other steps.
 
     The numbers are the round's, to a rounding error of float32: an optax optimizer
     returns what to add to the parameters, and the sum is rounded once more. Updates of

@@ -95,9 +95,10 @@ def stale_mean_gradients(
 
     .. math:: \text{step } t \text{ applies } \sum_j p_j \, g_j(x_{t-1})
 
-    The exchange needs last step's gradients only, so it can run beside the forward
-    and backward pass of this step, in a program of one step (a round has its steps
-    in a loop). The first step has nothing to apply and returns zero.
+    The exchange needs last step's gradients only, and a barrier keeps what needs the
+    mean behind the backward pass of this step: compiled with
+    :func:`cocod_jax.compiler_options`, all of that pass is beside the exchange. The
+    first step has nothing to apply and returns zero.
     ``warmup_steps`` steps of synchronous SGD may come before; their gradients have
     been applied, so that the first step after them returns zero too and no gradient
     counts twice.
