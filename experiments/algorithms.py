@@ -72,7 +72,7 @@ RECIPES: dict[Measured, Recipe] = {
 def local_optimizer(
     config: TrainConfig, workers: int, steps_per_epoch: int
 ) -> optax.GradientTransformation:
-    """Momentum SGD with weight decay and a learning rate for ``workers`` workers.
+    """SGD or AdamW with weight decay and a learning rate for ``workers`` workers.
 
     The rate is scaled linearly with the total batch and warmed up from one worker's
     rate (Goyal et al., 2017).
@@ -90,6 +90,8 @@ def local_optimizer(
         [optax.linear_schedule(peak / workers, peak, warmup), decay], [warmup]
     )
     is_kernel = lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    if config.optimizer == "adamw":
+        return optax.adamw(schedule, weight_decay=config.weight_decay, mask=is_kernel)
     return optax.chain(
         optax.add_decayed_weights(config.weight_decay, mask=is_kernel),
         optax.sgd(schedule, momentum=config.momentum, nesterov=config.nesterov),

@@ -25,7 +25,7 @@ from cocod_jax.style import ALGORITHMS
 from experiments import command, figures, logbook
 from experiments.config import WITHOUT_INFLUENCE, Algorithm, TrainConfig
 
-BEFORE = {"nesterov": True, "micro_batches": None}
+BEFORE = {"nesterov": True, "micro_batches": None, "optimizer": "sgd"}
 """What older runs did, whose logs lack an option because there was none yet."""
 
 
@@ -87,22 +87,23 @@ def options(run: TrainConfig) -> list[str]:
     return words
 
 
-def finished(run: TrainConfig) -> bool:
-    """Whether the log is that of this very run, and complete.
+def finished(run: Any) -> bool:
+    """Whether the log of a configuration is that of this very run, and complete.
 
     It has to name every option that has an influence, but for those of :data:`BEFORE`.
     A log that breaks off, or that is no log at all, is not: the run replaces it.
     """
     if not run.log.exists():
         return False
+    wanted = logbook.plain(run)
+    of_run = lambda options: {name: options[name] for name in options if name in wanted}
     try:
         records = read_jsonl(run.log)
         (record,), ends = records["run"], records["end"]
-        recorded = BEFORE | record["config"]
+        recorded = of_run(BEFORE) | record["config"]
     except (ValueError, KeyError):  # no JSON, or records or fields that are not there
         return False
-    wanted = logbook.plain(run)
-    recorded |= {name: wanted[name] for name in WITHOUT_INFLUENCE}
+    recorded |= {name: wanted[name] for name in WITHOUT_INFLUENCE if name in wanted}
     return recorded == wanted and ends == [{"status": "finished"}]
 
 

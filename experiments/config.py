@@ -46,7 +46,7 @@ class TrainConfig:
     data_dir: Path | None = None
     """Where the CIFAR archives are; for cifar10 and cifar100 only."""
     partition: str = "iid"
-    """How the training data are split: iid, or dirichlet:ALPHA (skewed labels)."""
+    """How the training data are split: iid, by_class, or dirichlet:ALPHA (skewed)."""
 
     epochs: int = 10
     """Passes over the training data."""
@@ -58,12 +58,15 @@ class TrainConfig:
     """The learning rate grows linearly from one worker's to all workers'."""
     decay: Literal["cosine", "step"] = "cosine"
     """How the rate falls after the warm-up: to zero, or by 10 after 50 % and 75 %."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """The local optimizer."""
     momentum: float = 0.9
-    """The local optimizer's; its buffers stay with their worker."""
+    """That of sgd; its buffers stay with their worker."""
     nesterov: bool = True
     """Whether the momentum is Nesterov's."""
     weight_decay: float = 5e-4
-    """Decays kernels; leaves biases and batch norm alone."""
+    """Decays kernels, in adamw besides the gradient; leaves biases and batch norm
+    alone."""
 
     seed: int = 0
     """Draws the initial model, the order of the data and the augmentation."""

@@ -168,8 +168,10 @@ def test_without_crop_and_flip_images_stay_as_they_are():
 LABELS = np.random.default_rng(3).integers(0, 10, 1003)
 
 
-@pytest.mark.parametrize("scheme", ["iid", "dirichlet:100", "dirichlet:0.1"])
-@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize(
+    "scheme", ["iid", "by_class", "dirichlet:100", "dirichlet:0.1"]
+)
+@pytest.mark.parametrize("workers", [1, 4, 13])
 def test_every_example_is_in_one_shard(scheme, workers):
     shards = data.partition(LABELS, workers, scheme, seed=0)
     assert len(shards) == workers
@@ -179,6 +181,17 @@ def test_every_example_is_in_one_shard(scheme, workers):
 def test_iid_shards_are_equal_to_within_one():
     sizes = [len(shard) for shard in data.partition(LABELS, 4, "iid", seed=0)]
     assert sorted(sizes) == [250, 251, 251, 251]
+
+
+@pytest.mark.parametrize(
+    ("workers", "classes"), [(4, [3, 3, 2, 2]), (10, [1] * 10), (13, [1] * 13)]
+)
+def test_a_class_is_shared_by_as_few_workers_as_there_have_to_be(workers, classes):
+    shards = data.partition(LABELS, workers, "by_class", seed=0)
+    labels = [set(LABELS[shard]) for shard in shards]
+    assert [len(own) for own in labels] == classes
+    owners = [sum(label in own for own in labels) for label in range(10)]
+    assert max(owners) == -(-workers // 10)
 
 
 def skew(scheme):
@@ -198,7 +211,7 @@ def test_a_smaller_alpha_skews_the_labels_more():
     assert skew("dirichlet:0.05") > 0.5
 
 
-@pytest.mark.parametrize("scheme", ["iid", "dirichlet:0.5"])
+@pytest.mark.parametrize("scheme", ["iid", "by_class", "dirichlet:0.5"])
 def test_the_seed_decides_the_shards(scheme):
     first, again, other = (
         np.concatenate(data.partition(LABELS, 4, scheme, seed)) for seed in (0, 0, 1)
@@ -213,7 +226,9 @@ def test_the_seed_decides_the_shards(scheme):
     + [f"dirichlet:{alpha}" for alpha in ("0", "-1", "nan", "inf", "x")],
 )
 def test_an_unknown_scheme_is_an_error(scheme):
-    with pytest.raises(ValueError, match=r"must be 'iid' or 'dirichlet:ALPHA'"):
+    with pytest.raises(
+        ValueError, match=r"must be 'iid', 'by_class' or 'dirichlet:ALPHA'"
+    ):
         data.partition(LABELS, 4, scheme, seed=0)
 
 

@@ -276,7 +276,9 @@ def test_a_log_is_of_a_run_if_it_says_so(field, tmp_path):
 
 @pytest.mark.parametrize("option", BEFORE)
 def test_older_runs_did_what_the_option_would_have_to_say(option, tmp_path):
-    run = TrainConfig(out=tmp_path, micro_batches=(2, 1), nesterov=False)
+    run = TrainConfig(
+        out=tmp_path, micro_batches=(2, 1), nesterov=False, optimizer="adamw"
+    )
     path = write_log(run)
     without(path, option)
     assert not finished(run)

@@ -357,6 +357,7 @@ def test_runs_that_differ_have_logs_that_differ():
         "learning_rate": 1e-5,
         "warmup_epochs": 0.5,
         "decay": "step",
+        "optimizer": "adamw",
         "momentum": 0.5,
         "nesterov": False,
         "weight_decay": 0.0,
