@@ -29,6 +29,20 @@ def check_non_negative(**values: float) -> None:
             )
 
 
+def check_shares(**values: float) -> None:
+    """Raises ValueError, with name and value, unless all are numbers in 0..1."""
+    for name, value in values.items():
+        if not (isinstance(value, Real) and 0 <= value <= 1):
+            raise ValueError(
+                f"{name}={shown(value)} must be a number in 0..1{_not_of_jax(value)}."
+            )
+
+
+def is_transform(value: Any) -> bool:
+    """Whether it has the functions of an optax transform."""
+    return all(callable(getattr(value, name, None)) for name in ("init", "update"))
+
+
 def check_counts(**values: int) -> None:
     """Raises ValueError, with name and value, unless all are integers, 1 or more."""
     for name, value in values.items():

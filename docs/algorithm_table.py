@@ -6,6 +6,7 @@ from typing import Any
 import cocod_jax as cj
 from cocod_jax import timeline
 from cocod_jax.style import ALGORITHMS
+from cocod_jax.timeline import Algorithm
 
 PERIOD = 4  # in the timelines that are drawn
 
@@ -19,7 +20,8 @@ class Row:
       code: what to write, in a few words.
       seconds: the time of k steps.
       exchanges: all-reduces in k steps.
-      timeline: the algorithm on the clock that draws its figure.
+      timeline: the algorithm on the clock that draws its figure; None for a rule that
+        has CoCoD-SGD's.
       source: whose docstring describes it.
       example: Python that runs.
       text: what the docstring does not say, if anything.
@@ -33,7 +35,7 @@ class Row:
     code: str
     seconds: str
     exchanges: str
-    timeline: timeline.Algorithm
+    timeline: Algorithm | None = None
     source: Any
     example: str
     text: str = ""
@@ -48,7 +50,7 @@ class Row:
         return self.name.lower().replace(" ", "-")
 
 
-ROWS = (
+FORMS = (
     Row(
         name=ALGORITHMS["ssgd"][0],
         code="`cj.mean_gradients(axis)` in `optax.chain`",
@@ -248,3 +250,79 @@ is, and in what a worker does with what arrives.
         references=cj.cocod,
     ),
 )
+
+# Rules with CoCoD-SGD's times, at any delay.
+
+
+def _rule(name: str, call: str, source: Any, example: str, use: str, cost: str) -> Row:
+    return Row(
+        name=name,
+        code=f"`make_round(..., {call}, period=k)`",
+        seconds="max(*k Tc*, *Tm*)",
+        exchanges="1",
+        source=source,
+        example=f"""\
+import jax.numpy as jnp, optax
+import cocod_jax as cj
+
+loss_fn = lambda w, batch: jnp.mean((w - batch) ** 2)
+{example}
+round_ = cj.make_round(loss_fn, optax.sgd(0.1), rule, period=8)
+""",
+        use=use,
+        cost=cost,
+    )
+
+
+RULES = (
+    _rule(
+        name="DiLoCo",
+        call="cj.rules.diloco(axis)",
+        source=cj.rules.diloco,
+        example="rule = cj.rules.diloco("
+        '"workers", optax.sgd(0.7, momentum=0.9, nesterov=True))',
+        use="""\
+Take it for long periods, tens to hundreds of steps with AdamW inside, as language
+models are trained: the outer momentum carries what the workers have in common across
+rounds.
+The outer rate has to be tuned; with a delay the papers take a smaller one. With
+`outer=optax.sgd(1.0)` it is CoCoD-SGD.""",
+        cost="An anchor and the outer optimizer's state, as large as the parameters "
+        "each, beside what CoCoD-SGD keeps.",
+    ),
+    _rule(
+        name="EASGD",
+        call="cj.rules.easgd(axis)",
+        source=cj.rules.easgd,
+        example='rule = cj.rules.easgd("workers", beta=0.9)',
+        use="""\
+Take it where workers should explore apart from each other: they are pulled together
+gently, and never made equal.""",
+        cost="The centre, as large as the parameters, beside what CoCoD-SGD keeps.",
+    ),
+    _rule(
+        name="Overlap Local SGD",
+        call="cj.rules.overlap_local_sgd(axis)",
+        source=cj.rules.overlap_local_sgd,
+        example='rule = cj.rules.overlap_local_sgd("workers", alpha=0.6, beta=0.7)',
+        use="""\
+Take it where CoCoD-SGD's workers drift too far at the period that hides the exchange:
+the pull to the anchor holds them, at the price of a part of their own progress.""",
+        cost="The anchor and its momentum, as large as the parameters each; the merge "
+        "needs no snapshot.",
+    ),
+    _rule(
+        name="VRL-SGD",
+        call="cj.rules.vrl_sgd(axis, ...)",
+        source=cj.rules.vrl_sgd,
+        example='rule = cj.rules.vrl_sgd("workers", learning_rate=0.1, period=8)',
+        use="""\
+Take it with plain SGD when the workers' data differ: the corrections take out of each
+worker's gradients what drives it from the others. With momentum or Adam inside the
+correction's scale is no longer the one that it was derived for.""",
+        cost="The correction, as large as the parameters, and its subtraction in every "
+        "local step, beside what CoCoD-SGD keeps.",
+    ),
+)
+
+ROWS = FORMS + RULES

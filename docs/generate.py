@@ -57,12 +57,13 @@ def write_sources() -> None:
         for path in (DOCS / folder).glob("*"):
             if path not in wanted:
                 path.unlink()
-    timelines = {row.name: _timeline(row) for row in ROWS}
+    timelines = {row.name: _timeline(row) for row in ROWS if row.timeline}
     two = (ALGORITHMS[key][0] for key in ("local_sgd", "cocod"))
     _figure("timelines", gantt(timelines))
     _figure("between-and-beside", gantt({name: timelines[name] for name in two}))
     for row in ROWS:
-        _figure(row.slug, gantt({row.name: timelines[row.name]}))
+        if row.timeline:
+            _figure(row.slug, gantt({row.name: timelines[row.name]}))
     _figure("house", house.picture())
 
 
@@ -151,8 +152,7 @@ def _algorithm_page(row: Row) -> str:
         _rst(row.source, describe(row.source)),
         row.text,
         f"```python\n{row.example}```",
-        f"```{{figure}} ../figures/{row.slug}.svg\n"
-        f":alt: Timeline of {row.name}\n\n{_CAPTION}\n```",
+        _timeline_figure(row) if row.timeline else "",
         f"## When to use it\n\n{row.use}",
         f"## Cost\n\n*k* steps take {row.seconds} and {row.exchanges} all-reduce"
         f"{'' if row.exchanges == '1' else 's'}. {row.cost}",
@@ -160,6 +160,13 @@ def _algorithm_page(row: Row) -> str:
         _rst(references, section(references, "References")),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _timeline_figure(row: Row) -> str:
+    return (
+        f"```{{figure}} ../figures/{row.slug}.svg\n"
+        f":alt: Timeline of {row.name}\n\n{_CAPTION}\n```"
+    )
 
 
 def describe(documented: Any) -> str:

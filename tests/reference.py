@@ -248,6 +248,41 @@ class Drifts:
         return tree_map(lambda g, d: g - d, g, self.of[i])
 
 
+class Elastic:
+    """Zhang et al. 2015, synchronous: workers and centre pull at each other."""
+
+    def __init__(self, centre, workers, beta):
+        self.centre, self.workers, self.beta = centre, workers, beta
+        self.done = 0
+
+    def merge(self, i, arriving, x, snapshot):
+        alpha = self.beta / self.workers
+        pull = lambda x, s, z: x - alpha * (s - z)
+        pulled = tree_map(pull, x, snapshot, self.centre)
+        self.done += 1
+        if self.done % self.workers == 0:  # the forces are those of one moment
+            follow = lambda z, m: z + self.beta * (m - z)
+            self.centre = tree_map(follow, self.centre, arriving)
+        return pulled
+
+
+class PulledToAnchor:
+    """Wang, Liang, Joshi 2020: an anchor with momentum follows the stale mean."""
+
+    def __init__(self, anchor, workers, alpha, beta):
+        self.anchor, self.velocity = anchor, tree_map(np.zeros_like, anchor)
+        self.workers, self.alpha, self.beta, self.done = workers, alpha, beta, 0
+
+    def merge(self, i, arriving, x, snapshot):
+        if self.done % self.workers == 0:
+            follow = lambda v, m, z: self.beta * v + (m - z)
+            self.velocity = tree_map(follow, self.velocity, arriving, self.anchor)
+            self.anchor = tree_map(lambda z, v: z + v, self.anchor, self.velocity)
+        self.done += 1
+        pull = lambda x, z: (1 - self.alpha) * x + self.alpha * z
+        return tree_map(pull, x, self.anchor)
+
+
 def proportional_cocod_sgd(gradient, x0, samples, period, **sgd):
     """Shen et al. 2019, Algorithm 1, with proportional sampling: p_i = M_i / M.
 

@@ -17,7 +17,7 @@ MEAN = cj.mean("workers")
 RULES = EXCHANGING | {
     "int8": cj.cocod(contract.int8_with_feedback("workers")),
     "finite": contract.healing(contract.finite_workers("workers")),
-    "vrl_sgd": contract.vrl_sgd(MEAN, 0.1, PERIOD),
+    "vrl_sgd": cj.rules.vrl_sgd(MEAN, learning_rate=0.1, period=PERIOD),
     # Plain SGD has no state, and what its steps reach is overwritten: nothing but the
     # metrics is left for the exchange to be held behind.
     "overwriting": contract.overwriting(MEAN),

@@ -22,7 +22,16 @@ WAYS: dict[str, dict[str, Any]] = {
     "vmap split": {"via": "vmap", "execution": "split"},
     "elsewhere": {},  # the exchange on devices of its own
 }
-METHODS = ("int8", "finite", "diloco", "vrl_sgd", "overwriting")
+METHODS = (
+    "int8",
+    "finite",
+    "diloco",
+    "diloco_mixed",
+    "vrl_sgd",
+    "easgd",
+    "overlap_local_sgd",
+    "overwriting",
+)
 
 
 def made(name, x0=None):
@@ -42,13 +51,25 @@ def made(name, x0=None):
             rule = contract.healing(contract.finite_workers("workers"))
             loop["average"] = reference.finite_mean
         case "diloco":
-            rule = contract.diloco(mean, optax.sgd(**NESTEROV, nesterov=True))
+            rule = cj.rules.diloco(mean, optax.sgd(**NESTEROV, nesterov=True))
             anchor = reference.NesterovAnchor(x0, **NESTEROV)
             loop["merge"] = lambda i, m, x, s: reference.merged(
                 anchor.moved(m, N), x, s
             )
+        case "diloco_mixed":
+            rule = cj.rules.diloco(mean, optax.sgd(0.7), alpha=0.25)
+            anchor = reference.NesterovAnchor(x0, 0.7, 0.0)
+            loop["merge"] = lambda i, m, x, s: reference.tree_map(
+                lambda x, z: 0.25 * x + 0.75 * z, x, anchor.moved(m, N)
+            )
+        case "easgd":
+            rule = cj.rules.easgd(mean)
+            loop["merge"] = reference.Elastic(x0, N, 0.9).merge
+        case "overlap_local_sgd":
+            rule = cj.rules.overlap_local_sgd(mean)
+            loop["merge"] = reference.PulledToAnchor(x0, N, 0.6, 0.7).merge
         case "vrl_sgd":
-            rule = contract.vrl_sgd(mean, RATE, PERIOD)
+            rule = cj.rules.vrl_sgd(mean, learning_rate=RATE, period=PERIOD)
             drifts = reference.Drifts(x0, N, RATE, PERIOD)
             loop |= {"merge": drifts.merge, "correct": drifts.correct}
         case _:
@@ -120,14 +141,47 @@ def test_the_exchanges_state_stays_with_the_exchange():
     assert state.params["w"].devices() == set(devices)
 
 
+EQUAL = {
+    "diloco with outer SGD of rate 1": (
+        cj.rules.diloco("workers", optax.sgd(1.0)),
+        cj.cocod("workers"),
+    ),
+    "overlap Local SGD that pulls all the way, without momentum": (
+        cj.rules.overlap_local_sgd("workers", alpha=1.0, beta=0.0),
+        contract.overwriting(cj.mean("workers")),
+    ),
+    "diloco that keeps nothing of its own": (
+        cj.rules.diloco("workers", optax.sgd(1.0), alpha=0.0),
+        contract.overwriting(cj.mean("workers")),
+    ),
+}
+
+
+@pytest.mark.parametrize("names", EQUAL)
 @pytest.mark.parametrize("delay", range(PERIOD + 1))
-def test_diloco_with_outer_sgd_of_rate_one_is_cocod(delay):
+def test_rules_that_are_others_in_a_special_case(names, delay):
     with jax.enable_x64(True):
         batches = problems.batches(np.float64)
-        mean = cj.mean("workers")
-        ours = train(contract.diloco(mean, optax.sgd(1.0)), delay, batches)
-        cocod = train(cj.cocod(mean), delay, batches)
-        chex.assert_trees_all_close(ours.params, cocod.params, rtol=1e-10)
+        ours, known = (train(rule, delay, batches, via="vmap") for rule in EQUAL[names])
+        chex.assert_trees_all_close(ours.params, known.params, rtol=1e-10)
+
+
+def test_diloco_of_one_worker_is_lookahead():
+    """Zhang et al. 2019: slow weights go a part of the way to the fast ones."""
+    rule = cj.rules.diloco("workers", optax.sgd(0.5))
+    round_ = cj.make_round(
+        lambda w, b: 0.5 * (w - b) ** 2, optax.sgd(0.1), rule, period=5, delay=0
+    )
+    state = cj.replicate(round_.init(jnp.array(0.0)), 1)
+    run = cj.distribute(round_, via="vmap")
+    fast = slow = 0.0
+    for _ in range(4):  # the merge of a round comes before its steps
+        slow = slow + 0.5 * (fast - slow)
+        fast = slow
+        for _ in range(5):
+            fast -= 0.1 * (fast - 8.0)
+        state, _ = run(state, np.full([1, 5], 8.0, np.float32))
+    np.testing.assert_allclose(state.params, [fast], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", METHODS)

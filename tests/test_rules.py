@@ -16,20 +16,26 @@ from hypothesis import strategies as st
 
 import cocod_jax as cj
 from cocod_jax import testing
-from tests import contract, problems
+from tests import problems
 from tests.problems import WEIGHTS, N
 
 EXCHANGING = {
     "cocod": cj.cocod("workers"),
     "cocod_weighted": cj.cocod("workers", WEIGHTS),
     "mean": cj.cocod(cj.mean("workers")),
-    "diloco": contract.diloco(
-        cj.mean("workers"), optax.sgd(0.7, momentum=0.9, nesterov=True)
-    ),
+    "diloco": cj.rules.diloco("workers"),
+    "easgd": cj.rules.easgd("workers"),
+    "overlap_local_sgd": cj.rules.overlap_local_sgd("workers"),
+    "vrl_sgd": cj.rules.vrl_sgd("workers", learning_rate=0.1, period=2),
 }
 SILENT = {"independent", "nothing"}  # no worker hears of another
 INVARIANTS = [made for name, made in vars(testing).items() if name[:7] == "assert_"]
-LACKING = {"diloco": {testing.assert_mean_preserved}}  # on purpose
+MOVING = {testing.assert_mean_preserved}
+LACKING = {
+    "diloco": MOVING,
+    "easgd": MOVING | {testing.assert_identical_workers_agree},  # pulled by beta / N
+    "overlap_local_sgd": MOVING,
+}
 
 
 @pytest.mark.parametrize("package", [cj.rules, cj.exchanges])

@@ -208,7 +208,7 @@ def test_methods_follow_their_loops_piece_by_piece(name, way):
 def test_rule_and_exchange_remember_each_piece():
     """Leading axes: the workers, and the pieces."""
     exchange = contract.int8_with_feedback("workers")
-    rule = contract.diloco(exchange, optax.sgd(0.7, momentum=0.9))
+    rule = cj.rules.diloco(exchange, optax.sgd(0.7, momentum=0.9))
     make = functools.partial(cj.make_round, problems.loss, optax.sgd(RATE), rule)
     state = cj.replicate(make(period=PERIOD, streamed=True).init(problems.params()), N)
     optimizer = cj.every(PERIOD, optax.sgd(RATE), rule, streamed=True)

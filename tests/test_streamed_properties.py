@@ -179,10 +179,12 @@ def saved(state):
 
 RULES: dict[str, Any] = {
     "cocod": lambda: cj.cocod("workers", WEIGHTS),
-    "both remember": lambda: contract.diloco(
+    "both remember": lambda: cj.rules.diloco(
         contract.int8_with_feedback("workers"), optax.sgd(0.7, momentum=0.9)
     ),
-    "correcting": lambda: contract.vrl_sgd(cj.mean("workers"), 0.05, PERIOD),
+    "correcting": lambda: cj.rules.vrl_sgd(
+        "workers", learning_rate=0.05, period=PERIOD
+    ),
 }
 
 

@@ -139,7 +139,7 @@ def test_what_is_not_trained_is_neither_sent_nor_changed(execution):
 def test_params_and_state_can_be_donated(via):
     """The round's state keeps copies, and a run may have its buffers."""
     params = jax.tree.map(jnp.asarray, problems.params())
-    rule = contract.diloco(cj.mean("workers"), optax.sgd(0.7, momentum=0.9))
+    rule = cj.rules.diloco(cj.mean("workers"), optax.sgd(0.7, momentum=0.9))
     round_ = make_round(problems.loss, optax.adam(0.1), rule)
     run = cj.distribute(round_, via=via, execution="fused")
     devices = jax.devices()[:N]
@@ -152,7 +152,7 @@ def test_params_and_state_can_be_donated(via):
 
 
 def test_an_optimizer_is_compiled_once_and_its_state_donated():
-    rule = contract.diloco(cj.mean("workers"), optax.sgd(0.7, momentum=0.9))
+    rule = cj.rules.diloco(cj.mean("workers"), optax.sgd(0.7, momentum=0.9))
     # An inner optimizer that gives the caller's own arrays for its state.
     keeping: Any = (lambda params: params, lambda updates, state, _: (updates, state))
     inner = optax.chain(optax.GradientTransformation(*keeping), optax.adam(0.01))
@@ -244,7 +244,7 @@ def test_a_rule_that_sends_nothing_leaves_local_steps_alone():
 
 def test_a_correction_takes_gradients_wider_than_the_parameters():
     """A master gradient in float32, of parameters in bfloat16."""
-    rule = contract.vrl_sgd(cj.mean("workers"), RATE, 2)
+    rule = cj.rules.vrl_sgd("workers", learning_rate=RATE, period=2)
     optimizer = cj.every(2, optax.sgd(1.0), rule, streamed=True)
     params = {"w": jnp.zeros([N, 3], jnp.bfloat16), "b": jnp.zeros([N, 2])}
     third = jnp.float32(1 / 3)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from cocod_jax._checks import is_transform
 from cocod_jax._text import shown
 from cocod_jax._trees import check_arrays
 from cocod_jax._typing import Batches, Params
@@ -24,8 +25,7 @@ def check_transforms(inner: optax.GradientTransformation, rule: MergeRule) -> No
             "transform that averages gradients belongs to inner, with the rule "
             "cj.independent(), which averages nothing else."
         )
-    parts = (getattr(inner, name, None) for name in ("init", "update"))
-    if isinstance(inner, MergeRule) or not all(map(callable, parts)):
+    if isinstance(inner, MergeRule) or not is_transform(inner):
         raise TypeError(
             f"inner={shown(inner)} must be an optax transform of gradients, such as "
             "optax.sgd(0.1)."
