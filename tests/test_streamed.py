@@ -216,7 +216,7 @@ def test_rule_and_exchange_remember_each_piece():
     for holder in (state, of_every):
         # A third of 6, 1, 2 and 4 numbers, rounded up.
         chex.assert_shape(holder.exchange_state["error"]["float32"], (N, PERIOD, 6))
-        chex.assert_shape(holder.rule_state["anchor"]["float32"], (N, PERIOD, 6))
+        chex.assert_shape(holder.rule_state.anchor["float32"], (N, PERIOD, 6))
 
 
 @pytest.mark.parametrize("execution", ["fused", "split"])
