@@ -13,7 +13,7 @@ N, PERIOD = 4, 8
 PARAMETERS = 3 * 2 + 1 + 2 + 4  # problems.params
 
 
-def make_round(rule=None, delay=None, streamed=False):
+def make_round(rule=None, delay=None, streamed=False, trainable=None):
     rule = cj.cocod("workers") if rule is None else rule
     return cj.make_round(
         problems.loss,
@@ -22,6 +22,7 @@ def make_round(rule=None, delay=None, streamed=False):
         period=PERIOD,
         delay=delay,
         streamed=streamed,
+        trainable=trainable,
     )
 
 
@@ -52,7 +53,8 @@ def test_each_dtype_is_named_and_narrow_ones_travel_as_float32():
         "complex": jnp.ones(2, jnp.complex64),
         "step": jnp.array(0),  # stays with its worker
     }
-    found = summarize(make_round(delay=1), params)
+    trainable = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.inexact)
+    found = summarize(make_round(delay=1, trainable=trainable), params)
     assert found.parameters == 16
     assert found.sent_bytes == {"float32": 4 * 13, "complex64": 8 * 2}
     assert "Each sends 16 B of complex64 and 52 B of float32 in" in str(found)
