@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from cocod_jax.observe.loggers import read_jsonl
+from cocod_jax.observe.loggers import read_jsonl, to_jsonl
 from experiments import data
 from experiments.streaming import __main__ as study
 from experiments.streaming import mlp, report, results, scale
@@ -119,6 +119,26 @@ def test_resnet_runs_once_for_each_kind_split_and_seed():
     merges = [(run.algorithm, run.delay) for run in runs[::2]]
     whole = [("ssgd", None), ("local_sgd", None), ("cocod", 1), ("cocod", None)]
     assert merges == [*whole, ("streamed", None)]
+
+
+def test_resnet_is_reported_from_the_logs_of_its_runs(tmp_path, monkeypatch):
+    config = dataclasses.replace(CONFIG, model="resnet18", out=tmp_path)
+
+    def train_all(runs):
+        for run in runs:
+            with to_jsonl(run.log) as log:
+                late = 0.8 if run.algorithm == "cocod" else 1.0
+                accuracy = late * (0.9 + run.seed / 100)
+                log.write("epoch", epoch=1, test_accuracy=0.1, test_loss=9.0)
+                log.write("epoch", epoch=2, test_accuracy=accuracy, test_loss=0.5)
+
+    monkeypatch.setattr(study, "train_all", train_all)
+    study.main(config)
+    text = (tmp_path / "tables.md").read_text()
+    row = "| sgd | by_class | 4 | 90.50 ± 0.71 | 90.50 ± 0.71 | 72.40 ± 0.57"
+    assert row in text
+    assert "9.000" not in text
+    assert "Drift" not in text
 
 
 def test_holm_rejects_step_by_step():
