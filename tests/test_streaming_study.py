@@ -8,6 +8,7 @@ import pytest
 
 from cocod_jax.observe.loggers import read_jsonl, to_jsonl
 from experiments import data
+from experiments.config import Measured
 from experiments.streaming import __main__ as study
 from experiments.streaming import mlp, report, results, scale
 from experiments.streaming.config import (
@@ -67,7 +68,7 @@ def test_the_best_rate_is_that_of_the_least_training_loss(config):
     for cell in cells.values():
         assert cell.rate == 0.1
         assert cell.values["train_loss"].shape == (2,)
-        assert len(cell.curve) == config.steps // 15
+        assert np.shape(cell.curve) == (config.steps // 15,)
 
 
 def test_all_algorithms_meet_the_same_network_and_batches():
@@ -154,7 +155,7 @@ def test_verdicts_go_by_pairs_of_seeds():
     setting, seeds = Setting("sgd", "iid", 4), np.arange(8.0)
     spread = np.array([0, 1, 0, 1, 0, 1, 0, 1.5]) / 10
     streamed = 1 + seeds  # seeds differ far more than the algorithms
-    losses = {
+    losses: dict[Measured, np.ndarray] = {
         "streamed": streamed,
         "ssgd": streamed * np.exp(-0.5 - spread),
         "cocod": streamed * np.exp(0.5 + spread),
@@ -173,7 +174,8 @@ def test_verdicts_go_by_pairs_of_seeds():
 
 def test_equal_runs_are_not_told_apart():
     setting, same = Setting("sgd", "iid", 4), {"test_accuracy": np.full(3, 0.9)}
-    cells = {(setting, name): Cell(0.1, same) for name in ("streamed", "cocod")}
+    names: tuple[Measured, ...] = ("streamed", "cocod")
+    cells = {(setting, name): Cell(0.1, same) for name in names}
     assert verdicts(cells, "test_accuracy")[setting, "cocod"] == (False, False)
 
 
