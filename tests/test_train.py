@@ -146,6 +146,7 @@ def check_lines(out):
         ("pipe_sgd", "--warmup-rounds 3 --decay step"),
         ("local_sgd", "--partition dirichlet:1.0 --batch-size 8"),
         ("cocod", "--via shard_map --execution fused"),
+        ("streamed", "--optimizer adamw --learning-rate 0.02 --partition by_class"),
     ],
 )
 def test_every_algorithm_leaves_a_log_and_a_figure(

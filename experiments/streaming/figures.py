@@ -76,8 +76,11 @@ def draw(config: StreamingConfig, optimizer: Optimizer, out: Path) -> None:
 
 def _points(axis: Any, periods: Any, rows: list[np.ndarray], name: str) -> None:
     """Diverged runs are left out."""
+    kept = [row[np.isfinite(row)] for row in rows]
+    periods = [period for period, row in zip(periods, kept, strict=True) if row.size]
     mean, low, high = (
-        np.array([of(row) for row in rows]) for of in (np.nanmean, np.nanmin, np.nanmax)
+        np.array([of(row) for row in kept if row.size])
+        for of in (np.mean, np.min, np.max)
     )
     axis.errorbar(
         periods,

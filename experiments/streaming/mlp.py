@@ -67,8 +67,8 @@ def batches(run: MlpRun) -> np.ndarray:
 
 def logits_of(params: Any, images: jax.Array) -> jax.Array:
     """One hidden layer."""
-    hidden = jax.nn.relu(images @ params["hidden"] + params["bias"])
-    return hidden @ params["out"] + params["out_bias"]
+    hidden = jax.nn.relu(images @ params["hidden"] + params["bias"][None])
+    return hidden @ params["out"] + params["out_bias"][None]
 
 
 def loss_of(params: Any, images: jax.Array, labels: jax.Array) -> jax.Array:

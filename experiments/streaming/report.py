@@ -15,6 +15,7 @@ from experiments.streaming.results import (
     cells_of,
     clock,
     drifts_of,
+    middle,
     settings,
     verdicts,
 )
@@ -97,10 +98,7 @@ def drift(config: StreamingConfig) -> str:
         ]
         for setting in settings(config)
     ]
-    sgd, adamw = (
-        sorted(rates)[len(rates) // 2]
-        for rates in (config.sgd_rates, config.adamw_rates)
-    )
+    sgd, adamw = middle(config.sgd_rates), middle(config.adamw_rates)
     title = f"Drift, all at the learning rate {sgd} (sgd) and {adamw} (adamw)"
     return f"### {title}\n\n" + _table([_head(names), *rows])
 

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,12 +75,17 @@ def drifts_of(config: StreamingConfig) -> dict[tuple[Setting, Measured], np.ndar
     """Drifts [seeds] at the middle learning rate: the same for all algorithms."""
     found = {}
     for run in mlp_runs(config):
-        rate = sorted(run.rates)[len(run.rates) // 2]
+        rate = middle(run.rates)
         for record in read_jsonl(run.log)["result"]:
             if record["rate"] == rate:
                 setting = Setting(run.optimizer, record["partition"], run.period)
                 found[setting, run.algorithm] = np.array(record["drift"], float)
     return found
+
+
+def middle(rates: Sequence[float]) -> float:
+    """That of the learning rates; the smaller of two."""
+    return sorted(rates)[(len(rates) - 1) // 2]
 
 
 def _of_mlp(config: StreamingConfig) -> dict[tuple[Setting, Measured], Cell]:
