@@ -119,9 +119,13 @@ def test_a_streamed_exchange_is_hidden_beside_its_step(run, target):
 
 @needs_compiler
 @pytest.mark.parametrize(
-    ("target", "expected"), [("h100", ["starts-late"]), ("a100", ["scheduler-off"])]
+    ("run", "target", "expected"),
+    [
+        (in_a_round, "h100", ["starts-late"]),
+        (in_a_round, "a100", ["scheduler-off"]),
+        (in_a_chain, "a100", ["scheduler-off"]),
+    ],
 )
-@pytest.mark.parametrize("run", [in_a_chain, in_a_round])
 def test_without_the_options_it_starts_late(run, target, expected):
     fn, args = run(streamed())
     certificate = certify(fn, *args, target=target)

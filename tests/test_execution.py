@@ -15,7 +15,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 import cocod_jax as cj
 from cocod_jax.execution._distribute import _not_far_ahead
-from cocod_jax.execution._flags import SCHEDULER
+from cocod_jax.execution._flags import EARLY_START, SCHEDULER, as_xla_flags
 from cocod_jax.execution._map import WorkerMap, _jit
 from cocod_jax.execution._split import Split
 from tests import problems
@@ -223,6 +223,32 @@ def test_from_hopper_on_the_scheduler_is_on(capability, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")
     device = SimpleNamespace(**{**vars(GPU), "compute_capability": capability})
     cj.distribute(make_round(), devices=[device])
+
+
+HOPPER = SimpleNamespace(**{**vars(GPU), "compute_capability": "9.0"})
+AMD = SimpleNamespace(**{**vars(GPU), "compute_capability": "gfx942"})
+
+
+def test_a_streamed_round_needs_more_flags_on_every_gpu(monkeypatch):
+    """Two, and the scheduler's before Hopper; the warning names what is missing."""
+    streamed = make_round(streamed=True)
+    for device, others in ((GPU, {SCHEDULER: True}), (HOPPER, {})):
+        options = cj.compiler_options(device)
+        assert options == EARLY_START | others
+        for given in range(len(options) + 1):
+            names = list(options)
+            flags = as_xla_flags({name: options[name] for name in names[:given]})
+            monkeypatch.setenv("XLA_FLAGS", flags)
+            if given == len(options):
+                cj.distribute(streamed, devices=[device])
+                continue
+            with pytest.warns(UserWarning, match=f"XLA_FLAGS='--{names[given]}="):
+                cj.distribute(streamed, devices=[device])
+
+
+@pytest.mark.parametrize("device", [AMD, jax.devices()[0], "cpu", "tpu", None])
+def test_where_no_schedule_was_read_there_are_no_options(device):
+    assert cj.compiler_options(device) == {}
 
 
 @pytest.mark.parametrize(("device", "option"), [(GPU, True), (jax.devices()[0], None)])
