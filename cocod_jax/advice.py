@@ -169,7 +169,10 @@ def advise(
         )
     elif not objections:
         steady = functools.partial(clock, compute=Compute(step_seconds, 1))
-        streams, reason = _whole_or_streamed(period, delay, seconds, steady, devices)
+        enough = _hides_pieces(step_seconds, exchange_seconds, latency, busy)
+        streams, reason = _whole_or_streamed(
+            period, delay, seconds, steady, devices, enough
+        )
         sentences.append(reason)
     largest = None
     if learning_rate is not None and smoothness is not None:
@@ -257,6 +260,7 @@ def _whole_or_streamed(
     seconds: Callable[[Algorithm], float],
     steady: Callable[[Algorithm], float],
     devices: int,
+    enough: int | None,
 ) -> tuple[bool, str]:
     """Whether to stream, and why.
 
@@ -266,6 +270,7 @@ def _whole_or_streamed(
       seconds: of a step of an algorithm.
       steady: the same without jitter.
       devices: of each worker.
+      enough: the period from which on a step hides a piece, if that is known.
     """
     whole, streamed = CoCoDSGD(period, delay), Streamed(period)
     if period == 1:
@@ -276,6 +281,7 @@ def _whole_or_streamed(
         return False, (
             f"Do not stream: each of {period} messages pays the latency, which a whole "
             "exchange pays once."
+            + (f" From period {enough} on a step would hide it." if enough else "")
         )
     if slower:
         return False, (
@@ -298,6 +304,15 @@ def _whole_or_streamed(
         f"squared deviation is {times(_NOISE)} times as large where noise alone drives "
         f"them apart, and {times(_DATA)} times where their data alone do."
     )
+
+
+def _hides_pieces(
+    step: float, exchange: float, latency: float, busy: float
+) -> int | None:
+    """The smallest period whose pieces a step hides, where they do not slow it."""
+    if busy or latency >= step:
+        return None
+    return math.ceil((exchange - latency) / (step - latency) - 1e-9)
 
 
 def _times(problem: theory.Problem, period: int, delay: int, other: int) -> float:

@@ -155,6 +155,22 @@ def test_whole_or_streamed_has_a_reason(options, streamed, reason):
     assert reason in str(advice)
 
 
+@settings(max_examples=50, deadline=None)
+@given(times, st.floats(1.1, 9.0), st.floats(0.1, 0.95))
+def test_a_longer_period_makes_up_for_the_latency(tc, exchanges, part):
+    advise = functools.partial(
+        cj.advise, tc, tc * (exchanges + part), 4, latency=part * tc
+    )
+    text = str(advise())
+    if "messages pays the latency" not in text:
+        return
+    period = int(text.split(" From period ")[1].split()[0])
+    assert advise(period=period).streamed_seconds == pytest.approx(tc)
+    assert advise(period=period - 1).streamed_seconds > tc
+    # Where a step is shorter than the latency alone, nothing does.
+    assert "From period" not in str(advise(latency=1.01 * tc, period=period))
+
+
 def test_the_sentence_about_streaming_says_what_theory_says():
     text = str(cj.advise(0.1, 0.35, 16, period=8))
     # Unseen steps of period 8: 28 + 8 d of noise, so 36 and 60 with delays 1 and 4;
