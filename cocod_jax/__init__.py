@@ -24,6 +24,7 @@ from cocod_jax.exchanges import Exchange as Exchange
 from cocod_jax.exchanges import mean as mean
 from cocod_jax.execution import compiler_options as compiler_options
 from cocod_jax.execution import distribute as distribute
+from cocod_jax.measurement import measure as measure
 from cocod_jax.observe import DriftAlarm as DriftAlarm
 from cocod_jax.observe import loggers as loggers
 from cocod_jax.observe import plots as plots

@@ -13,6 +13,7 @@ from cocod_jax._checks import (
     check_period,
     check_positive,
 )
+from cocod_jax.measurement import Measurement
 from cocod_jax.timeline import (
     SSGD,
     Algorithm,
@@ -71,11 +72,11 @@ class Advice(NamedTuple):
 
 
 def advise(
-    step_seconds: float,
-    exchange_seconds: float,
-    workers: int,
+    step_seconds: float | Measurement,
+    exchange_seconds: float | None = None,
+    workers: int | None = None,
     *,
-    latency: float = 0.0,
+    latency: float | None = None,
     busy: float = 0.0,
     jitter: float = 0.0,
     devices: int = 1,
@@ -93,12 +94,13 @@ def advise(
     is short beside a step: they send one in every step.
 
     Args:
-      step_seconds: Tc, one local step, above 0.
-      exchange_seconds: Tm, one exchange of all parameters, 0 or more; measured, or
-        from a :class:`cocod_jax.timeline.Link`.
+      step_seconds: Tc, one local step, above 0; or what :func:`cocod_jax.measure`
+        returned, which has ``exchange_seconds``, ``workers`` and ``latency`` as well.
+      exchange_seconds: Tm, one exchange of all parameters, 0 or more; from a
+        :class:`cocod_jax.timeline.Link`, say.
       workers: N, at least 2.
       latency: the part of Tm that does not depend on the bytes, 0 to Tm: the seconds
-        of an exchange of a single number.
+        of an exchange of a single number. None is 0, or what was measured.
       busy: seconds for which an exchange occupies the processor, 0 to Tm; see
         :func:`cocod_jax.timeline.simulate`.
       jitter: the coefficient of variation of a step's time, 0 or more. With it the
@@ -115,6 +117,7 @@ def advise(
 
     Raises:
       ValueError: when a value is out of its range, when there is a single worker,
+        when a measurement comes with what it has already, or numbers come without,
         when only one of ``learning_rate`` and ``smoothness`` is given, and when an
         exchange takes longer than 100,000 local steps.
 
@@ -131,6 +134,9 @@ def advise(
       deviation is 0.43 times as large where noise alone drives them apart, and 0.22
       times where their data alone do.
     """
+    step_seconds, exchange_seconds, workers, latency = _given(
+        step_seconds, exchange_seconds, workers, latency
+    )
     _check_times(step_seconds, exchange_seconds, busy, workers)
     check_counts(devices=devices)
     if (learning_rate is None) != (smoothness is None):
@@ -204,6 +210,30 @@ def advise(
         pays=not objections,
         sentences=(*sentences, *objections),
     )
+
+
+def _given(
+    step_seconds: float | Measurement,
+    exchange_seconds: float | None,
+    workers: int | None,
+    latency: float | None,
+) -> tuple[float, float, int, float]:
+    """Tc, Tm, N and the latency, as numbers or as they were measured."""
+    if isinstance(step_seconds, Measurement):
+        if exchange_seconds is not None or workers is not None:
+            raise ValueError(
+                f"exchange_seconds={exchange_seconds} and workers={workers} are in the "
+                "measurement already; leave them out."
+            )
+        measured = step_seconds
+        latency = measured.latency if latency is None else latency
+        return measured.tc, measured.tm, measured.workers, latency
+    if exchange_seconds is None or workers is None:
+        raise ValueError(
+            f"exchange_seconds={exchange_seconds} and workers={workers} must be "
+            "numbers, unless the first argument is what cj.measure returned."
+        )
+    return step_seconds, exchange_seconds, workers, latency or 0.0
 
 
 def _check_times(

@@ -223,6 +223,7 @@ PACKAGES = (
     "workers",
     "execution",
     "advice",
+    "measurement",
     "observe",
 )
 

@@ -29,7 +29,8 @@ LAYERS = (
     ("execution",),
     ("certify",),
     ("observe",),
-    ("testing", "advice"),
+    ("testing", "measurement"),
+    ("advice",),
     ("__init__",),
     ("__main__",),
 )

@@ -256,4 +256,4 @@ np.testing.assert_allclose(result["consensus"], cj.consensus(state), rtol=1e-5)
 # * **Own data.** Every worker must draw other data; derive the seed from its number.
 # * **Metrics.** Each process sees the metrics of its own workers. Reduce them outside
 #   of the round; inside, the overlap is lost.
-# * **Period.** Measure a step and an exchange on the cluster, and ask `cj.advise`.
+# * **Period.** `cj.advise(cj.measure(round_, state, batches))`, on the cluster.

@@ -319,3 +319,17 @@ def test_a_streamed_round_says_so():
     assert not make_round(
         problems.loss, SGD, cj.cocod("workers"), streamed=False
     ).streamed
+
+
+@pytest.mark.parametrize("trainable", [None, lambda leaf: leaf.ndim > 0])
+def test_the_split_execution_takes_no_array_of_the_caller(trainable):
+    """It overwrites the parameters that a step has made, and none that came in."""
+    round_ = make_round(problems.loss, SGD, cj.cocod("workers"), trainable=trainable)
+    run = cj.distribute(round_, via="vmap", execution="split")
+    state = cj.replicate(round_.init(problems.params()), N)
+    before = jax.tree.map(np.array, state.params)
+    after, _ = run(state, problems.round_batches(problems.batches(), 0))
+    run(after, problems.round_batches(problems.batches(), 1))
+    for kept in (state, after):
+        assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(kept.params))
+    chex.assert_trees_all_equal(jax.tree.map(np.array, state.params), before)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cocod_jax._trees import at
-from cocod_jax._typing import Batches, ExchangeState, Sent, Tree
+from cocod_jax._typing import Batches, ExchangeState, Params, Sent, Tree
 from cocod_jax.execution._map import WorkerMap
 from cocod_jax.rounds._portion import Portion
 from cocod_jax.rounds._round import Parts, Round, compose
@@ -26,8 +26,9 @@ from cocod_jax.rules._base import the_snapshot
 class Split:
     """A round as separate programs: send, each local step, merge.
 
-    None of them may overwrite what it is given: XLA would copy it first on a CPU, which
-    takes longer than new buffers do. So the snapshot is the state's own parameters.
+    None of them may overwrite what it is given, except the one that puts a merged piece
+    into the parameters: XLA would copy it first on a CPU, which takes longer than new
+    buffers do. So the snapshot is the state's own parameters.
 
     Args:
       round_: the round.
@@ -47,6 +48,15 @@ class Split:
         self._step = compute.over(functools.partial(_step_of_round, round_))
         self._stack = compute.over(_stack)
         self._merge = compute.over(functools.partial(_merge_of_round, round_))
+        # A program of its own that does nothing else overwrites the parameters in
+        # place. The merge of a piece that writes them takes twice as long where they
+        # are copied, and four times where it may overwrite them, since it reads them
+        # as well. Leaves that are not trained are the caller's: they may not be taken.
+        self._streamed = round_.streamed
+        self._put = compute.over(
+            functools.partial(_put_of_round, round_),
+            donate=(0,) if portion.part_of is all_of_it else (),
+        )
         # One cache per run: a cache on the class would keep every run alive.
         self._number = functools.cache(self._place_number)
         parts = Parts(
@@ -105,7 +115,10 @@ class Split:
         """Merges; what no merge reads stays out of the program."""
         light = state._replace(opt_state=(), model_state=(), exchange_state=())
         light, metrics = self._merge(light, snapshot, self._compute.place(sent))
-        params = whole_of(light.params, state.params)
+        part = light.params
+        if self._streamed:
+            part = self._put(state.params, state.count, part)
+        params = whole_of(part, state.params)
         return state._replace(params=params, rule_state=light.rule_state), metrics
 
     def _place_number(self, workers: int, t: int) -> Any:
@@ -140,7 +153,18 @@ def _step_of_round(
 def _merge_of_round(
     round_: Round, state: RoundState, snapshot: Tree, sent: Sent
 ) -> tuple[RoundState, MergeMetrics]:
-    return _trained(round_, *round_.merge(state, snapshot, sent))
+    after, metrics = round_.merge(state, snapshot, sent)
+    if not round_.streamed:
+        return _trained(round_, after, metrics)
+    piece = round_.portion.take(after.params, state.count - round_.delay)
+    return after._replace(params=piece), metrics
+
+
+def _put_of_round(
+    round_: Round, params: Params, count: jax.Array, piece: Tree
+) -> Params:
+    portion = round_.portion
+    return portion.part_of(portion.put(params, count - round_.delay, piece))
 
 
 def _trained(round_: Round, state: RoundState, metrics: Any) -> tuple[RoundState, Any]:
