@@ -219,7 +219,8 @@ smallest with *k Tc* ≥ *Tm*, as for CoCoD-SGD.
 Do not take it when the latency of a message is not short beside a step, or when
 workers pause: each waits for the others in every step, and a pause is hidden behind
 one step only. On data that differ much between workers, [Local SGD](local-sgd.md)
-averages everything at one time, and this does not.
+averages everything at one time, and this does not: with one class on each worker [it
+hardly learnt](../results/20261129_streaming_study.md).
 
 A rule sees a piece as its model. One that needs the whole at once, such as its norm,
 says `streams=False` ([how](../how-to/own-rule.md#rules-that-stream)) and is refused.
