@@ -19,10 +19,13 @@ from cocod_jax.timeline import (
     Compute,
     Link,
     LocalSGD,
+    Streamed,
+    Streaming,
     Timeline,
     simulate,
 )
 from experiments.algorithms import RECIPES
+from experiments.overlap.config import NAMES
 
 STEPS = 240  # enough that a prediction's start and end hardly count
 DDP = (
@@ -32,6 +35,7 @@ DDP = (
     "DDP, 1 MB buckets, no broadcast",
 )
 LOCAL_SGD = ("local SGD", "local SGD without DDP")
+PARTIAL = "partial averaging, a step late"
 _PARTS_OF_AN_EXCHANGE = (
     "move to the exchange",
     "the core's work for an exchange",
@@ -76,6 +80,9 @@ class Clock:
             # PyTorch sends gradients from the end of the forward pass on.
             **dict.fromkeys(DDP, SSGD(sends_after=1 / 3)),
             **dict.fromkeys(LOCAL_SGD, LocalSGD(self.period)),
+            PARTIAL: Streamed(self.period),
+            # In one program on a CPU every piece is exchanged before its step.
+            NAMES["streamed_optimizer"]: Streaming(self.period, self.period, delay=0),
         }
         return {name: every[name] for name in self.measured}
 

@@ -3,7 +3,9 @@
 Every worker is a process on a core of its own, in a network namespace of its own;
 rate-limited links join them. Rates other than ``none`` (loopback) need Linux, root
 and iproute2. In one run, interleaved and repeated: the local steps alone (Tc), the
-exchange alone (Tm), and a round of every algorithm.
+exchange alone (Tm), and a round of every algorithm. With ``--balance`` a short run on
+the loopback comes first, and the links are made so slow that Tm / Tc is what was asked
+for; what came out is logged beside it.
 """
 
 import math
@@ -18,9 +20,50 @@ from cocod_jax.style import ALGORITHMS
 from experiments import command, logbook, progress
 from experiments.cluster.network import Network, links_of
 from experiments.cluster.processes import machine, run_program
-from experiments.overlap import figures
+from experiments.overlap import balance, figures
 from experiments.overlap.config import OverlapConfig
 from experiments.overlap.peers import run_torch, torch_python
+
+
+def balanced(
+    config: OverlapConfig, log: Logbook, show: progress.Reporter
+) -> list[Network]:
+    """Links on which Tm is so many times Tc, by the local steps as they are now."""
+    loopback = Network(config.workers, None)
+    with loopback:
+        records = run_ours(config, loopback, show, algorithms=(), records="times")
+    first = {r["algorithm"]: r for r in records if r["worker"] == 0}
+    compute = first["local steps"]["seconds_per_round"] / config.period
+    sent_bytes = first["exchange"]["sent_bytes"]
+    found = []
+    for asked in config.balances():
+        rate = balance.rate_of(asked, compute, sent_bytes, config.workers)
+        found.append(Network(config.workers, rate))
+        log.write(
+            "balance", asked=asked, rate=rate, compute=compute, sent_bytes=sent_bytes
+        )
+    return found
+
+
+def run_ours(
+    config: OverlapConfig,
+    network: Network,
+    show: progress.Reporter,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """What this library's workers report."""
+    return run_program(
+        network,
+        [sys.executable, "-m", "experiments.overlap.worker"],
+        timeout=3600,
+        show=show.within(links_of(network.rate or "none")),
+        model=config.model,
+        width=config.width,
+        batch_size=config.batch_size,
+        period=config.period,
+        repeats=config.repeats,
+        **{"algorithms": config.algorithms, **options},
+    )
 
 
 def measure_ours(
@@ -29,18 +72,7 @@ def measure_ours(
     """This library's results at one rate, and what explains them, logged."""
     rate = network.rate or "none"
     with network:
-        records = run_program(
-            network,
-            [sys.executable, "-m", "experiments.overlap.worker"],
-            timeout=3600,
-            show=show.within(links_of(rate)),
-            model=config.model,
-            width=config.width,
-            batch_size=config.batch_size,
-            period=config.period,
-            repeats=config.repeats,
-            algorithms=config.algorithms,
-        )
+        records = run_ours(config, network, show)
     hidden = {}
     for record in records:
         if "timeline" in record and record["hidden"] is not None:
@@ -105,7 +137,7 @@ def _result(
 
 
 def table(config: OverlapConfig, rate: str, results: list[dict[str, Any]]) -> Table:
-    """Seconds per step, from the least to the greatest, and how good that is.
+    """A step of each algorithm over Tc of the same run, and how good that is.
 
     The last two columns are the part of the round that computation or exchange needs
     anyway, and the least part of the exchange beside which a worker computed.
@@ -115,10 +147,11 @@ def table(config: OverlapConfig, rate: str, results: list[dict[str, Any]]) -> Ta
     }
     compute, exchange = ours["local steps"], ours["exchange"]
     baseline = ALGORITHMS["ssgd"][0]
-    each = f"Tc {compute / config.period:.3f} s, Tm {exchange:.3f} s"
-    shown = Table(title=f"{links_of(rate)}: {each}")
+    step = compute / config.period
+    title = f"{links_of(rate)}: Tm / Tc {exchange / step:.2f}, Tc {step:.3f} s"
+    shown = Table(title=title)
     shown.add_column("algorithm")
-    for column in ("s per step", "from", "to", f"against {baseline}"):
+    for column in ("step / Tc", "from", "to", "s per step", f"against {baseline}"):
         shown.add_column(column, justify="right")
     for column in ("max(k Tc, Tm) / round", "hidden"):
         shown.add_column(column, justify="right")
@@ -127,8 +160,9 @@ def table(config: OverlapConfig, rate: str, results: list[dict[str, Any]]) -> Ta
             faster = ours.get(baseline, math.nan) / r["seconds_per_round"]
             shown.add_row(
                 f"{r['algorithm']} ({r['side']})",
+                f"{r['seconds_per_step'] / step:.2f}",
+                *(f"{end(r['repeats']) / compute:.2f}" for end in (min, max)),
                 f"{r['seconds_per_step']:.3f}",
-                *(f"{end(r['repeats']) / config.period:.3f}" for end in (min, max)),
                 f"{faster:.2f} x",
                 f"{max(compute, exchange) / r['seconds_per_round']:.3f}",
                 f"{r['hidden']:.0%}" if r.get("hidden") is not None else "",
@@ -149,7 +183,9 @@ def main(config: OverlapConfig) -> None:
     path = config.out / "overlap.jsonl"
     with progress.report() as show:
         with logbook.opened(path, config, machine=machine()) as log:
-            for network in config.networks():
+            chosen = config.balance is not None
+            links = balanced(config, log, show) if chosen else config.networks()
+            for network in links:
                 results = measure_ours(config, network, log, show)
                 if python:
                     results += measure_torch(config, network, log, show, python)
@@ -157,6 +193,10 @@ def main(config: OverlapConfig) -> None:
         show.now("drawing")
         figures.bars(path, config.out / "bars.png")
         figures.timelines(path, config.out / "timelines.png")
+        if config.balance is not None:
+            text = balance.table(path)
+            path.with_name("balance.md").write_text(text)
+            show.line(text)
         show.line(f"log and figures: {config.out}")
 
 

@@ -15,9 +15,12 @@ import numpy as np
 from cocod_jax import plots, style
 from experiments.cluster.network import links_of
 from experiments.figures import records_of
+from experiments.overlap.config import NAMES
 
 # An algorithm of this library has its own colour; PyTorch's are grey.
-COLOURS = dict(style.ALGORITHMS.values())
+COLOURS = dict(style.ALGORITHMS.values()) | {
+    NAMES["streamed_optimizer"]: style.SKY_BLUE
+}
 
 
 def bars(log: Path, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""PyTorch on the same links: seconds per round of DDP and of its local SGD.
+"""PyTorch on the same links: DDP, its local SGD, and partial averaging a step late.
 
 It needs nothing but torch, and runs in an environment of its own.
 """
@@ -122,6 +122,39 @@ def local_sgd(period: int, through_ddp: bool) -> Step:
     return training_step(model, PostLocalSGDOptimizer(sgd(model), averager))
 
 
+def partial_averaging(period: int) -> Step:
+    """A part of every parameter in each step, merged one step late.
+
+    PyTorch has no such thing. It is what DreamDDP and Streaming DiLoCo do with groups
+    of layers, with a part of each parameter in place of them, so that all messages have
+    the same length, and with the merge that keeps the step's own progress.
+    """
+    model = resnet18()
+    train = training_step(model, sgd(model))
+    parts = [
+        # As the values lie in memory: channels-last is no view of one axis.
+        parameter.data.as_strided((parameter.numel(),), (1,)).tensor_split(period)
+        for parameter in model.parameters()
+    ]
+    turn = 0
+
+    def step() -> None:
+        nonlocal turn
+        pieces = [part[turn] for part in parts]
+        snapshot = torch.cat(pieces)
+        mean = snapshot.clone()
+        sending = dist.all_reduce(mean, async_op=True)
+        train()
+        sending.wait()
+        moved = mean.div_(dist.get_world_size()).sub_(snapshot)
+        sizes = [piece.numel() for piece in pieces]
+        for piece, correction in zip(pieces, moved.split(sizes), strict=True):
+            piece.add_(correction)
+        turn = (turn + 1) % period
+
+    return step
+
+
 def exchange() -> Step:
     """Tm: one all-reduce of as many bytes as the model has."""
     flat = torch.zeros(sum(p.numel() for p in resnet18().parameters()))
@@ -164,6 +197,7 @@ def main() -> None:
         "DDP, 1 MB buckets, no broadcast": ddp(1, broadcast_buffers=False),
         "local SGD": local_sgd(args.period, through_ddp=True),
         "local SGD without DDP": local_sgd(args.period, through_ddp=False),
+        "partial averaging, a step late": partial_averaging(args.period),
     }
     in_a_round = {name: args.period for name in algorithms} | {"exchange": 1}
     # DDP lays its buckets out anew after the first step.

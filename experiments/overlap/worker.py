@@ -18,7 +18,6 @@ import tyro
 from jax.experimental import multihost_utils
 
 import cocod_jax as cj
-from cocod_jax.style import ALGORITHMS
 from experiments.algorithms import AXIS, RECIPES
 from experiments.cluster import trace
 from experiments.cluster.worker import (
@@ -32,7 +31,7 @@ from experiments.cluster.worker import (
     seconds,
     steps,
 )
-from experiments.config import Measured
+from experiments.overlap.config import NAMES, Timed
 from experiments.tasks.images import loss_of
 
 
@@ -40,7 +39,7 @@ from experiments.tasks.images import loss_of
 class OverlapWorkerConfig(WorkerConfig):
     """What to measure, the same for all workers but for the rank."""
 
-    algorithms: tuple[Measured, ...] = get_args(Measured)
+    algorithms: tuple[Timed, ...] = get_args(Timed)
     """Which ones."""
     records: Literal["all", "times"] = "all"
     """Times alone, or timelines, parts and a profile as well, which need memory."""
@@ -90,9 +89,14 @@ def pipelined(worker: Worker) -> Run:
     return run
 
 
-def algorithm(worker: Worker, name: Measured, delay: int) -> Run:
+def algorithm(worker: Worker, name: Timed, delay: int) -> Run:
     """An algorithm as it is measured; ``delay`` is for the one just in time."""
-    recipe, exchange = RECIPES[name], cj.mean(AXIS)
+    exchange = cj.mean(AXIS)
+    if name == "streamed_optimizer":
+        # On a CPU its exchange runs before the step, in the same program.
+        rule, period = cj.cocod(exchange), worker.config.period
+        return steps(worker, cj.every(period, worker.optimizer, rule, streamed=True))
+    recipe = RECIPES[name]
     if name == "pipe_sgd":
         return pipelined(worker)
     if recipe.gradients is not None:
@@ -161,7 +165,7 @@ def main(config: OverlapWorkerConfig) -> None:
     delay = just_in_time(worker, compute, send)
     algorithms = {}
     for key in config.algorithms:
-        name, _ = ALGORITHMS[key]
+        name = NAMES[key]
         stages.begin(f"{name}: compiling")
         algorithms[name] = algorithm(worker, key, delay)
         seconds(algorithms[name], 2)
@@ -177,8 +181,11 @@ def main(config: OverlapWorkerConfig) -> None:
             "seconds_per_round": statistics.median(values),
             "repeats": values,
         }
-        if name == ALGORITHMS["just_in_time"][0]:
+        if name == NAMES["just_in_time"]:
             result["delay"] = delay
+        if name == "exchange":
+            leaves = jax.tree.leaves(worker.values[0])
+            result["sent_bytes"] = sum(leaf.nbytes for leaf in leaves)
         report(result)
     if config.records == "all":
         explain(worker, compute, send, algorithms, stages)
