@@ -141,6 +141,18 @@ def test_pipe_sgd_is_hidden_beside_its_step():
 
 
 @needs_compiler
+def test_the_options_hide_a_single_step_of_a_whole_round_too():
+    """Without them the exchange starts in the middle of it."""
+    round_ = cj.make_round(loss_fn, SGD, RULE, period=PERIOD, delay=1)
+    state = jax.eval_shape(lambda p: cj.replicate(round_.init(p), WORKERS), PARAMS)
+    batches = jax.ShapeDtypeStruct((WORKERS, PERIOD, BATCH, WIDTH), jnp.float32)
+    certificate = certify(
+        round_, state, batches, target="h100", compiler_options=OPTIONS
+    ).check()
+    assert certificate.verdict == "hidden behind 1 of 4 local steps"
+
+
+@needs_compiler
 def test_a_step_that_has_a_loop_of_its_own():
     """The loop over micro-batches is one operation of the step."""
     round_, (state, batches) = in_a_round(inner=optax.adamw(1e-3))

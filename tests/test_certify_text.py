@@ -9,7 +9,7 @@ from cocod_jax.certify._hlo import Module, replica_groups
 from cocod_jax.certify._memory import overlap_bytes
 from cocod_jax.certify._picture import picture
 from cocod_jax.certify._reasons import diagnose
-from cocod_jax.certify._schedule import Collective, read_schedule
+from cocod_jax.certify._schedule import Beside, Collective, read_schedule
 from cocod_jax.certify._work import FLOPS_PER_BYTE, Work
 
 WORKER_OF_DEVICE = (0, 0, 0, 0, 1, 1, 1, 1)
@@ -265,4 +265,28 @@ def test_what_a_step_does_before_and_after_is_missed(
     unit = "matrix products"
     flow = CollectiveFlow("psum", "float32", 4096, 0, 5, 0, False, False, unit=unit)
     found = diagnose((flow,), schedule, scheduler=True, early_start=early_start)
+    assert [reason.id for reason in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [(0, 0, []), (2, 0, ["waits-for-steps"]), (0, 4, ["steps-wait"])],
+)
+def test_a_step_that_is_mostly_its_optimizer_is_judged_by_its_products(
+    before, after, expected
+):
+    """A third of the work is beside the exchange, and nothing else could be."""
+    schedule = read_schedule(step_text("0.12"), 0, WORKER_OF_DEVICE)
+    (exchange,) = schedule.collectives
+    third = exchange._replace(beside=Beside(5, 7, 0.3, 0.0, 0.0))
+    flow = CollectiveFlow(
+        *("psum", "float32", 4096, before, 5 - before - after, after, False, False),
+        unit="matrix products",
+    )
+    found = diagnose(
+        (flow,),
+        schedule._replace(collectives=(third,)),
+        scheduler=True,
+        early_start=True,
+    )
     assert [reason.id for reason in found] == expected

@@ -40,7 +40,11 @@ class Certificate(NamedTuple):
 
     @property
     def hidden(self) -> bool:
-        """Whether every exchange is in flight during all steps that may hide it."""
+        """Whether every exchange is in flight during all that may hide it.
+
+        That is all local steps, or, in a program of one step, all of its work that
+        neither needs the exchange nor is needed by it.
+        """
         return not self.reasons
 
     @property

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from cocod_jax.certify._dataflow import CollectiveFlow
-from cocod_jax.certify._schedule import Beside, Collective, Schedule
+from cocod_jax.certify._schedule import Collective, Schedule
 from cocod_jax.execution._flags import EARLY_START, SCHEDULER, as_xla_flags
 
 
@@ -179,7 +179,8 @@ def _of_one_step(
 ) -> list[str]:
     """Why a collective has only a part of its step beside it; empty when it has all."""
     beside = [c.beside for c in collectives]
-    if all(map(_is_whole, beside)):
+    is_whole = all(b.operations and b.work >= _WHOLE * b.possible for b in beside)
+    if is_whole and all(b.possible >= 0.5 for b in beside):
         return []
     if not flows:  # the partitioner wrote them, and only the schedule knows them
         names = {"conditional": "conditional", "loop": "in-loop"}
@@ -200,18 +201,15 @@ def _of_one_step(
         and any(not f.all_work for f in flows),
     }
     found = [name for name, holds in causes.items() if holds]
-    if found or any(not b.operations for b in beside):
-        return found or ["compiler"]
+    if found or is_whole:  # where the optimizer is most of the work, it is a small part
+        return found
+    if any(not b.operations for b in beside):
+        return ["compiler"]
     if any(b.missed_before > (1 - _WHOLE) * b.possible for b in beside):
         found += ["compiler" if early_start else "starts-late"]
     if any(b.missed_after > (1 - _WHOLE) * b.possible for b in beside):
         found += ["ends-early"]
     return found or ["compiler"]
-
-
-def _is_whole(beside: Beside) -> bool:
-    """Whether most of a step is free of the collective, and runs beside it."""
-    return beside.possible >= 0.5 and beside.work >= _WHOLE * beside.possible
 
 
 def _by_the_compiler(schedule: Schedule) -> str:

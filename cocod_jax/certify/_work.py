@@ -27,7 +27,7 @@ _CONVOLUTIONS = {
 }
 _CUDNN = re.compile(r'custom_call_target="__cudnn\$conv(\w+?)(?:Activation)?"')
 _SLICES = ("dynamic-slice", "slice", "gather")
-_IN_PLACE = ("dynamic-update-slice", "scatter")
+_IN_PLACE = "dynamic-update-slice"
 
 Shapes = dict[str, str]
 
@@ -75,14 +75,14 @@ class Work:
         (fused,) = instruction.called
         body = self.module.computations[fused]
         parameters = {i.number: i for i in body if i.opcode == "parameter"}
-        updates = {i.shape: i for i in body if i.opcode in _IN_PLACE}
-        written = sum(
-            bytes_of(self.shapes[fused].get(updates[part].operands[1], part))
-            if part in updates
-            else bytes_of(part)
-            for part in _parts(instruction.shape)
-        )
-        return written + sum(
+        # Of what is updated in place, the update alone is written.
+        updates = {
+            i.shape: self.shapes[fused].get(i.operands[1], i.shape)
+            for i in body
+            if i.opcode == _IN_PLACE
+        }
+        parts = _parts(instruction.shape)
+        return sum(bytes_of(updates.get(part, part)) for part in parts) + sum(
             self._read(parameters[n], body) if n in parameters else bytes_of(shapes[x])
             for n, x in enumerate(names)
         )
@@ -96,7 +96,7 @@ class Work:
                 total += bytes_of(user.shape)
             elif user.opcode == "bitcast":
                 total += self._read(user, body)
-            elif not (user.opcode in _IN_PLACE and user.operands[0] == parameter.name):
+            elif user.opcode != _IN_PLACE or user.operands[0] != parameter.name:
                 return bytes_of(parameter.shape)
         return min(total, bytes_of(parameter.shape))
 
