@@ -162,10 +162,12 @@ def test_streamed_workers_drift_as_with_delay_1(zeta):
     """Within 5 %: 1,024 steps of 32 runs and 16 coordinates leave 1 % of noise."""
     config = IterationsConfig(noise=5.0)
     problem = problem_of(config, 4, zeta)
-    trainers = make_trainers({"streamed": factory("streamed", 4)})
-    (_, measured) = descend(trainers, problem, rate=0.005, steps=1024, runs=32)[
-        "streamed"
-    ]
+    trainers = make_trainers(
+        {name: factory(name, 4, 1) for name in ("streamed", "just_in_time")}
+    )
+    found = descend(trainers, problem, rate=0.005, steps=1024, runs=32)
+    (_, measured), (_, whole) = found["streamed"], found["just_in_time"]
+    assert (measured != whole).all()  # alike on average, and not the same
     expected = lambda delay: theory.expected_deviation(
         problem, learning_rate=0.005, period=4, delay=delay
     )
