@@ -132,7 +132,8 @@ def advise(
       S-SGD that sends during the backward pass.
       Stream: it is as fast, or slower by 5% at most, and the workers' squared
       deviation is 0.43 times as large where noise alone drives them apart, and 0.22
-      times where their data alone do.
+      times where their data alone do. Where the workers' data have little in common,
+      little deviation does not help: compare with Local SGD.
     """
     step_seconds, exchange_seconds, workers, latency = _given(
         step_seconds, exchange_seconds, workers, latency
@@ -332,7 +333,9 @@ def _whole_or_streamed(
     return True, (
         f"Stream: it is as fast, or slower by {_CLOSE:.0%} at most, and the workers' "
         f"squared deviation is {times(_NOISE)} times as large where noise alone drives "
-        f"them apart, and {times(_DATA)} times where their data alone do."
+        f"them apart, and {times(_DATA)} times where their data alone do. Where the "
+        "workers' data have little in common, little deviation does not help: compare "
+        "with Local SGD."
     )
 
 
