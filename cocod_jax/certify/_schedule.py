@@ -210,7 +210,8 @@ def _beside(
       flops: of its products.
     """
     begin = body.index(start)
-    end = next(i for i, x in enumerate(body) if _ends(x, {start.name: 0}))
+    ends = (i for i, x in enumerate(body) if _ends(x, {start.name: 0}))
+    end = next(ends, begin)  # it may end in another computation
     needed, needing = {start.name}, {body[end].name}
     for instruction in reversed(body[: begin + 1]):
         if instruction.name in needed:
