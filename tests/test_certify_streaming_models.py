@@ -31,3 +31,10 @@ def test_without_the_options_a_part_is(target, expected):
     fn, args = image_step(streamed(SGD))
     certificate = certify(fn, *args, target=target, devices=8)
     assert [reason.id for reason in certificate.reasons] == [expected]
+
+
+def test_without_its_barrier_the_exchange_ends_early(monkeypatch):
+    monkeypatch.setattr("cocod_jax.per_step._streamed.barrier", lambda tree: tree)
+    fn, args = image_step(streamed(SGD))
+    certificate = certify(fn, *args, target="h100", devices=8, compiler_options=OPTIONS)
+    assert [reason.id for reason in certificate.reasons] == ["ends-early"]

@@ -244,7 +244,7 @@ def test_a_step_s_work_beside_its_exchange(version):
     assert (exchange.bytes, exchange.beside[:2]) == (4096, (5, 7))
     outside = WORK["piece"] + WORK["put"]
     share = 1 - outside / sum(WORK.values())
-    assert exchange.beside[2:] == pytest.approx((share, 0, 0))
+    assert exchange.beside[2:] == pytest.approx((share, 1, 0, 0))
     assert "[ 1 operation ][ 5 operations ][ 1 operation ]" in picture(schedule)
 
 
@@ -278,7 +278,7 @@ def test_a_step_that_is_mostly_its_optimizer_is_judged_by_its_products(
     """A third of the work is beside the exchange, and nothing else could be."""
     schedule = read_schedule(step_text("0.12"), 0, WORKER_OF_DEVICE)
     (exchange,) = schedule.collectives
-    third = exchange._replace(beside=Beside(5, 7, 0.3, 0.0, 0.0))
+    third = exchange._replace(beside=Beside(5, 7, 0.3, 1.0, 0.0, 0.0))
     flow = CollectiveFlow(
         *("psum", "float32", 4096, before, 5 - before - after, after, False, False),
         unit="matrix products",
@@ -290,3 +290,15 @@ def test_a_step_that_is_mostly_its_optimizer_is_judged_by_its_products(
         early_start=True,
     )
     assert [reason.id for reason in found] == expected
+
+
+def test_products_that_the_compiler_tied_to_the_mean_are_missed():
+    """Nothing that stands outside could run beside the exchange, in this schedule."""
+    schedule = read_schedule(step_text("0.12"), 0, WORKER_OF_DEVICE)
+    (exchange,) = schedule.collectives
+    tied = exchange._replace(beside=Beside(3, 7, 0.6, 0.6, 0.0, 0.0))
+    unit = "matrix products"
+    flow = CollectiveFlow("psum", "float32", 4096, 0, 5, 0, False, False, unit=unit)
+    schedule = schedule._replace(collectives=(tied,))
+    found = diagnose((flow,), schedule, scheduler=True, early_start=True)
+    assert [reason.id for reason in found] == ["ends-early"]

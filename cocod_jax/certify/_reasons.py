@@ -179,7 +179,13 @@ def _of_one_step(
 ) -> list[str]:
     """Why a collective has only a part of its step beside it; empty when it has all."""
     beside = [c.beside for c in collectives]
-    is_whole = all(b.operations and b.work >= _WHOLE * b.possible for b in beside)
+    # The compiler may fuse what the mean waits for into what needs it. Only the flow
+    # then tells that more could have run beside the exchange.
+    allowed = min((f.beside / f.all_work for f in flows if f.all_work), default=0.0)
+    has_products = all(b.products >= _WHOLE * allowed for b in beside)
+    is_whole = has_products and all(
+        b.operations and b.work >= _WHOLE * b.possible for b in beside
+    )
     if is_whole and all(b.possible >= 0.5 for b in beside):
         return []
     if not flows:  # the partitioner wrote them, and only the schedule knows them
@@ -207,9 +213,9 @@ def _of_one_step(
         return ["compiler"]
     if any(b.missed_before > (1 - _WHOLE) * b.possible for b in beside):
         found += ["compiler" if early_start else "starts-late"]
-    if any(b.missed_after > (1 - _WHOLE) * b.possible for b in beside):
+    if any(b.missed_after > (1 - _WHOLE) * b.possible for b in beside) or not found:
         found += ["ends-early"]
-    return found or ["compiler"]
+    return found
 
 
 def _by_the_compiler(schedule: Schedule) -> str:

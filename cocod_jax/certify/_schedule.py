@@ -21,13 +21,18 @@ class Beside(NamedTuple):
       operations: those between its start and its end: kernels, copies, whole loops.
       of: all operations of the computation.
       work: the share of the work between start and end, 0 to 1.
-      missed_before: the share that could run beside it, and comes before the start.
-      missed_after: the share that could run beside it, and comes after the end.
+      products: the share of its matrix products and convolutions, by FLOPs; 1 where
+        there are none.
+      missed_before: the share of the work that could run beside it and comes before
+        the start.
+      missed_after: the share of the work that could run beside it and comes after the
+        end.
     """
 
     operations: int
     of: int
     work: float
+    products: float
     missed_before: float
     missed_after: float
 
@@ -57,7 +62,7 @@ class Collective(NamedTuple):
     is_async: bool
     steps: float
     place: str
-    beside: Beside = Beside(0, 0, 0.0, 0.0, 0.0)
+    beside: Beside = Beside(0, 0, 0.0, 0.0, 0.0, 0.0)
 
     @property
     def hidden(self) -> bool:
@@ -120,9 +125,11 @@ def read_schedule(hlo: str, steps: int, worker_of_device: Sequence[int]) -> Sche
             first = len(collectives)
             timelines.append(_timeline(module, body, place, steps, collectives))
             started = [i for i, sent in found if module.exchanges(sent)]
-            each = {i.name: work.of(i, name) for i in _operations(module, body)}
+            operations = list(_operations(module, body))
+            each = {i.name: work.of(i, name) for i in operations}
+            flops = {i.name: work.flops(i, name) for i in operations}
             for index, start in enumerate(started, first):
-                beside = _beside(body, start, each)
+                beside = _beside(body, start, each, flops)
                 collectives[index] = collectives[index]._replace(beside=beside)
         inside += [
             _collective(start, sent, body, place)
@@ -189,7 +196,10 @@ def _operations(module: Module, body: list[Instruction]) -> Iterable[Instruction
 
 
 def _beside(
-    body: list[Instruction], start: Instruction, work: dict[str, float]
+    body: list[Instruction],
+    start: Instruction,
+    work: dict[str, float],
+    flops: dict[str, float],
 ) -> Beside:
     """What of a computation stands between the start of a collective and its end.
 
@@ -197,9 +207,11 @@ def _beside(
       body: the computation.
       start: what starts the collective.
       work: of each operation.
+      flops: of its products.
     """
     begin = body.index(start)
-    end = next(i for i, x in enumerate(body) if _ends(x, {start.name: 0}))
+    ends = (i for i, x in enumerate(body) if _ends(x, {start.name: 0}))
+    end = next(ends, begin)  # it may end in another computation
     needed, needing = {start.name}, {body[end].name}
     for instruction in reversed(body[: begin + 1]):
         if instruction.name in needed:
@@ -207,18 +219,22 @@ def _beside(
     for instruction in body[end + 1 :]:
         if not needing.isdisjoint(instruction.operands):
             needing.add(instruction.name)
-    total = sum(work.values()) or 1.0
-    share = lambda part, bound: (
-        sum(work.get(i.name, 0.0) for i in part if i.name not in bound) / total
-    )
+    free_of = lambda part, bound: [i for i in part if i.name not in bound]
     between = body[begin + 1 : end]
     return Beside(
         operations=sum(i.name in work for i in between),
         of=len(work),
-        work=share(between, ()),
-        missed_before=share(body[:begin], needed),
-        missed_after=share(body[end + 1 :], needing),
+        work=_share(between, work),
+        products=_share(between, flops),
+        missed_before=_share(free_of(body[:begin], needed), work),
+        missed_after=_share(free_of(body[end + 1 :], needing), work),
     )
+
+
+def _share(part: list[Instruction], of: dict[str, float]) -> float:
+    """What these instructions have of the sum of all; 1 where that is nothing."""
+    total = sum(of.values())
+    return sum(of.get(i.name, 0.0) for i in part) / total if total else 1.0
 
 
 def _step_weights(

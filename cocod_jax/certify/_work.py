@@ -53,18 +53,17 @@ class Work:
             ]
             if instruction.opcode == "conditional":
                 return max(parts, default=0.0)
-            trips = TRIPS.search(instruction.rest)
-            return sum(parts) * (int(trips.group(1)) if trips else 1)
-        products = self._flops(instruction, computation) / FLOPS_PER_BYTE
+            return sum(parts) * _trips(instruction)
+        products = self.flops(instruction, computation) / FLOPS_PER_BYTE
         return max(products, self._bytes(instruction, computation))
 
-    def _flops(self, instruction: Instruction, computation: str) -> float:
-        """What it multiplies and adds, with all that is fused into it."""
+    def flops(self, instruction: Instruction, computation: str) -> float:
+        """What its matrix products and convolutions multiply and add."""
         flops = _own_flops(instruction, self.shapes[computation])
         for name in instruction.called:
             body = self.module.computations[name]
-            flops += sum(self._flops(i, name) for i in body)
-        return flops
+            flops += sum(self.flops(i, name) for i in body)
+        return flops * _trips(instruction)
 
     def _bytes(self, instruction: Instruction, computation: str) -> float:
         """What it reads and writes."""
@@ -99,6 +98,12 @@ class Work:
             elif user.opcode != _IN_PLACE or user.operands[0] != parameter.name:
                 return bytes_of(parameter.shape)
         return min(total, bytes_of(parameter.shape))
+
+
+def _trips(instruction: Instruction) -> int:
+    """How often a loop runs; 1 for what is none, or not known."""
+    trips = TRIPS.search(instruction.rest)
+    return int(trips.group(1)) if trips else 1
 
 
 def _parts(shape: str) -> list[str]:
