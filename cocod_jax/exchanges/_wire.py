@@ -55,13 +55,13 @@ def unravel(buffers: dict[str, jax.Array], like: Tree) -> Tree:
     """
     leaves, treedef = jax.tree.flatten(jax.tree.map(jnp.asarray, like))
     for name, members in _by_wire_dtype(leaves).items():
-        parts = _cut(buffers[name], [leaves[i].size for i in members])
+        parts = cut(buffers[name], [leaves[i].size for i in members])
         for i, part in zip(members, parts, strict=True):
             leaves[i] = part.reshape(leaves[i].shape).astype(leaves[i].dtype)
     return jax.tree.unflatten(treedef, leaves)
 
 
-def _cut(buffer: jax.Array, sizes: Sequence[int]) -> list[jax.Array]:
+def cut(buffer: jax.Array, sizes: Sequence[int]) -> list[jax.Array]:
     """The buffer in pieces of these sizes."""
     starts = np.cumsum([0, *sizes[:-1]])
 

@@ -11,7 +11,7 @@ from jax import lax
 
 from cocod_jax._trees import at, barrier, put_at
 from cocod_jax._typing import Params, Tree
-from cocod_jax.exchanges._wire import check_floats
+from cocod_jax.exchanges._wire import check_floats, cut
 from cocod_jax.rounds._trainable import whole_of
 from cocod_jax.rules import MergeRule, RuleState
 
@@ -102,18 +102,19 @@ class Pieces(Portion):
 
     def put_like(self, tree: Tree, step: Any, portion: Tree, part: Params) -> Tree:
         """The same for a tree like the part, such as updates, of other dtypes."""
-        ends: dict[str, int] = defaultdict(int)
+        sizes: dict[str, list[int]] = defaultdict(list)
+        for param in filter(_is_float, jax.tree.leaves(part)):
+            sizes[jnp.result_type(param).name].append(self._length(param))
         # One buffer, computed once: a compiler would fuse all of the merge into the
         # kernel of each leaf, which takes a part of it.
         portion = barrier(portion)
+        own_parts = {name: iter(cut(portion[name], sizes[name])) for name in sizes}
 
         def write(leaf: jax.Array, param: jax.Array) -> jax.Array:
             if not _is_float(param):
                 return leaf
-            dtype, (values, counted, start) = param.dtype.name, self._window(leaf, step)
-            begin = ends[dtype]
-            ends[dtype] = end = begin + len(values)
-            own = portion[dtype][begin:end].astype(leaf.dtype)
+            values, counted, start = self._window(leaf, step)
+            own = next(own_parts[jnp.result_type(param).name]).astype(leaf.dtype)
             own = own if counted is None else jnp.where(counted, own, values)
             written = lax.dynamic_update_slice_in_dim(leaf.ravel(), own, start, 0)
             return written.reshape(leaf.shape)
@@ -148,6 +149,10 @@ class Pieces(Portion):
 
         return lax.fori_loop(0, self.count, one, gradient)
 
+    def _length(self, leaf: jax.Array) -> int:
+        """What a piece has of the leaf."""
+        return -(-jnp.size(leaf) // self.count)
+
     def _window(
         self, leaf: jax.Array, step: Any
     ) -> tuple[jax.Array, jax.Array | None, jax.Array]:
@@ -156,7 +161,7 @@ class Pieces(Portion):
         All windows have the same length. The last ones that hold anything may have to
         begin earlier than their share; what counts is then told by a mask.
         """
-        length = -(-leaf.size // self.count)
+        length = self._length(leaf)
         begin = jnp.asarray(step, jnp.int32) % self.count * length
         start = jnp.minimum(begin, leaf.size - length)
         values = lax.dynamic_slice_in_dim(leaf.ravel(), start, length)
