@@ -6,10 +6,12 @@ import pytest
 
 from cocod_jax.observe.loggers import read_jsonl
 from experiments.clock import read_clocks
-from experiments.config import Measured
+from experiments.cluster.network import Network
 from experiments.overlap import __main__ as overlap
+from experiments.overlap.config import NAMES, Timed
 
-ALGORITHMS: dict[Measured, str] = {"ssgd": "S-SGD", "cocod": "CoCoD-SGD"}
+TIMED: tuple[Timed, ...] = ("ssgd", "cocod", "streamed_optimizer")
+ALGORITHMS = {name: NAMES[name] for name in TIMED}
 
 PEERS = {"model": "resnet18", "width": 64, "batch_size": 16}
 
@@ -23,9 +25,7 @@ def config(folder, **options):
         "period": 2,
         "repeats": 1,
     }
-    return overlap.OverlapConfig(
-        out=folder, algorithms=tuple(ALGORITHMS), **{**small, **options}
-    )
+    return overlap.OverlapConfig(out=folder, algorithms=TIMED, **{**small, **options})
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,56 @@ def test_what_cannot_be_measured_is_refused_at_once(tmp_path, options, match):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("balance", ["", "1,fast", "0", "-1,2", "inf", "1,,2"])
+def test_a_balance_that_no_link_has_is_refused_by_name(tmp_path, balance):
+    with pytest.raises(ValueError, match=f"balance='{balance}' must be positive"):
+        config(tmp_path, balance=balance)
+
+
+def test_links_of_a_balance_are_made_from_what_was_measured_first(
+    tmp_path, monkeypatch
+):
+    """A step of 0.5 s and 1 MB; the processes and namespaces are not there."""
+    seen = []
+
+    def ours(network, program, **options):
+        seen.append((network.rate, options["algorithms"]))
+        names = ("local steps", "exchange", *(ALGORITHMS if network.rate else ()))
+        exchange = 0.5 * len(seen)
+        return [
+            {
+                "algorithm": name,
+                "worker": 0,
+                "seconds_per_round": exchange if name == "exchange" else 1.0,
+                "repeats": [0.5, 1.0, 2.0],
+                "sent_bytes": 1e6,
+            }
+            for name in names
+        ]
+
+    monkeypatch.setattr(overlap, "run_program", ours)
+    monkeypatch.setattr(Network, "__enter__", lambda network: network)
+    monkeypatch.setattr(Network, "__exit__", lambda *args: None)
+    monkeypatch.setattr(overlap.figures, "bars", lambda *args: None)
+    monkeypatch.setattr(overlap.figures, "timelines", lambda *args: None)
+    overlap.main(config(tmp_path, balance="0.5,2"))
+    # 8 Mbit in a quarter of a second, and in a whole one, at 95 % of the rate.
+    assert seen == [(None, ()), ("34mbit", TIMED), ("8mbit", TIMED)]
+    log = read_jsonl(tmp_path / "overlap.jsonl")
+    assert [(b["asked"], b["rate"]) for b in log["balance"]] == [
+        (0.5, "34mbit"),
+        (2.0, "8mbit"),
+    ]
+    assert (tmp_path / "balance.md").read_text().splitlines() == [
+        "| Tm / Tc asked for | 0.5 | 2 |",
+        "| --- | --- | --- |",
+        "| Tm / Tc measured | 2.00 | 3.00 |",
+        "| ssgd (ours) | 1.00 (0.50 to 2.00) | 1.00 (0.50 to 2.00) |",
+        "| cocod (ours) | 1.00 (0.50 to 2.00) | 1.00 (0.50 to 2.00) |",
+        "| streamed_optimizer (ours) | 1.00 (0.50 to 2.00) | 1.00 (0.50 to 2.00) |",
+    ]
+
+
 def test_a_failing_peer_takes_nothing_of_what_was_measured(tmp_path, monkeypatch):
     def ours(*args, **options):
         names = ("local steps", "exchange", *ALGORITHMS.values())
@@ -96,4 +146,4 @@ def test_a_failing_peer_takes_nothing_of_what_was_measured(tmp_path, monkeypatch
     with pytest.raises(RuntimeError, match="Worker 1 failed"):
         overlap.main(config(tmp_path, peers="torch", **PEERS))
     records = read_jsonl(tmp_path / "overlap.jsonl")
-    assert len(records["result"]) == 4
+    assert len(records["result"]) == 2 + len(ALGORITHMS)
