@@ -15,7 +15,7 @@ class Beside(NamedTuple):
     """What runs beside a collective, of the computation that it stands in.
 
     That is the whole program, or the body of a loop. Shares are of its work, by FLOPs
-    and bytes (:mod:`cocod_jax.certify._work`): an estimate, no time.
+    and bytes (``certify/_work.py``): an estimate, no time.
 
     Attributes:
       operations: those between its start and its end: kernels, copies, whole loops.
