@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from cocod_jax._checks import check_whole
-from cocod_jax._trees import barrier, varying_axes
+from cocod_jax._trees import barrier, cast_like, varying_axes
 from cocod_jax._typing import AxisName, ExchangeState, Params
 from cocod_jax.exchanges._base import Exchange, axis_size
 from cocod_jax.exchanges.mean import as_exchange
@@ -163,15 +163,15 @@ def stale_mean_gradients(
         if warmup_steps:
             # The exchange above stays outside of the conditional: only there can
             # it overlap. During the warm-up it carries zeros.
+            late = (arriving, pending, exchange_state)
+
             def synchronous() -> tuple[optax.Updates, optax.Updates, ExchangeState]:
                 sent, after = exchange.send(state.exchange_state, pending, None)
                 now = exchange.receive(sent, pending)
-                return now, optax.tree.zeros_like(pending), after
+                return cast_like((now, optax.tree.zeros_like(pending), after), late)
 
             arriving, pending, exchange_state = jax.lax.cond(
-                state.count < warmup_steps,
-                synchronous,
-                lambda: (arriving, pending, exchange_state),
+                state.count < warmup_steps, synchronous, lambda: late
             )
         count = jnp.asarray(optax.safe_increment(state.count))
         return arriving, StaleMeanGradientsState(count, pending, exchange_state)
