@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType
 
 import cocod_jax as cj
 from tests.marks import needs_compiler
@@ -15,8 +16,9 @@ from tests.marks import needs_compiler
 N = 2
 
 
-def mesh():
-    return jax.set_mesh(jax.make_mesh((2, 2), ("data", "model")))
+def mesh(axis_type=AxisType.Explicit):
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(axis_type,) * 2)
+    return jax.set_mesh(mesh)
 
 
 MODES = {
@@ -113,7 +115,9 @@ def test_a_split_round_trains_in_the_modes_of_placing_and_types(mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_trains_in_every_mode(mode):
-    same(MODES[mode], train_step_by_step)
+    # Under explicit axes JAX 0.12 refuses psum in a vmap, whoever calls it.
+    modes = MODES | {"set_mesh": lambda: mesh(AxisType.Auto)}
+    same(modes[mode], train_step_by_step)
 
 
 @pytest.mark.matrix
