@@ -28,18 +28,18 @@ if [ -n "${SMALL:-}" ]; then
 fi
 
 part 20 driver nvidia-smi
-part 40 versions_and_flags python -m cocod_jax
+part 30 versions_and_flags python -m cocod_jax
 # One GPU holds all workers by vmap; the other mapping transforms need one for each.
-part 120 tests python -m pytest -q -p no:cacheprovider tests/test_contract.py \
+part 110 tests python -m pytest -q -p no:cacheprovider tests/test_contract.py \
   tests/test_streamed.py -k "$cases"
 # Ratios to the plain optimizer's step, and memory beside the state.
-part 130 streamed_step python -m experiments.streamed_step --out "$out/streamed_step" \
+part 120 streamed_step python -m experiments.streamed_step --out "$out/streamed_step" \
   "${small[@]}"
 # For eight of this very GPU. Status 1 is a verdict: not all communication is hidden.
 # This machine's compiler for this machine's GPU, where one worker has nobody to send to;
 # then the same for eight such GPUs. Status 1 is a verdict: not all is hidden.
 certify() {
-  part 60 "certificate_$1" python -m cocod_jax.certify experiments.train "${@:2}"
+  part 65 "certificate_$1" python -m cocod_jax.certify experiments.train "${@:2}"
 }
 certify here --devices 1
 kind=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null |

@@ -13,10 +13,12 @@ from cocod_jax.timeline import SSGD
 from docs.generate import RESULTS, ROOT
 from experiments import clock, compare
 from experiments.figures import by_algorithm
+from experiments.overlap import balance
 from experiments.paper import figures
 from experiments.paper.__main__ import clocks_of
 from experiments.paper.config import MODELS, PaperConfig
 from experiments.paper.report import report
+from experiments.streamed_step import __main__ as streamed_step
 from tests.published import check_sentence, shown
 
 README = (ROOT / "README.md").read_text()
@@ -121,7 +123,12 @@ def hoped_for(rate: Rate, row: str) -> float:
     return hidden / ours["CoCoD-SGD, just in time"]
 
 
-PAGES = sorted(RESULTS.glob("*_overlap*/README.md"))
+# Rates; what chose its links by Tm / Tc has a table that is made from the log.
+PAGES = sorted(
+    log.with_name("README.md")
+    for log in RESULTS.glob("*_overlap*/overlap.jsonl")
+    if "balance" not in read_jsonl(log)
+)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
@@ -345,6 +352,21 @@ def test_the_second_edition_changed_the_rounding_of_the_merge_alone():
 def test_tables_of_accuracies_are_made_from_their_logs(table):
     logs = sorted(table.parent.glob("*.jsonl"))
     assert table.read_text() == compare.table(logs)
+
+
+@pytest.mark.parametrize(
+    "table",
+    sorted([*RESULTS.glob("*/balance.md"), *RESULTS.glob("*/streamed_step.md")]),
+    ids=lambda p: p.parent.name,
+)
+def test_tables_of_ratios_are_made_from_their_logs(table):
+    (log,) = table.parent.glob("*.jsonl")
+    if table.stem == "balance":
+        made = balance.table(log)
+    else:
+        made = streamed_step.table(read_jsonl(log)["result"])
+    assert table.read_text() == made
+    assert made in table.with_name("README.md").read_text()
 
 
 @pytest.mark.parametrize(

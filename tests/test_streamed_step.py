@@ -23,7 +23,7 @@ def test_it_logs_every_program(tmp_path):
         assert len(result["repeats"]) == len(result["core_ratios"]) == 2
         assert result["ratio"] == np.median(result["ratios"])
     assert log["end"] == [{"status": "finished"}]
-    assert (tmp_path / "table.md").read_text().count("transformer") == 4
+    assert (tmp_path / "streamed_step.md").read_text().count("transformer") == 4
 
 
 def test_the_programs_train_alike():

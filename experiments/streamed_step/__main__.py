@@ -179,7 +179,7 @@ def main(config: StreamedStepConfig) -> None:
                 log.write("result", **record)
                 records.append(record)
         text = table(records)
-        path.with_name("table.md").write_text(text)
+        path.with_suffix(".md").write_text(text)
         show.line(text)
 
 
