@@ -71,6 +71,18 @@ def test_devices_that_share_the_number_of_a_run_are_told_apart():
     ]
 
 
+def test_an_event_that_is_no_operation_belongs_to_the_program_of_its_run():
+    found = trace.intervals(
+        profile(
+            ({"run_id": 1, "device_ordinal": 0}, 0.0, 5.0),
+            ({"run_id": 1, "device_ordinal": 0, "hlo_op": "psum.2"}, 1.0, 3.0),
+            ({"run_id": 1, "device_ordinal": 0, "hlo_op": "dot.1"}, 0.0, 1.0),
+        ),
+        device=0,
+    )
+    assert trace.hidden(found) == 0
+
+
 def test_a_program_that_waits_for_its_all_reduce_does_not_compute_meanwhile():
     found = trace.intervals(
         profile(

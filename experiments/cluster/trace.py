@@ -59,15 +59,19 @@ def _profile(run: Callable[[], object]) -> Any:
 
 def intervals(profile: Any, device: int) -> list[Interval]:
     """The programs of one device and the all-reduces of all, in order."""
-    # Every event of a program, each operation too, names the run of the program; one
-    # of them, where the runtime waits for the rest, names the device.
+    # Every event of a program, each operation too, names the run of the program. One of
+    # them, where the runtime waits for the rest, names the device; in some versions all
+    # do, and in some the devices share the number of a run.
+    events = list(_events(profile))
+    sharing: defaultdict[Any, set[int]] = defaultdict(set)
+    for stats, _, _ in events:
+        if "device_ordinal" in stats:
+            sharing[stats.get("run_id")].add(stats["device_ordinal"])
     programs, exchanges, devices = {}, {}, {}
-    for stats, start, end in _events(profile):
+    for stats, start, end in events:
         run, operation = stats.get("run_id"), stats.get("hlo_op", "")
-        if operation and "device_ordinal" in stats:
-            # Since jaxlib 0.12 every operation names its device, and all devices share
-            # the number of a run.
-            run = run, stats["device_ordinal"]
+        if len(sharing[run]) > 1:
+            run = run, stats.get("device_ordinal")
         first, last = programs.get(run, (start, end))
         programs[run] = min(first, start), max(last, end)
         if "device_ordinal" in stats:

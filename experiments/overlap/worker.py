@@ -93,7 +93,7 @@ def algorithm(worker: Worker, name: Timed, delay: int) -> Run:
     """An algorithm as it is measured; ``delay`` is for the one just in time."""
     exchange = cj.mean(AXIS)
     if name == "streamed_optimizer":
-        # On a CPU its exchange runs before the step, in the same program.
+        # On a CPU its exchange does not run beside the step of the same program.
         rule, period = cj.cocod(exchange), worker.config.period
         return steps(worker, cj.every(period, worker.optimizer, rule, streamed=True))
     recipe = RECIPES[name]
