@@ -31,12 +31,15 @@ def rate_of(ratio: float, compute: float, sent_bytes: float, workers: int) -> st
 def table(log: Path) -> str:
     """Seconds of a step over Tc of the same run, as Markdown: median, least, greatest.
 
-    Tc is this library's, also in the rows of PyTorch, whose own is the last row.
+    Tc is this library's, also in the rows of PyTorch, whose own is the last row. Links
+    that an interrupted run did not come to are left out.
 
     Raises:
       ValueError: when the log has no result of chosen balances.
     """
-    chosen, results = records_of(log, "balance", "result")
+    links, results = records_of(log, "balance", "result")
+    measured_rates = {r["rate"] for r in results}
+    chosen = [link for link in links if link["rate"] in measured_rates]
     columns = [
         {(r["side"], r["algorithm"]): r for r in results if r["rate"] == link["rate"]}
         for link in chosen
