@@ -196,10 +196,10 @@ def _fused(round_: Round, workers: WorkerMap) -> Run:
 def _not_far_ahead(program: Run) -> Run:
     """The same rounds, at most two of them in flight.
 
-    XLA queues 32 programs for a CPU device. To launch one more is to wait for a place
-    in the queue, in a thread of the pool that the devices share. Workers that wait so,
-    and others that wait in an all-reduce for them, leave no thread to those whose turn
-    it is, and the process is stuck.
+    XLA queues a few dozen programs for a CPU device. To launch one more is to wait for
+    a place in the queue, in a thread of the pool that the devices share. Workers that
+    wait so, and others that wait in an all-reduce for them, leave no thread to those
+    whose turn it is, and the process is stuck.
     """
     in_flight: collections.deque[jax.Array] = collections.deque()
 

@@ -60,7 +60,8 @@ def make_round(
       inner: the optimizer of the local steps. Its learning-rate schedules count
         local steps over all rounds. It is called with ``value=loss``. It must keep no
         copy of the parameters in its state, as ``optax.contrib.schedule_free`` does:
-        the merge moves the parameters alone, and the copy would undo that.
+        the merge moves the parameters alone, and the copy would undo that
+        (:func:`cocod_jax.testing.check_inner` finds out).
       rule: what a worker sends, and what it does with what arrives. A rule that sends
         nothing makes a round of local steps alone.
       period: k, local steps in a round, at least 1 (shared).
