@@ -78,9 +78,11 @@ def few_leaves(tree: Any) -> list[jax.Array]:
     """The leaves; of 128 or more, the small ones as one vector, float32 at least.
 
     What is done leaf by leaf compiles sooner then. Trees of the same shapes stay so.
+    Leaves that several devices share would be gathered for it, and stay apart.
     """
     leaves = jax.tree.leaves(tree)
-    if len(leaves) < 128:
+    mesh = jax.sharding.get_abstract_mesh()
+    if len(leaves) < 128 or set(mesh.axis_names) > set(mesh.manual_axes):
         return leaves
     is_small = lambda leaf: leaf.size < 2**14
     small = [wide(leaf).ravel() for leaf in leaves if is_small(leaf)]

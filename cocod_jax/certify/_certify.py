@@ -22,6 +22,7 @@ from cocod_jax.certify._program import (
 from cocod_jax.certify._reasons import diagnose
 from cocod_jax.certify._schedule import read_schedule
 from cocod_jax.exchanges._base import workers_axis
+from cocod_jax.exchanges._shards import shards_of
 from cocod_jax.execution._distribute import distribute
 from cocod_jax.rounds._round import Round
 
@@ -197,6 +198,9 @@ def _all_workers(
         one_worker, donate = fn, False
     mesh = mesh_of_workers(args, axis_name)
     if mesh is not None:
+        if isinstance(fn, Round):
+            shards = shards_of(args[0].params, axis_name, of_all=True)
+            one_worker = fn.of_shards(shards).run
         return over_workers(one_worker, axis_name, mesh, donate=donate), args
     args = jax.eval_shape(lambda *args: args, *args)
     if devices is None:

@@ -1,20 +1,24 @@
 """What runs a round: a mapping transform, fused or split."""
 
 import collections
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cocod_jax._meshes import outside_of_meshes
 from cocod_jax._typing import Batches
 from cocod_jax.exchanges._base import workers_axis
+from cocod_jax.exchanges._shards import Shards, shards_of
 from cocod_jax.execution._flags import warn_without_flags
 from cocod_jax.execution._map import Via, WorkerMap
 from cocod_jax.execution._split import Split
 from cocod_jax.rounds._checks import check_batches, check_workers, of_all_workers
 from cocod_jax.rounds._round import Round, check_round
 from cocod_jax.rounds._types import RoundMetrics, RoundState
+from cocod_jax.workers._place import check_mesh
 
 Execution: TypeAlias = Literal["fused", "split"]
 Run: TypeAlias = Callable[[RoundState, Batches], tuple[RoundState, RoundMetrics]]
@@ -28,6 +32,7 @@ def distribute(
     execution: Execution | None = None,
     devices: Sequence[jax.Device] | None = None,
     exchange_devices: Sequence[jax.Device] | None = None,
+    mesh: Mesh | None = None,
     check_vma: bool = True,
 ) -> Run:
     """The round on all workers, ready to call.
@@ -36,7 +41,9 @@ def distribute(
     ``via``         Workers
     ==============  ==============================================================
     ``pmap``        one on each device
-    ``shard_map``   one on each device of a one-axis mesh
+    ``shard_map``   one on each device of a one-axis mesh; or, given a ``mesh`` of
+                    several axes, one on the devices of each place along the
+                    workers' axis
     ``vmap``        all on one device: a simulation, for dense models (it turns
                     convolutions into grouped convolutions, slow on a CPU)
     ==============  ==============================================================
@@ -80,6 +87,11 @@ def distribute(
         the first N of ``jax.devices()``. ``vmap`` uses the default device.
       exchange_devices: where the split execution runs the exchange, one for each
         worker, in the order of ``devices``; None is ``devices``.
+      mesh: of workers that have several devices each, for ``shard_map``. One axis is
+        the rule's; the other axes are within a worker, and how its arrays are shared
+        over them is yours to say and the compiler's to use: by their shardings, as
+        ``cj.replicate(state, mesh=mesh)`` keeps them. Each device sends what it has
+        of the parameters, and none of them is gathered.
       check_vma: ``shard_map``'s check of what varies between devices. It refuses some
         optimizers whose state is a constant at first, such as those of
         ``optax.inject_hyperparams`` with a constant schedule (TypeError of JAX); they
@@ -116,6 +128,9 @@ def distribute(
     check_round(round_)
     axis_name = workers_axis(round_.rule.exchange, axis_name)
     _check_mapping(via, devices, exchange_devices)
+    if mesh is not None:
+        _check_mesh(mesh, axis_name, via, execution, devices)
+        devices = list(mesh.devices.flat)
     first = (jax.devices() if devices is None else devices)[0]
     if execution is None:
         execution = "fused" if exchange_devices is None else "split"
@@ -129,7 +144,7 @@ def distribute(
 
     def over(devices: Sequence[jax.Device] | None) -> WorkerMap:
         at = None if devices is None else tuple(devices)
-        return WorkerMap(via, axis_name, at, check_vma)
+        return WorkerMap(via, axis_name, at, check_vma, mesh)
 
     if execution == "fused":
         if via == "pmap":
@@ -189,8 +204,32 @@ def device_pairs() -> tuple[list[jax.Device], list[jax.Device]]:
 
 def _fused(round_: Round, workers: WorkerMap) -> Run:
     """The round as one program, which takes the state's memory."""
+    if workers.mesh is not None:
+        return _fused_on_mesh(round_, workers)
     program = workers.over(round_.run, donate=(0,))
     return lambda state, batches: program(workers.place(state), workers.place(batches))
+
+
+def _fused_on_mesh(round_: Round, workers: WorkerMap) -> Run:
+    """The same for workers of several devices: a program for each way to share."""
+    by_worker = NamedSharding(workers.mesh, PartitionSpec(workers.axis_name))
+
+    @functools.cache
+    def program(shards: Shards | None, treedef: Any, shardings: tuple) -> Run:
+        # The compiler would choose how to share what comes out, and the next call
+        # compile again.
+        after = jax.tree.unflatten(treedef, shardings), by_worker
+        run = round_.of_shards(shards).run
+        return workers.over(run, donate=(0,), out_shardings=after)
+
+    def run(state: RoundState, batches: Batches) -> tuple[RoundState, RoundMetrics]:
+        state = workers.place(state)
+        leaves, treedef = jax.tree.flatten(state)
+        shards = shards_of(state.params, workers.axis_name, of_all=True)
+        one = program(shards, treedef, tuple(leaf.sharding for leaf in leaves))
+        return one(state, workers.place(batches))
+
+    return run
 
 
 def _not_far_ahead(program: Run) -> Run:
@@ -214,6 +253,26 @@ def _not_far_ahead(program: Run) -> Run:
         return state, metrics
 
     return run
+
+
+def _check_mesh(
+    mesh: Any,
+    axis_name: str,
+    via: str,
+    execution: str | None,
+    devices: Sequence[jax.Device] | None,
+) -> None:
+    """Raises unless the round can run on this mesh."""
+    check_mesh(mesh, axis_name)
+    if via != "shard_map":
+        raise ValueError(f"mesh belongs to via='shard_map', not to {via!r}.")
+    if execution == "split":
+        raise ValueError(
+            "execution='split' gives the exchange devices of its own, and the workers "
+            "of a mesh have none to spare; leave execution out."
+        )
+    if devices is not None:
+        raise ValueError("devices were given beside a mesh, which has its own.")
 
 
 def _check_mapping(

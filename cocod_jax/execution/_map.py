@@ -11,6 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from cocod_jax.execution._flags import compiler_options
 from cocod_jax.workers import place
+from cocod_jax.workers._place import place_on
 
 Via: TypeAlias = Literal["pmap", "shard_map", "vmap"]
 
@@ -24,18 +25,25 @@ class WorkerMap:
       axis_name: the name that it gives to the axis of the workers.
       devices: one for each worker, over all processes; None takes the first ones.
       check_vma: ``shard_map``'s check of what varies between devices.
+      mesh: of workers that have several devices each; None where each has one.
     """
 
     via: Via
     axis_name: str
     devices: tuple[jax.Device, ...] | None
     check_vma: bool = True
+    mesh: Mesh | None = None
 
-    def over(self, function: Callable, donate: tuple[int, ...] = ()) -> Callable:
+    def over(
+        self, function: Callable, donate: tuple[int, ...] = (), **jit: Any
+    ) -> Callable:
         """The function over all workers; its arguments must have been placed."""
         if self.via == "vmap":
             mapped = jax.vmap(function, axis_name=self.axis_name)
             return _jit(mapped, donate, jax.devices()[0])
+        if self.mesh is not None:
+            first = self.mesh.devices.flat[0]
+            return _jit(self._blocks(function, self.mesh), donate, first, **jit)
 
         @functools.cache
         def program(workers: int) -> Callable:
@@ -58,6 +66,8 @@ class WorkerMap:
         leaves = jax.tree.leaves(tree)
         if not leaves:
             return tree
+        if self.mesh is not None:
+            return place_on(self.mesh, self.axis_name, tree)
         if self.via == "vmap":  # said aloud, for those who have JAX refuse the rest
             on_device = all(isinstance(leaf, jax.Array) for leaf in leaves)
             return tree if on_device else jax.device_put(tree)
@@ -73,27 +83,32 @@ class WorkerMap:
                 function, self.axis_name, devices=every, donate_argnums=donate
             )
 
+        mesh = Mesh(np.array(every), self.axis_name)
+        return _jit(self._blocks(function, mesh), donate, own[0])
+
+    def _blocks(self, function: Callable, mesh: Mesh) -> Callable:
+        """Each worker's part; the devices within a worker are left to the compiler."""
+
         def block(*args: Any) -> Any:
             # A worker's block still has the worker axis, of length 1.
             result = function(*jax.tree.map(lambda leaf: leaf[0], args))
             return jax.tree.map(lambda leaf: leaf[None], result)
 
-        mapped = jax.shard_map(
+        return jax.shard_map(
             block,
-            mesh=Mesh(np.array(every), self.axis_name),
+            mesh=mesh,
             in_specs=PartitionSpec(self.axis_name),
             out_specs=PartitionSpec(self.axis_name),
+            axis_names={self.axis_name},
             check_vma=self.check_vma,
         )
-        return _jit(mapped, donate, own[0])
 
 
-def _jit(function: Callable, donate: tuple[int, ...], device: jax.Device) -> Callable:
-    return jax.jit(
-        function,
-        donate_argnums=donate,
-        compiler_options=compiler_options(device) or None,
-    )
+def _jit(
+    function: Callable, donate: tuple[int, ...], device: jax.Device, **jit: Any
+) -> Callable:
+    options = compiler_options(device) or None
+    return jax.jit(function, donate_argnums=donate, compiler_options=options, **jit)
 
 
 def _worker_devices(

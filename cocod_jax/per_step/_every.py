@@ -8,12 +8,15 @@ import optax
 
 from cocod_jax._checks import check_period
 from cocod_jax._trees import cast_like, check_arrays, own_copy, wide
-from cocod_jax._typing import Params
+from cocod_jax._typing import Params, Tree
+from cocod_jax.exchanges._shards import shards_of
 from cocod_jax.per_step._gradients import check_own_gradients
 from cocod_jax.per_step._state import EveryState, given
 from cocod_jax.per_step._streamed import streamed_every
 from cocod_jax.rounds._checks import check_streamed, check_transforms
 from cocod_jax.rounds._inner import with_what_it_takes
+from cocod_jax.rounds._portion import Portion
+from cocod_jax.rounds._trainable import all_of_it
 from cocod_jax.rules import MergeRule, RuleState
 
 
@@ -24,6 +27,7 @@ def every(
     delay: int | None = None,
     *,
     streamed: bool = False,
+    specs: Tree | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """A merge rule for training loops that call an optimizer step by step.
 
@@ -47,6 +51,10 @@ def every(
       delay: d, local steps between the snapshot and the merge, 0 to ``period``
         (shared); None is the whole period.
       streamed: as in :func:`cocod_jax.make_round`; the delay is 1.
+      specs: for workers of several devices, how those share a worker's parameters: a
+        tree of ``PartitionSpec``, or a prefix of it, as ``jax.shard_map`` takes them,
+        of the mesh axes within a worker (shared). Each device then sends what it has.
+        It need not be given where the mesh has explicit axes, which tell.
 
     Returns:
       An optax optimizer with state :class:`EveryState`. ``update(gradients, state,
@@ -90,14 +98,15 @@ def every(
     if streamed:
         period, delay = check_period(period, 1 if delay is None else delay)
         check_streamed(rule, delay)
-        return streamed_every(period, inner, rule)
+        return streamed_every(period, inner, rule, specs)
     period, delay = check_period(period, delay)
     merge_at = (delay - 1) % period
-    inner = with_what_it_takes(inner)
+    inner, whole = with_what_it_takes(inner), Portion(all_of_it)
 
     def init(params: Params) -> EveryState:
         check_arrays(params, "params")
-        of_rule: Any = rule.init(params)
+        _, own_rule = whole.of_shards(shards_of(params, rule.axis_name), rule)
+        of_rule: Any = own_rule.init(params)
         return EveryState(
             count=jnp.zeros([], jnp.int32),
             snapshot=own_copy(params),
@@ -114,6 +123,9 @@ def every(
     ) -> tuple[optax.Updates, EveryState]:
         params = given(params)
         check_own_gradients(updates, rule.axis_name)
+        _, own_rule = whole.of_shards(
+            shards_of(params, rule.axis_name, specs=specs), rule
+        )
         step = state.count % period
         if rule.correct is not None:
             updates = rule.correct(state.rule_state, updates)
@@ -127,7 +139,7 @@ def every(
             reached = optax.apply_updates(params, updates)
             # Delay 0 is the merge of a snapshot from which no step was taken yet.
             start = snapshot if delay else reached
-            merged, merged_state = rule.merge_now(reached, rule_state, start)
+            merged, merged_state = own_rule.merge_now(reached, rule_state, start)
             return optax.tree.sub(wide(merged), wide(params)), merged_state
 
         def keep_going() -> tuple[optax.Updates, RuleState]:

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import optax
 
 from cocod_jax._trees import barrier, cast_like, check_arrays, own_copy, wide
-from cocod_jax._typing import Params
+from cocod_jax._typing import Params, Tree
+from cocod_jax.exchanges._shards import shards_of
 from cocod_jax.per_step._gradients import check_own_gradients
 from cocod_jax.per_step._state import EveryState, given
 from cocod_jax.rounds._inner import with_what_it_takes
@@ -16,14 +17,18 @@ from cocod_jax.rules import MergeRule, RuleState
 
 
 def streamed_every(
-    period: int, inner: optax.GradientTransformation, rule: MergeRule
+    period: int,
+    inner: optax.GradientTransformation,
+    rule: MergeRule,
+    specs: Tree | None,
 ) -> optax.GradientTransformationExtraArgs:
     """``cj.every`` with a piece in every step; its arguments have been checked."""
-    pieces = Pieces(all_of_it, period)
+    of_one_device = Pieces(all_of_it, period)
     inner = with_what_it_takes(inner)
 
     def init(params: Params) -> EveryState:
         check_arrays(params, "params")
+        pieces, _ = of_one_device.of_shards(shards_of(params, rule.axis_name), rule)
         of_rule = own_copy(pieces.init_state(rule, params))
         return EveryState(
             count=jnp.zeros([], jnp.int32),
@@ -41,6 +46,8 @@ def streamed_every(
     ) -> tuple[optax.Updates, EveryState]:
         params = given(params)
         check_own_gradients(updates, rule.axis_name)
+        shards = shards_of(params, rule.axis_name, specs=specs)
+        pieces, _ = of_one_device.of_shards(shards, rule)
         step, states = state.count, RuleState(state.rule_state, state.exchange_state)
         own = pieces.take_state(states, step)
         snapshot = pieces.take(params, step)

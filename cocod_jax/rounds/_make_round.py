@@ -10,6 +10,7 @@ import optax
 from cocod_jax._checks import check_period, check_takes
 from cocod_jax._trees import check_arrays, own_copy
 from cocod_jax._typing import LossFn, ModelState, Params
+from cocod_jax.exchanges._shards import Shards, shards_of
 from cocod_jax.rounds._checks import (
     check_params,
     check_streamed,
@@ -131,17 +132,24 @@ def make_round(
     part_of = trained_part(trainable)
     if streamed:
         check_streamed(rule, delay)
-    portion = Pieces(part_of, period) if streamed else Portion(part_of)
-    return Round(
-        init=_init_of(inner, rule, portion, stateful),
-        step=local_step(
-            loss_fn, inner, rule, portion, stateful=stateful, has_aux=has_aux
-        ),
-        portion=portion,
-        rule=rule,
-        period=period,
-        delay=delay,
-    )
+    whole = Pieces(part_of, period) if streamed else Portion(part_of)
+    init = _init_of(inner, rule, whole, stateful)
+
+    def of_shards(shards: Shards | None) -> Round:
+        portion, own = whole.of_shards(shards, rule)
+        return Round(
+            init=init,
+            step=local_step(
+                loss_fn, inner, own, portion, stateful=stateful, has_aux=has_aux
+            ),
+            portion=portion,
+            rule=own,
+            period=period,
+            delay=delay,
+            of_shards=of_shards,
+        )
+
+    return of_shards(None)
 
 
 def _init_of(
@@ -164,7 +172,9 @@ def _init_of(
         check_arrays(model_state, "model_state")
         trained = portion.part_of(params)
         check_params(trained)
-        of_rule = portion.init_state(rule, params)
+        shards = shards_of(params, rule.axis_name)
+        own_portion, own_rule = portion.of_shards(shards, rule)
+        of_rule = own_portion.init_state(own_rule, params)
         return RoundState(
             params=own_copy(params),
             opt_state=own_copy(inner.init(trained)),

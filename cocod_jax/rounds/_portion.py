@@ -8,9 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 
 from cocod_jax._trees import at, barrier, put_at
 from cocod_jax._typing import Params, Tree
+from cocod_jax.exchanges._shards import Shards, between_shards
 from cocod_jax.exchanges._wire import check_floats, cut
 from cocod_jax.rounds._trainable import whole_of
 from cocod_jax.rules import MergeRule, RuleState
@@ -25,6 +27,14 @@ class Portion:
     """
 
     part_of: Callable[[Params], Params]
+
+    def of_shards(
+        self, shards: Shards | None, rule: MergeRule
+    ) -> tuple["Portion", MergeRule]:
+        """Portion and rule for workers whose devices share the parameters so."""
+        if shards is None:
+            return self, rule
+        return self, rule._replace(exchange=between_shards(rule.exchange, shards))
 
     def take(self, params: Params, step: Any) -> Tree:
         """The portion of the parameters whose exchange begins with this step."""
@@ -75,9 +85,18 @@ class Pieces(Portion):
 
     Attributes:
       count: k.
+      shards: how the devices of a worker share its parameters, each of which has
+        pieces of its own parts; None where they do not.
     """
 
     count: int
+    shards: Shards | None = None
+
+    def of_shards(
+        self, shards: Shards | None, rule: MergeRule
+    ) -> tuple[Portion, MergeRule]:
+        """Pieces of what each device has; those are as they travel."""
+        return dataclasses.replace(self, shards=shards), rule
 
     def take(self, params: Params, step: Any) -> dict[str, jax.Array]:
         """``{dtype: [piece]}``."""
@@ -86,6 +105,18 @@ class Pieces(Portion):
 
     def take_like(self, tree: Tree, step: Any, part: Params) -> dict[str, jax.Array]:
         """The same of a tree like the part, such as a gradient, of other dtypes."""
+        if self.shards is None:
+            return self._own_take(tree, step, part)
+        specs = self.shards.specs_of(part)
+        return self.shards.on_each_device(
+            self._own_take,
+            *(tree, step, part),
+            in_specs=(specs, PartitionSpec(), specs),
+            out_specs=self.shards.each,
+        )
+
+    def _own_take(self, tree: Tree, step: Any, part: Params) -> dict[str, jax.Array]:
+        """``take_like`` on one device."""
         buffers = defaultdict(list)
         for leaf, param in zip(*map(jax.tree.leaves, (tree, part)), strict=True):
             if not _is_float(param):
@@ -102,6 +133,18 @@ class Pieces(Portion):
 
     def put_like(self, tree: Tree, step: Any, portion: Tree, part: Params) -> Tree:
         """The same for a tree like the part, such as updates, of other dtypes."""
+        if self.shards is None:
+            return self._own_put(tree, step, portion, part)
+        specs = self.shards.specs_of(part)
+        return self.shards.on_each_device(
+            self._own_put,
+            *(tree, step, portion, part),
+            in_specs=(specs, PartitionSpec(), self.shards.each, specs),
+            out_specs=specs,
+        )
+
+    def _own_put(self, tree: Tree, step: Any, portion: Tree, part: Params) -> Tree:
+        """``put_like`` on one device."""
         sizes: dict[str, list[int]] = defaultdict(list)
         for param in filter(_is_float, jax.tree.leaves(part)):
             sizes[jnp.result_type(param).name].append(self._length(param))

@@ -10,6 +10,7 @@ from jax import lax
 from cocod_jax._text import shown
 from cocod_jax._trees import at, barrier
 from cocod_jax._typing import AxisName, Batches, ExchangeState, Sent, Tree
+from cocod_jax.exchanges._shards import Shards
 from cocod_jax.rounds._checks import check_batches
 from cocod_jax.rounds._convolutions import fast_in_loops
 from cocod_jax.rounds._metrics import merge_metrics
@@ -42,6 +43,8 @@ class Round(NamedTuple):
       rule: the merge rule; its exchange holds every collective of the round's own.
       period: k, local steps in a round.
       delay: d, local steps between the snapshot and the merge.
+      of_shards: ``(shards) -> Round``, the same for workers whose devices share the
+        parameters so; ``run`` of that is what runs on a mesh.
     """
 
     init: Callable[..., RoundState]
@@ -50,6 +53,7 @@ class Round(NamedTuple):
     rule: MergeRule
     period: int
     delay: int
+    of_shards: Callable[[Shards | None], "Round"]
 
     @property
     def streamed(self) -> bool:

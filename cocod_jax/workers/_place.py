@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cocod_jax._checks import check_counts
+from cocod_jax._text import shown
 from cocod_jax._trees import check_arrays, is_key
 from cocod_jax.exchanges._base import normalised
 from cocod_jax.rounds._checks import check_workers
@@ -19,9 +20,10 @@ from cocod_jax.rounds._types import RoundState
 
 def replicate(
     tree: Any,
-    workers: int,
+    workers: int | None = None,
     *,
     devices: Sequence[jax.Device] | None = None,
+    mesh: Mesh | None = None,
     axis_name: str = "workers",
 ) -> Any:
     """The same tree on each worker, with a leading worker axis.
@@ -36,12 +38,16 @@ def replicate(
         arrays, such as parameters or an optimizer state (shared).
       workers: the number of workers that the result is for; with several processes
         the number in this one, the same in every process. Workers come in the order
-        of the processes.
+        of the processes. With ``mesh`` it may be left out.
       devices: where the workers will run, one device for each, for your own
         ``pmap`` or ``shard_map``: a state that starts anywhere else makes their
         second call compile again. None leaves the tree on the default device,
         from where :func:`cocod_jax.distribute` takes it.
-      axis_name: with ``devices``, the name of the mesh axis of your ``shard_map``.
+      mesh: of workers that have several devices each: one axis is that of the workers,
+        and the others are within a worker. How a leaf is sharded over these stays as
+        it is, and its new axis goes over the workers; no device gets more of it than
+        before.
+      axis_name: with ``devices`` or ``mesh``, the name of the axis of the workers.
 
     Returns:
       A tree of the same structure; each leaf has shape [workers, ...] (per worker).
@@ -49,7 +55,8 @@ def replicate(
     Raises:
       TypeError: when a leaf is no array; it names the leaf.
       ValueError: when ``workers`` is not an integer of at least 1, when there is
-        not one device for each worker, when the rule's weights are not one for each
+        not one device for each worker, when the mesh has no such axis or another
+        number of workers, when the rule's weights are not one for each
         worker of all processes, or when a state has an axis of workers already.
 
     Examples:
@@ -58,9 +65,13 @@ def replicate(
        [1. 2.]
        [1. 2.]]
     """
-    check_counts(workers=workers)
     check_arrays(tree, "tree")
     _warn_of_raw_keys(tree)
+    if mesh is not None:
+        return _replicate_over(mesh, axis_name, tree, workers, devices)
+    if workers is None:
+        raise ValueError("workers is missing; give their number, or a mesh.")
+    check_counts(workers=workers)
     if devices is not None:
         if len(devices) != workers:
             raise ValueError(
@@ -69,9 +80,83 @@ def replicate(
             )
         # Views of one copy on the host: no device holds the part of another.
         repeat = lambda leaf: np.broadcast_to(leaf, (workers, *np.shape(leaf)))
-        return place(_spread(tree, workers, repeat), devices, axis_name)
+        return place(_spread(tree, _own_workers(workers), repeat), devices, axis_name)
     repeat = lambda leaf: jnp.broadcast_to(leaf, (workers, *jnp.shape(leaf)))
-    return _spread(tree, workers, repeat)
+    return _spread(tree, _own_workers(workers), repeat)
+
+
+def _replicate_over(
+    mesh: Mesh,
+    axis_name: str,
+    tree: Any,
+    workers: int | None,
+    devices: Sequence[jax.Device] | None,
+) -> Any:
+    """``replicate`` with a mesh."""
+    check_mesh(mesh, axis_name)
+    count = mesh.shape[axis_name]
+    if devices is not None:
+        raise ValueError("devices were given beside a mesh, which has its own.")
+    if workers not in (None, count):
+        raise ValueError(
+            f"workers={workers}, but axis {axis_name!r} of the mesh has {count}."
+        )
+
+    def repeat(leaf: Any) -> jax.Array:
+        within = within_worker(mesh, axis_name, leaf)
+        leaf = jax.device_put(leaf, NamedSharding(mesh, within))
+        return jax.make_array_from_single_device_arrays(
+            (count, *leaf.shape),
+            NamedSharding(mesh, PartitionSpec(axis_name, *within)),
+            [shard.data[None] for shard in leaf.addressable_shards],
+        )
+
+    spread = _spread(tree, _Own(slice(0, count), count), repeat)
+    return place_on(mesh, axis_name, spread)
+
+
+def check_mesh(mesh: Any, axis_name: str) -> None:
+    """Raises unless it is a mesh with an axis of workers."""
+    if not isinstance(mesh, Mesh):
+        raise TypeError(f"mesh={shown(mesh)} must be a jax.sharding.Mesh.")
+    if axis_name not in mesh.axis_names:
+        raise ValueError(
+            f"the mesh has the axes {mesh.axis_names}, and none of them is "
+            f"{axis_name!r}, the axis of the workers; name one so, or make the rule "
+            "for an axis that it has."
+        )
+
+
+def within_worker(mesh: Mesh, axis_name: str, leaf: Any) -> PartitionSpec:
+    """How the devices of a worker share one worker's array.
+
+    Raises:
+      ValueError: when it is shared over an axis that the mesh has not within a worker.
+    """
+    sharding = getattr(leaf, "sharding", None)
+    if not isinstance(sharding, NamedSharding):
+        return PartitionSpec()
+    for name in jax.tree.leaves(tuple(sharding.spec)):
+        if name == axis_name or name not in mesh.axis_names:
+            raise ValueError(
+                f"an array of shape {leaf.shape} is sharded over {name!r}; the axes "
+                f"within a worker are {set(mesh.axis_names) - {axis_name}}."
+            )
+    return sharding.spec
+
+
+def place_on(mesh: Mesh, axis_name: str, tree: Any) -> Any:
+    """Arrays of all workers on the mesh; those that are on it stay as they are."""
+    default = NamedSharding(mesh, PartitionSpec(axis_name))
+
+    def is_there(leaf: Any) -> bool:
+        sharding = getattr(leaf, "sharding", None)
+        return isinstance(sharding, NamedSharding) and sharding.mesh == mesh
+
+    def put(leaf: Any) -> Any:
+        return leaf if is_there(leaf) else jax.device_put(leaf, default)
+
+    return tree if all(map(is_there, jax.tree.leaves(tree))) else jax.tree.map(put, tree)
 
 
 def _warn_of_raw_keys(tree: Any) -> None:
@@ -93,29 +178,36 @@ def _warn_of_raw_keys(tree: Any) -> None:
         )
 
 
-def _spread(tree: Any, workers: int, repeat: Callable[[Any], Any]) -> Any:
+class _Own(NamedTuple):
+    """The workers that are here, and how many there are in all."""
+
+    place: slice
+    total: int
+
+
+def _spread(tree: Any, own: _Own, repeat: Callable[[Any], Any]) -> Any:
     """The tree with an axis of workers: repeated, but for keys and weights."""
-    own = _own_workers(workers)
+    workers = jnp.arange(own.place.start, own.place.stop)
 
     def spread(leaf: Any) -> Any:
         if not is_key(leaf):
             return repeat(leaf)
         fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
         own_keys = lambda worker: fold_in(leaf.ravel(), worker).reshape(leaf.shape)
-        return jax.vmap(own_keys)(jnp.arange(own.start, own.stop))
+        return jax.vmap(own_keys)(workers)
 
     def spread_state(node: Any) -> Any:
         if not isinstance(node, RoundState):
             return spread(node)
-        weight = _first_shares(node, workers)
+        weight = _first_shares(node, own)
         return jax.tree.map(spread, node)._replace(weight=weight)
 
     is_state = lambda node: isinstance(node, RoundState)
     return jax.tree.map(spread_state, tree, is_leaf=is_state)
 
 
-def _first_shares(state: RoundState, workers: int) -> jax.Array:
-    """What this process's workers count in the mean, by the rule's weights.
+def _first_shares(state: RoundState, own: _Own) -> jax.Array:
+    """What the workers that are here count in the mean, by the rule's weights.
 
     Raises:
       ValueError: when the state has an axis of workers, or as :func:`_shares`.
@@ -125,32 +217,31 @@ def _first_shares(state: RoundState, workers: int) -> jax.Array:
             f"the state has an axis of {len(state.count)} workers already; replicate "
             "what round_.init returned, once."
         )
-    weights, total = state.weight, workers * jax.process_count()
+    weights = state.weight
     if weights.shape == (1,):  # all count the same
-        weights = jnp.full(total, 1 / total, weights.dtype)
-    return _shares(weights, workers)
+        weights = jnp.full(own.total, 1 / own.total, weights.dtype)
+    return _shares(weights, own)
 
 
-def _own_workers(workers: int) -> slice:
-    """The place of this process's workers among all; each process has as many."""
+def _own_workers(workers: int) -> _Own:
+    """This process's; each process has as many."""
     first = workers * jax.process_index()
-    return slice(first, first + workers)
+    return _Own(slice(first, first + workers), workers * jax.process_count())
 
 
-def _shares(weights: jax.Array, workers: int) -> jax.Array:
-    """The weights of this process's workers.
+def _shares(weights: jax.Array, own: _Own) -> jax.Array:
+    """The weights of the workers that are here.
 
     Raises:
-      ValueError: when there is not one weight for each worker of all processes.
+      ValueError: when there is not one weight for each worker.
     """
-    total = workers * jax.process_count()
-    if weights.shape != (total,):
+    if weights.shape != (own.total,):
         raise ValueError(
-            f"there are {weights.size} weights, but {total} workers; give one weight "
-            "for each worker."
+            f"there are {weights.size} weights, but {own.total} workers; give one "
+            "weight for each worker."
         )
     # A copy: a slice of the whole is the state's own buffer, which a run would donate.
-    return jnp.array(weights[_own_workers(workers)])
+    return jnp.array(weights[own.place])
 
 
 def place(tree: Any, devices: Sequence[jax.Device], axis_name: str = "workers") -> Any:
@@ -226,7 +317,9 @@ def reweight(state: RoundState, weights: Sequence[float]) -> RoundState:
       [0.25 0.75]
     """
     workers, now = check_workers(state), state.weight
-    shares = _shares(jnp.asarray(normalised(weights), now.dtype), workers)
+    spans = not getattr(now, "is_fully_addressable", True)
+    own = _Own(slice(0, workers), workers) if spans else _own_workers(workers)
+    shares = _shares(jnp.asarray(normalised(weights), now.dtype), own)
     on_device = isinstance(now, jax.Array) and not isinstance(now, jax.core.Tracer)
     if on_device and now.committed:
         # On other devices they would make the next call compile again.

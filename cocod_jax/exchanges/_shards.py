@@ -1,0 +1,167 @@
+"""Workers of several devices: what each device has of its worker's parameters.
+
+The parts of one leaf are on several devices, and a flat buffer of whole leaves would
+have to be gathered from all of them. So every device ravels the parts that it has, and
+sends them to the devices of the other workers that have the same parts.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+
+from cocod_jax._typing import AxisName, ExchangeState, Sent, Tree, Weight
+from cocod_jax.exchanges._base import Exchange
+from cocod_jax.exchanges._wire import ravel, unravel
+
+
+@dataclasses.dataclass(frozen=True)
+class Shards:
+    """How the devices of each worker share its parameters.
+
+    Attributes:
+      mesh: of all devices, or those of one worker.
+      axes: the axes of the mesh that are within a worker.
+      specs: of every leaf of the parameters, by its path, which axes share it.
+    """
+
+    mesh: Mesh | AbstractMesh
+    axes: tuple[str, ...]
+    specs: tuple[tuple[str, PartitionSpec], ...]
+
+    @property
+    def each(self) -> PartitionSpec:
+        """The spec of a flat buffer of which each device has its own part."""
+        return PartitionSpec(self.axes)
+
+    def specs_of(self, tree: Tree) -> Tree:
+        """The spec of every leaf of a tree like the parameters, or like a part of them.
+
+        Raises:
+          ValueError: when a leaf is none of the parameters'.
+        """
+        known = dict(self.specs)
+
+        def spec(path: Any, leaf: Any) -> PartitionSpec:
+            name = jax.tree_util.keystr(path)
+            if name not in known:
+                raise ValueError(
+                    f"a tree with the leaf {name or 'of the root'} is exchanged, which "
+                    "is none of the parameters'. Between workers of several devices "
+                    "a rule sends trees like the parameters alone."
+                )
+            return known[name]
+
+        return jax.tree.map_with_path(spec, tree)
+
+    def on_each_device(
+        self, function: Callable, *args: Any, in_specs: Any, out_specs: Any
+    ) -> Any:
+        """The function of one device, whose arrays are the parts that it has."""
+        mapped = jax.shard_map(
+            function,
+            mesh=None if _within_workers() else self.mesh,
+            in_specs=in_specs,
+            out_specs=out_specs,
+            axis_names=set(self.axes),
+            check_vma=False,
+        )
+        # Only within another program may some axes be left to the compiler.
+        return mapped(*args) if _within_workers() else jax.jit(mapped)(*args)
+
+    def ravel(self, tree: Tree) -> dict[str, jax.Array]:
+        """The floating-point leaves as ``{dtype: buffer}``, each device's own."""
+        specs = self.specs_of(tree)
+        return self.on_each_device(
+            ravel, tree, in_specs=(specs,), out_specs=self.each
+        )
+
+    def unravel(self, buffers: dict[str, jax.Array], like: Tree) -> Tree:
+        """The tree that was raveled, with the buffers' numbers."""
+        specs = self.specs_of(like)
+        return self.on_each_device(
+            unravel, buffers, like, in_specs=(self.each, specs), out_specs=specs
+        )
+
+
+def between_shards(exchange: Exchange, shards: Shards) -> Exchange:
+    """The exchange between workers of several devices; no leaf is gathered for it."""
+
+    def init(tree: Tree) -> ExchangeState:
+        return exchange.init(shards.ravel(tree))
+
+    def send(
+        state: ExchangeState, tree: Tree, weight: Weight | None = None
+    ) -> tuple[Sent, ExchangeState]:
+        return exchange.send(state, shards.ravel(tree), weight)
+
+    def receive(sent: Sent, like: Tree) -> Tree:
+        return shards.unravel(exchange.receive(sent, shards.ravel(like)), like)
+
+    return exchange._replace(init=init, send=send, receive=receive)
+
+
+def shards_of(
+    tree: Tree,
+    axis_name: AxisName | None,
+    *,
+    specs: Tree | None = None,
+    of_all: bool = False,
+) -> Shards | None:
+    """How the devices of a worker share its parameters, as the arrays tell.
+
+    Args:
+      tree: arrays, or shapes that have shardings.
+      axis_name: the axis of the workers.
+      specs: what arrays do not tell within a ``shard_map`` whose other axes are left to
+        the compiler: a prefix of the tree.
+      of_all: whether the arrays are those of all workers, on their first axis.
+
+    Returns:
+      None where no leaf is shared.
+    """
+    if specs is not None and _within_workers():
+        each = jax.tree.broadcast(specs, tree, is_leaf=_is_spec)
+        found = _by_path(each, is_leaf=_is_spec)
+        mesh = jax.sharding.get_abstract_mesh()
+        return _shared(mesh, axis_name, found) if any(map(any, found.values())) else None
+    shardings = _by_path(jax.tree.map(_sharding_of, tree))
+    found, mesh = {}, None
+    for path, sharding in shardings.items():
+        found[path] = PartitionSpec()
+        if isinstance(sharding, NamedSharding):
+            found[path] = PartitionSpec(*sharding.spec[of_all:])
+            mesh = sharding.mesh if any(found[path]) else mesh
+    return None if mesh is None else _shared(mesh, axis_name, found)
+
+
+def _by_path(tree: Tree, is_leaf: Any = None) -> dict[str, Any]:
+    leaves = jax.tree.leaves_with_path(tree, is_leaf=is_leaf)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def _shared(
+    mesh: Mesh | AbstractMesh,
+    axis_name: AxisName | None,
+    specs: dict[str, PartitionSpec],
+) -> Shards:
+    workers = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    axes = tuple(name for name in mesh.axis_names if name not in workers)
+    return Shards(mesh, axes, tuple(specs.items()))
+
+
+def _is_spec(node: Any) -> bool:
+    return isinstance(node, PartitionSpec)
+
+
+def _sharding_of(leaf: Any) -> Any:
+    """Of an array; while JAX traces, its type tells it of explicit axes alone."""
+    is_traced = isinstance(leaf, jax.core.Tracer)
+    return getattr(jax.typeof(leaf) if is_traced else leaf, "sharding", None)
+
+
+def _within_workers() -> bool:
+    """Whether this is traced for one worker out of several."""
+    return bool(jax.sharding.get_abstract_mesh().manual_axes)
