@@ -180,6 +180,14 @@ def wide(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.astype(wide_dtype(leaf.dtype)), tree)
 
 
+def zeros_of(shape: jax.ShapeDtypeStruct) -> jax.Array:
+    """Zeros of the type that ``jax.eval_shape`` tells, in a mesh as well."""
+    zeros = jnp.zeros(shape.shape, shape.dtype, out_sharding=shape.sharding)
+    manual = getattr(shape, "manual_axis_type", None)
+    varying = tuple(getattr(manual, "varying", ()))
+    return lax.pcast(zeros, varying, to="varying") if varying else zeros
+
+
 def varying_axes(leaf: Any) -> frozenset[str]:
     """The mapped axes over which an array's type says that it differs."""
     manual = getattr(jax.typeof(leaf), "mat", None)

@@ -108,8 +108,10 @@ REASONS = {
         Reason(
             "inner-collectives",
             "The devices of a worker communicate in the local steps, and the compiler "
-            "keeps only one collective in flight.",
-            "Give each worker one device, where the model fits on it.",
+            "keeps no other collective in flight.",
+            "Stream the exchange (streamed=True), and compile with "
+            "cj.compiler_options(); or give each worker one device, where the model "
+            "fits on it.",
         ),
         Reason(
             "compiler",

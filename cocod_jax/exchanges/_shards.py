@@ -10,8 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax import lax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
+from cocod_jax._trees import varying_axes
 from cocod_jax._typing import AxisName, ExchangeState, Sent, Tree, Weight
 from cocod_jax.exchanges._base import Exchange
 from cocod_jax.exchanges._wire import ravel, unravel
@@ -66,17 +68,16 @@ class Shards:
             in_specs=in_specs,
             out_specs=out_specs,
             axis_names=set(self.axes),
-            check_vma=False,
+            check_vma=False,  # that devices with equal parts agree cannot be shown
         )
-        # Only within another program may some axes be left to the compiler.
-        return mapped(*args) if _within_workers() else jax.jit(mapped)(*args)
+        if not _within_workers():  # else some axes may not be left to the compiler
+            return jax.jit(mapped)(*args)
+        return _vary_over_workers(mapped(*args))
 
     def ravel(self, tree: Tree) -> dict[str, jax.Array]:
         """The floating-point leaves as ``{dtype: buffer}``, each device's own."""
         specs = self.specs_of(tree)
-        return self.on_each_device(
-            ravel, tree, in_specs=(specs,), out_specs=self.each
-        )
+        return self.on_each_device(ravel, tree, in_specs=(specs,), out_specs=self.each)
 
     def unravel(self, buffers: dict[str, jax.Array], like: Tree) -> Tree:
         """The tree that was raveled, with the buffers' numbers."""
@@ -126,7 +127,9 @@ def shards_of(
         each = jax.tree.broadcast(specs, tree, is_leaf=_is_spec)
         found = _by_path(each, is_leaf=_is_spec)
         mesh = jax.sharding.get_abstract_mesh()
-        return _shared(mesh, axis_name, found) if any(map(any, found.values())) else None
+        return (
+            _shared(mesh, axis_name, found) if any(map(any, found.values())) else None
+        )
     shardings = _by_path(jax.tree.map(_sharding_of, tree))
     found, mesh = {}, None
     for path, sharding in shardings.items():
@@ -160,6 +163,18 @@ def _sharding_of(leaf: Any) -> Any:
     """Of an array; while JAX traces, its type tells it of explicit axes alone."""
     is_traced = isinstance(leaf, jax.core.Tracer)
     return getattr(jax.typeof(leaf) if is_traced else leaf, "sharding", None)
+
+
+def _vary_over_workers(tree: Tree) -> Tree:
+    """The same arrays, with types that say that the workers' differ, if types do."""
+    workers = jax.sharding.get_abstract_mesh().manual_axes
+    checked = {name for name in workers if name in varying_axes(lax.axis_index(name))}
+
+    def vary(leaf: jax.Array) -> jax.Array:
+        missing = tuple(checked - varying_axes(leaf))
+        return lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(vary, tree)
 
 
 def _within_workers() -> bool:

@@ -18,7 +18,7 @@ from cocod_jax.execution._split import Split
 from cocod_jax.rounds._checks import check_batches, check_workers, of_all_workers
 from cocod_jax.rounds._round import Round, check_round
 from cocod_jax.rounds._types import RoundMetrics, RoundState
-from cocod_jax.workers._place import check_mesh
+from cocod_jax.workers._mesh import check_mesh
 
 Execution: TypeAlias = Literal["fused", "split"]
 Run: TypeAlias = Callable[[RoundState, Batches], tuple[RoundState, RoundMetrics]]
@@ -205,14 +205,14 @@ def device_pairs() -> tuple[list[jax.Device], list[jax.Device]]:
 def _fused(round_: Round, workers: WorkerMap) -> Run:
     """The round as one program, which takes the state's memory."""
     if workers.mesh is not None:
-        return _fused_on_mesh(round_, workers)
+        return _fused_on_mesh(round_, workers, workers.mesh)
     program = workers.over(round_.run, donate=(0,))
     return lambda state, batches: program(workers.place(state), workers.place(batches))
 
 
-def _fused_on_mesh(round_: Round, workers: WorkerMap) -> Run:
+def _fused_on_mesh(round_: Round, workers: WorkerMap, mesh: Mesh) -> Run:
     """The same for workers of several devices: a program for each way to share."""
-    by_worker = NamedSharding(workers.mesh, PartitionSpec(workers.axis_name))
+    by_worker = NamedSharding(mesh, PartitionSpec(workers.axis_name))
 
     @functools.cache
     def program(shards: Shards | None, treedef: Any, shardings: tuple) -> Run:

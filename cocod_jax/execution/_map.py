@@ -11,7 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from cocod_jax.execution._flags import compiler_options
 from cocod_jax.workers import place
-from cocod_jax.workers._place import place_on
+from cocod_jax.workers._mesh import place_on
 
 Via: TypeAlias = Literal["pmap", "shard_map", "vmap"]
 

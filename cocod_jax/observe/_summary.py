@@ -11,6 +11,7 @@ from cocod_jax._text import human_bytes
 from cocod_jax.certify import dataflow
 from cocod_jax.certify._program import for_workers
 from cocod_jax.exchanges._base import workers_axis
+from cocod_jax.exchanges._shards import shards_of
 from cocod_jax.rounds._checks import check_workers
 from cocod_jax.rounds._round import Round, check_round
 from cocod_jax.rounds._types import RoundState
@@ -22,10 +23,11 @@ class Summary(NamedTuple):
     Attributes:
       workers: N, over all processes.
       parameters: the number of parameters of one worker.
-      sent_bytes: the bytes that a worker puts into one exchange, by dtype on the wire;
+      devices: F, those of each worker.
+      sent_bytes: the bytes that a device puts into one exchange, by dtype on the wire;
         of a piece where it is streamed; empty when the merge rule sends nothing.
       exchanges_per_epoch: their average number; None without ``steps_per_epoch``.
-      kept_bytes: the memory that a worker keeps for ``delay`` local steps beside its
+      kept_bytes: the memory that a device keeps for ``delay`` local steps beside its
         parameters: the snapshot, or a piece of it, and the buffers in flight; 0 with
         delay 0. ``Certificate.overlap_bytes`` says what a compiler makes of it.
       period: k, local steps in a round.
@@ -35,6 +37,7 @@ class Summary(NamedTuple):
 
     workers: int
     parameters: int
+    devices: int
     sent_bytes: dict[str, int]
     exchanges_per_epoch: float | None
     kept_bytes: int
@@ -44,6 +47,8 @@ class Summary(NamedTuple):
 
     def __str__(self) -> str:
         held = f"Workers: {self.workers}, with {self.parameters:,} parameters each."
+        if self.devices > 1:
+            held += f" Devices of a worker: {self.devices}."
         if not self.sent_bytes:
             return f"{held}\nThe merge rule exchanges nothing."
         return "\n".join([held, self._exchange(), self._hidden()])
@@ -52,11 +57,12 @@ class Summary(NamedTuple):
         buffers = " and ".join(
             f"{human_bytes(size)} of {dtype}" for dtype, size in self.sent_bytes.items()
         )
-        each = f"Each sends {buffers} in a round of {self.period} local steps"
+        who = "Each device" if self.devices > 1 else "Each"
+        each = f"{who} sends {buffers} in a round of {self.period} local steps"
         if self.streamed:
             total = human_bytes(self.period * sum(self.sent_bytes.values()))
             each = (
-                f"Each sends {buffers} in every local step ({total} in {self.period})"
+                f"{who} sends {buffers} in every local step ({total} in {self.period})"
             )
         if self.exchanges_per_epoch is None:
             return f"{each}."
@@ -71,8 +77,9 @@ class Summary(NamedTuple):
         )
         if self.streamed:
             beside, what = "that step", "piece"
+        holder = "device" if self.devices > 1 else "worker"
         return (
-            f"The exchange can run beside {beside}, for which each worker keeps "
+            f"The exchange can run beside {beside}, for which each {holder} keeps "
             f"{human_bytes(self.kept_bytes)}: the {what} and what is in flight."
         )
 
@@ -123,12 +130,19 @@ def summary(
     if steps_per_epoch is not None:
         check_counts(steps_per_epoch=steps_per_epoch)
     check_round(round_)
-    workers = check_workers(state) * jax.process_count()
-    sent_bytes = Counter[str]()
     axis_name = workers_axis(round_.rule.exchange)
-    for flow in dataflow(round_.send, for_workers(state, workers), axis_name=axis_name):
-        sent_bytes[flow.dtype] += flow.bytes
-    own = [math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(state.params)]
+    workers, devices, all_of_it = check_workers(state), 1, state
+    shards = shards_of(state.params, axis_name, of_all=True)
+    if shards is None:
+        workers *= jax.process_count()
+        all_of_it = for_workers(state, workers)
+    else:
+        devices = shards.mesh.size // shards.mesh.shape[axis_name]
+    own = round_.of_shards(shards)
+    sent_bytes = Counter[str]()
+    for flow in dataflow(own.send, all_of_it, axis_name=axis_name):
+        sent_bytes[flow.dtype] += flow.bytes // devices
+    sizes = [math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(state.params)]
     snapshots = jax.eval_shape(jax.vmap(round_.snapshot), state)
     snapshot_bytes = sum(
         math.prod(leaf.shape[1:]) * leaf.dtype.itemsize
@@ -140,10 +154,13 @@ def summary(
         exchanges = steps_per_epoch / steps if sent_bytes else 0.0
     return Summary(
         workers=workers,
-        parameters=sum(own),
+        parameters=sum(sizes),
+        devices=devices,
         sent_bytes=dict(sent_bytes),
         exchanges_per_epoch=exchanges,
-        kept_bytes=snapshot_bytes + sent_bytes.total() if round_.delay else 0,
+        kept_bytes=(
+            snapshot_bytes // devices + sent_bytes.total() if round_.delay else 0
+        ),
         period=round_.period,
         delay=round_.delay,
         streamed=round_.streamed,

@@ -28,7 +28,7 @@ def streamed_every(
 
     def init(params: Params) -> EveryState:
         check_arrays(params, "params")
-        pieces, _ = of_one_device.of_shards(shards_of(params, rule.axis_name), rule)
+        pieces = of_one_device.over(shards_of(params, rule.axis_name))
         of_rule = own_copy(pieces.init_state(rule, params))
         return EveryState(
             count=jnp.zeros([], jnp.int32),
@@ -47,7 +47,7 @@ def streamed_every(
         params = given(params)
         check_own_gradients(updates, rule.axis_name)
         shards = shards_of(params, rule.axis_name, specs=specs)
-        pieces, _ = of_one_device.of_shards(shards, rule)
+        pieces = of_one_device.over(shards)
         step, states = state.count, RuleState(state.rule_state, state.exchange_state)
         own = pieces.take_state(states, step)
         snapshot = pieces.take(params, step)

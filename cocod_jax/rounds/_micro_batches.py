@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from cocod_jax._trees import at, wide
+from cocod_jax._trees import at, wide, zeros_of
 from cocod_jax._typing import Batch, ModelState, Params
 from cocod_jax.rounds._convolutions import fast_in_loops
 
@@ -113,7 +113,7 @@ def over_micro_batches(gradient_of: GradientFn) -> GradientFn:
             lambda: gradient_of(params, model_state, *take(0))
         )
         of_one = (loss, aux, gradient)
-        zeros = wide(jax.tree.map(jnp.zeros_like, of_one))
+        zeros = wide(jax.tree.map(zeros_of, of_one))
         sums, model_state = lax.fori_loop(0, count, add, (zeros, model_state))
 
         def mean(total: jax.Array, leaf: jax.ShapeDtypeStruct) -> jax.Array:

@@ -96,7 +96,11 @@ class Pieces(Portion):
         self, shards: Shards | None, rule: MergeRule
     ) -> tuple[Portion, MergeRule]:
         """Pieces of what each device has; those are as they travel."""
-        return dataclasses.replace(self, shards=shards), rule
+        return self.over(shards), rule
+
+    def over(self, shards: Shards | None) -> "Pieces":
+        """Pieces for workers whose devices share the parameters so."""
+        return dataclasses.replace(self, shards=shards)
 
     def take(self, params: Params, step: Any) -> dict[str, jax.Array]:
         """``{dtype: [piece]}``."""

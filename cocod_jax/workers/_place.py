@@ -11,11 +11,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cocod_jax._checks import check_counts
-from cocod_jax._text import shown
 from cocod_jax._trees import check_arrays, is_key
 from cocod_jax.exchanges._base import normalised
 from cocod_jax.rounds._checks import check_workers
 from cocod_jax.rounds._types import RoundState
+from cocod_jax.workers._mesh import check_mesh, place_on, within_worker
 
 
 def replicate(
@@ -113,50 +113,6 @@ def _replicate_over(
 
     spread = _spread(tree, _Own(slice(0, count), count), repeat)
     return place_on(mesh, axis_name, spread)
-
-
-def check_mesh(mesh: Any, axis_name: str) -> None:
-    """Raises unless it is a mesh with an axis of workers."""
-    if not isinstance(mesh, Mesh):
-        raise TypeError(f"mesh={shown(mesh)} must be a jax.sharding.Mesh.")
-    if axis_name not in mesh.axis_names:
-        raise ValueError(
-            f"the mesh has the axes {mesh.axis_names}, and none of them is "
-            f"{axis_name!r}, the axis of the workers; name one so, or make the rule "
-            "for an axis that it has."
-        )
-
-
-def within_worker(mesh: Mesh, axis_name: str, leaf: Any) -> PartitionSpec:
-    """How the devices of a worker share one worker's array.
-
-    Raises:
-      ValueError: when it is shared over an axis that the mesh has not within a worker.
-    """
-    sharding = getattr(leaf, "sharding", None)
-    if not isinstance(sharding, NamedSharding):
-        return PartitionSpec()
-    for name in jax.tree.leaves(tuple(sharding.spec)):
-        if name == axis_name or name not in mesh.axis_names:
-            raise ValueError(
-                f"an array of shape {leaf.shape} is sharded over {name!r}; the axes "
-                f"within a worker are {set(mesh.axis_names) - {axis_name}}."
-            )
-    return sharding.spec
-
-
-def place_on(mesh: Mesh, axis_name: str, tree: Any) -> Any:
-    """Arrays of all workers on the mesh; those that are on it stay as they are."""
-    default = NamedSharding(mesh, PartitionSpec(axis_name))
-
-    def is_there(leaf: Any) -> bool:
-        sharding = getattr(leaf, "sharding", None)
-        return isinstance(sharding, NamedSharding) and sharding.mesh == mesh
-
-    def put(leaf: Any) -> Any:
-        return leaf if is_there(leaf) else jax.device_put(leaf, default)
-
-    return tree if all(map(is_there, jax.tree.leaves(tree))) else jax.tree.map(put, tree)
 
 
 def _warn_of_raw_keys(tree: Any) -> None:

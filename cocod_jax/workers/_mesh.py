@@ -1,0 +1,54 @@
+"""Workers that have several devices each: one axis of a mesh, and the rest of it."""
+
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cocod_jax._text import shown
+
+
+def check_mesh(mesh: Any, axis_name: str) -> None:
+    """Raises unless it is a mesh with an axis of workers."""
+    if not isinstance(mesh, Mesh):
+        raise TypeError(f"mesh={shown(mesh)} must be a jax.sharding.Mesh.")
+    if axis_name not in mesh.axis_names:
+        raise ValueError(
+            f"the mesh has the axes {mesh.axis_names}, and none of them is "
+            f"{axis_name!r}, the axis of the workers; name one so, or make the rule "
+            "for an axis that it has."
+        )
+
+
+def within_worker(mesh: Mesh, axis_name: str, leaf: Any) -> PartitionSpec:
+    """How the devices of a worker share one worker's array.
+
+    Raises:
+      ValueError: when it is shared over an axis that the mesh has not within a worker.
+    """
+    sharding = getattr(leaf, "sharding", None)
+    if not isinstance(sharding, NamedSharding):
+        return PartitionSpec()
+    for name in jax.tree.leaves(tuple(sharding.spec)):
+        if name == axis_name or name not in mesh.axis_names:
+            raise ValueError(
+                f"an array of shape {leaf.shape} is sharded over {name!r}; the axes "
+                f"within a worker are {set(mesh.axis_names) - {axis_name}}."
+            )
+    return sharding.spec
+
+
+def place_on(mesh: Mesh, axis_name: str, tree: Any) -> Any:
+    """Arrays of all workers on the mesh; those that are on it stay as they are."""
+    default = NamedSharding(mesh, PartitionSpec(axis_name))
+
+    def is_there(leaf: Any) -> bool:
+        sharding = getattr(leaf, "sharding", None)
+        return isinstance(sharding, NamedSharding) and sharding.mesh == mesh
+
+    def put(leaf: Any) -> Any:
+        return leaf if is_there(leaf) else jax.device_put(leaf, default)
+
+    return (
+        tree if all(map(is_there, jax.tree.leaves(tree))) else jax.tree.map(put, tree)
+    )
