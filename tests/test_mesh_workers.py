@@ -8,6 +8,7 @@ import functools
 import itertools
 import logging
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -404,6 +405,7 @@ def bad(round_, state, mesh):
     other = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
     over = functools.partial(cj.distribute, round_)
     on_workers = NamedSharding(mesh, P("workers"))
+    no_mesh: Any = (2, 4)
     return {
         "none of them is 'workers'": lambda: over(via="shard_map", mesh=other),
         "mesh belongs to via='shard_map'": lambda: over(mesh=mesh),
@@ -413,7 +415,7 @@ def bad(round_, state, mesh):
         "devices were given beside a mesh": lambda: over(
             via="shard_map", mesh=mesh, devices=jax.devices()
         ),
-        "must be a jax.sharding.Mesh": lambda: over(via="shard_map", **{"mesh": "2x4"}),
+        "must be a jax.sharding.Mesh": lambda: over(via="shard_map", mesh=no_mesh),
         "workers=3, but axis 'workers'": lambda: cj.replicate(state, 3, mesh=mesh),
         "workers is missing": lambda: cj.replicate(state),
         "is sharded over 'workers'": lambda: cj.replicate(
