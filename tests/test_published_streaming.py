@@ -1,6 +1,7 @@
 """The pages of the studies of streaming say what their logs say."""
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -186,3 +187,31 @@ def test_the_study_counts_rates_at_an_edge(study):
     )
     words = "in # cells on equal and Dirichlet data, and in # with"
     check_sentence(page, words, [edges[True], edges[False]])
+
+
+def test_slow_links_say_what_the_log_says():
+    folder = RESULTS / "20261129_overlap_slow_links"
+    page, log = (folder / "README.md").read_text(), read_jsonl(folder / "overlap.jsonl")
+    steps: dict[str, dict[str, float]] = {}
+    hidden: dict[str, dict[str, Any]] = {}
+    for r in log["result"]:
+        name = r["algorithm"] if r["side"] == "ours" else f"torch {r['algorithm']}"
+        steps.setdefault(r["rate"], {})[name] = r["seconds_per_step"]
+        hidden.setdefault(r["rate"], {})[name] = r.get("hidden")
+    both = list(steps.values())
+    ratios = lambda name, base: [links[name] / links[base] for links in both]
+    cocod, streamed = "CoCoD-SGD", "CoCoD-SGD, streamed"
+    faster = [*ratios("S-SGD", cocod), *ratios("S-SGD", streamed)]
+    words = "a step is # and # times as fast for CoCoD-SGD, # and # times streamed"
+    check_sentence(page, words, faster)
+    shares = [100 * links[n] for n in (cocod, streamed) for links in hidden.values()]
+    words = (
+        "# % and # % of CoCoD-SGD's ran beside local steps, # % and # % of the streamed"
+    )
+    check_sentence(page, words, shares)
+    own = zip(*(ratios(n, "local steps") for n in (cocod, streamed)), strict=True)
+    best = [min(pair) for pair in own]
+    check_sentence(page, "It came to # and #.", best)
+    peer = "torch partial averaging, a step late"
+    words = "Over its own local steps it takes # and # of them"
+    check_sentence(page, words, ratios(peer, "torch local steps"))
