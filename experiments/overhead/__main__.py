@@ -160,12 +160,13 @@ def measure(
         ),
     }
     for name, make in jobs.items():
-        show.now(f"{name}: local steps")
+        show.now(f"{name}: compiling")
         programs = stepping(config, make())
         for call in programs.values():
             jax.block_until_ready(call())
         times: dict[str, list[float]] = {program: [] for program in programs}
-        for _ in range(config.repeats):
+        for turn in range(config.repeats):
+            show.now(f"{name}: turn {turn + 1}", turn, config.repeats)
             for program, call in programs.items():
                 times[program].append(seconds_per_step(config, call))
         for program, repeats in times.items():
