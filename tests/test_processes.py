@@ -11,7 +11,7 @@ import cocod_jax as cj
 from docs import generate
 from experiments.cluster.network import Network, free_port
 from experiments.cluster.processes import run_workers
-from tests import one_process, problems
+from tests import mesh_process, one_process, problems
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -94,3 +94,30 @@ def test_no_other_page_has_code_of_ours_that_does_not_run():
         )
     ]
     assert ours == ["processes.md"]
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_a_mesh_of_workers_spans_processes(processes):
+    """A worker on each of two processes, and each worker on two of four.
+
+    Sums within a worker have another order where they pass between processes.
+    """
+    address = f"127.0.0.1:{free_port()}"
+    records = run_workers(
+        Network(processes, None),
+        lambda rank: [
+            *(sys.executable, "-m", "tests.mesh_process"),
+            *(str(rank), str(processes), address),
+        ],
+        timeout=300,
+    )
+    for streamed in (False, True):
+        one = mesh_process.train(streamed)
+        for record in records:
+            found = record[str(streamed)]
+            assert found["on_own_device"] == found["consensus"]
+            assert found["weight"] == [[0.75, 0.25]]
+            assert "params['in'] of worker 1 differs" in found["refused"]
+            for name in ("consensus", "loss"):
+                for leaf, own in zip(one[name], found[name], strict=True):
+                    np.testing.assert_allclose(own, leaf, rtol=1e-5, atol=1e-6)

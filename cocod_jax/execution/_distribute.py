@@ -101,8 +101,9 @@ def distribute(
       ``run(state, batches) -> (state, metrics)`` over all workers: the leaves of
       ``state`` and ``metrics`` have a leading axis N, those of ``batches`` have
       leading axes [N, period]. In each of several processes, N is the number of its
-      own workers. The fused execution donates the state that is passed in, and on CPUs
-      it waits for the round before the last. The split execution does neither.
+      own workers; with a mesh the arrays are those of all processes. The fused
+      execution donates the state that is passed in, and on CPUs it waits for the round
+      before the last. The split execution does neither.
 
     Raises:
       TypeError: when ``round_`` is not a Round, or ``axis_name`` not a string; in use,
@@ -110,9 +111,10 @@ def distribute(
       ValueError: when ``axis_name`` is not the rule's, or the rule has several axes,
         when ``via`` or ``execution`` is none of the above, when ``devices``
         is empty, when devices are given to ``vmap``, ``exchange_devices`` to a fused
-        execution or in another number than ``devices``, or another transform than
-        ``pmap`` is asked to span processes; in use, when ``state`` has no axis of
-        workers, when ``batches`` do not begin with its workers and the period, when
+        execution or in another number than ``devices``, when ``mesh`` has no axis of
+        workers or stands beside what it excludes, or when ``vmap``, or ``shard_map``
+        without a mesh, is asked to span processes; in use, when ``state`` has no axis
+        of workers, when ``batches`` do not begin with its workers and the period, when
         counts of micro-batches do not fit, there is not one device for each worker, or
         a run has taken the memory of ``state`` before.
 
@@ -127,7 +129,7 @@ def distribute(
     """
     check_round(round_)
     axis_name = workers_axis(round_.rule.exchange, axis_name)
-    _check_mapping(via, devices, exchange_devices)
+    _check_mapping(via, devices, exchange_devices, mesh)
     if mesh is not None:
         _check_mesh(mesh, axis_name, via, execution, devices)
         devices = list(mesh.devices.flat)
@@ -279,6 +281,7 @@ def _check_mapping(
     via: str,
     devices: Sequence[jax.Device] | None,
     exchange_devices: Sequence[jax.Device] | None,
+    mesh: Mesh | None,
 ) -> None:
     """Raises ValueError unless the mapping transform can use these devices."""
     if via not in ("pmap", "shard_map", "vmap"):
@@ -287,8 +290,11 @@ def _check_mapping(
         raise ValueError("devices is empty; give one for each worker, or None.")
     if via == "vmap" and not (devices is None and exchange_devices is None):
         raise ValueError("devices have no meaning for via='vmap', which uses one.")
-    if via != "pmap" and jax.process_count() > 1:
-        raise ValueError(f"via={via!r} is for one process; use 'pmap' for several.")
+    if via != "pmap" and mesh is None and jax.process_count() > 1:
+        raise ValueError(
+            f"via={via!r} is for one process; use 'pmap' for several, or 'shard_map' "
+            "with a mesh of all their devices."
+        )
 
 
 def _check_pairs(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 
 from cocod_jax._meshes import outside_of_meshes
 from cocod_jax._text import shown
@@ -100,10 +101,21 @@ def _weighted_mean(tree: Any, weight: jax.Array, device: jax.Device | None) -> A
         mean = _of_one_process(tree, weight)
     if device is None:
         return mean
-    # What spans processes has a copy in each.
-    own = lambda leaf: leaf if leaf.is_fully_addressable else leaf.addressable_data(0)
-    mean = mean if jax.process_count() == 1 else jax.tree.map(own, mean)
+    mean = mean if jax.process_count() == 1 else jax.tree.map(_own_copy, mean)
     return jax.device_put(mean, device)
+
+
+def _own_copy(leaf: jax.Array) -> jax.Array:
+    """What spans processes, whole in each of them."""
+    if leaf.is_fully_addressable:
+        return leaf
+    return _gathered(leaf).addressable_data(0)
+
+
+def _gathered(leaf: jax.Array) -> jax.Array:
+    """A copy on each of the devices that share an array."""
+    everywhere = NamedSharding(leaf.sharding.mesh, PartitionSpec())
+    return jax.jit(lambda leaf: leaf, out_shardings=everywhere)(leaf)
 
 
 def _check_device(device: Any) -> None:
@@ -242,7 +254,11 @@ def check_equal_start(state: RoundState) -> None:
     trees = {"params": state.params, "model_state": state.model_state}
     check_workers(state)
     with_others = _has_remote_workers(state.weight)
-    found = _first_difference(trees, with_others)
+    spans_processes = not getattr(state.weight, "is_fully_addressable", True)
+    if spans_processes:
+        found = _first_difference_on_devices(trees)
+    else:
+        found = _first_difference(trees, with_others)
     if with_others:
         # All raise, or one would leave the others waiting for it.
         differ = multihost_utils.process_allgather(np.array(found is not None))
@@ -274,6 +290,25 @@ def _first_difference(trees: dict[str, Any], with_others: bool) -> str | None:
         return None
     leaf, worker = np.argwhere(differs)[0]
     return f"{names[leaf]} of worker {worker} differs from the first worker's"
+
+
+def _first_difference_on_devices(trees: dict[str, Any]) -> str | None:
+    """The same of arrays of which each process has a part; they compare in place."""
+
+    @jax.jit
+    def differs(leaf: jax.Array) -> jax.Array:
+        first, axes = leaf[:1], tuple(range(1, leaf.ndim))
+        unequal = (leaf != first) & ~((leaf != leaf) & (first != first))  # or both NaN
+        return unequal.any(axis=axes)
+
+    for path, leaf in jax.tree.leaves_with_path(trees):
+        if is_key(leaf):
+            continue
+        workers = np.flatnonzero(_own_copy(differs(leaf)))
+        if workers.size:
+            name = path[0].key + jax.tree_util.keystr(path[1:])
+            return f"{name} of worker {workers[0]} differs from the first worker's"
+    return None
 
 
 _DIGEST = 16  # bytes

@@ -3,9 +3,11 @@
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cocod_jax._text import shown
+from cocod_jax._trees import is_key
 
 
 def check_mesh(mesh: Any, axis_name: str) -> None:
@@ -46,9 +48,20 @@ def place_on(mesh: Mesh, axis_name: str, tree: Any) -> Any:
         sharding = getattr(leaf, "sharding", None)
         return isinstance(sharding, NamedSharding) and sharding.mesh == mesh
 
-    def put(leaf: Any) -> Any:
-        return leaf if is_there(leaf) else jax.device_put(leaf, default)
-
+    put = lambda leaf: leaf if is_there(leaf) else _put(leaf, default)
     return (
         tree if all(map(is_there, jax.tree.leaves(tree))) else jax.tree.map(put, tree)
+    )
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """An array on devices of other processes too, all of which have it whole."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
+    if is_key(leaf):
+        data = _put(jax.random.key_data(leaf), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    whole = np.asarray(leaf)
+    return jax.make_array_from_callback(
+        whole.shape, sharding, lambda index: whole[index]
     )
