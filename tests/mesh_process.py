@@ -36,6 +36,7 @@ def train(streamed: bool) -> dict[str, Any]:
         refused = str(error)
     run = cj.distribute(round_, via="shard_map", mesh=mesh)
     spread = NamedSharding(mesh, PartitionSpec("workers", None, "fsdp"))
+    metrics: Any = None
     for batches in draw_batches(2, ROUNDS):
         own = jax.make_array_from_callback(
             batches.shape, spread, lambda index, batches=batches: batches[index]

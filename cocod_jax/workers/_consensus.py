@@ -114,7 +114,9 @@ def _own_copy(leaf: jax.Array) -> jax.Array:
 
 def _gathered(leaf: jax.Array) -> jax.Array:
     """A copy on each of the devices that share an array."""
-    everywhere = NamedSharding(leaf.sharding.mesh, PartitionSpec())
+    sharding = leaf.sharding
+    assert isinstance(sharding, NamedSharding)  # as all arrays on a mesh
+    everywhere = NamedSharding(sharding.mesh, PartitionSpec())
     return jax.jit(lambda leaf: leaf, out_shardings=everywhere)(leaf)
 
 
