@@ -2,6 +2,7 @@
 
 import functools
 import re
+from pathlib import Path
 from typing import Any, get_args
 
 import jax
@@ -17,6 +18,9 @@ from experiments.models import transformer
 from experiments.models.sampling import sample
 from experiments.models.sharding import partition_specs
 from experiments.models.transformer import SIZES, rotary
+from tests.published import shown
+
+ROOT = Path(__file__).parent.parent
 
 VOCABULARY = 11
 
@@ -227,6 +231,17 @@ def test_a_sample_is_drawn_by_the_temperature_and_the_seed():
 def test_parameters(size, parameters):
     init = transformer.build(size, vocabulary=256).init
     assert models.parameter_count(init) == parameters
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_table_of_sizes_is_that_of_the_documentation(size):
+    count = models.parameter_count(transformer.build(size, vocabulary=256).init)
+    cells = [f"`{size}`", *map(str, SIZES[size])]
+    page = (ROOT / "docs" / "how-to" / "language-model.md").read_text()
+    (said,) = re.findall(
+        rf"^\| {re.escape(' | '.join(cells))} \| (.*) million \|$", page, re.M
+    )
+    assert shown(said, count / 1e6)
 
 
 def test_sizes_have_names_and_fit_rotary_positions():
