@@ -1,8 +1,8 @@
 """The algorithms of the paper side by side: ``python -m experiments.compare``.
 
 Runs ``experiments.train`` for every algorithm and seed, and draws their curves and a
-table of the accuracies from the logs. A run whose log says that it finished is not
-repeated. Arguments after ``--`` go to every run:
+table of the accuracies from the logs, or of the losses on text. A run whose log says
+that it finished is not repeated. Arguments after ``--`` go to every run:
 
     python -m experiments.compare --seeds 0 1 2 -- --epochs 20
 
