@@ -17,6 +17,7 @@ CONTEXT, WORKERS, BATCH = 7, 3, 4
 # ------------------------------------------------------------------------- tokenizers
 
 
+@hypothesis.settings(max_examples=30)
 @hypothesis.given(st.text())
 def test_tokens_become_the_text_again(written):
     for tokenizer in (tokenizers.bytes_of_utf8(), tokenizers.characters_of(written)):
