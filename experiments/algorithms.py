@@ -6,14 +6,14 @@ and, to train with it, a choice in :mod:`experiments.config`.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import optax
 
 import cocod_jax as cj
 from cocod_jax import timeline
-from experiments.config import Measured, TrainConfig
+from experiments.config import Measured, RunConfig, TextConfig, TrainConfig
 
 AXIS = "workers"
 
@@ -79,7 +79,7 @@ def local_optimizer(
     """
     total_batch = sum(config.micro_batches or [1] * workers) * config.batch_size
     peak = config.learning_rate * total_batch / 256
-    total = config.epochs * steps_per_epoch
+    total = total_steps(config, steps_per_epoch)
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total - 1)
     if config.decay == "cosine":
         decay = optax.cosine_decay_schedule(peak, total - warmup)
@@ -89,17 +89,44 @@ def local_optimizer(
     schedule = optax.join_schedules(
         [optax.linear_schedule(peak / workers, peak, warmup), decay], [warmup]
     )
-    is_kernel = lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)
     if config.optimizer == "adamw":
-        return optax.adamw(schedule, weight_decay=config.weight_decay, mask=is_kernel)
+        return optax.adamw(schedule, weight_decay=config.weight_decay, mask=is_matrix)
     return optax.chain(
-        optax.add_decayed_weights(config.weight_decay, mask=is_kernel),
+        optax.add_decayed_weights(config.weight_decay, mask=is_matrix),
         optax.sgd(schedule, momentum=config.momentum, nesterov=config.nesterov),
     )
 
 
+def clipped_adamw(
+    config: TextConfig, steps_per_epoch: int
+) -> optax.GradientTransformation:
+    """AdamW for a transformer, its gradients clipped to a norm of 1.
+
+    The rate grows linearly, and falls to a tenth of its peak as a cosine.
+    """
+    total, peak = total_steps(config, steps_per_epoch), config.learning_rate
+    warmup = min(round(config.warmup_epochs * steps_per_epoch), total - 1)
+    schedule = optax.warmup_cosine_decay_schedule(
+        peak / (warmup + 1), peak, warmup, total, end_value=peak / 10
+    )
+    adamw = optax.adamw(
+        schedule, b2=0.99, weight_decay=config.weight_decay, mask=is_matrix
+    )
+    return optax.chain(optax.clip_by_global_norm(1.0), adamw)
+
+
+def total_steps(config: RunConfig, steps_per_epoch: int) -> int:
+    """Local steps of a run, but for those that make its last round whole."""
+    return max(1, round(config.epochs * steps_per_epoch))
+
+
+def is_matrix(params: Any) -> Any:
+    """Which parameters decay: no biases, and no scales of a norm."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
 def make_rounds(
-    config: TrainConfig, loss_fn, optimizer: optax.GradientTransformation
+    config: RunConfig, loss_fn, optimizer: optax.GradientTransformation
 ) -> tuple[cj.Round, cj.Round]:
     """The warm-up's round, of one synchronous step, and the round that follows."""
     recipe = RECIPES[config.algorithm]

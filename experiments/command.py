@@ -10,6 +10,11 @@ from experiments.signals import exit_status, like_ctrl_c
 
 Config = TypeVar("Config")
 
+
+class UsageError(ValueError):
+    """What was asked for cannot be done; the message is all that a user has to read."""
+
+
 STOPPING = """
 Ctrl-C stops it, and so does `kill PID`: what is logged by then stays. A shell starts
 commands in the background (&) deaf to Ctrl-C; use kill for those."""
@@ -30,7 +35,8 @@ def run(
       args: the command line; None takes that of the process.
 
     Raises:
-      SystemExit: always; after Ctrl-C or a signal like it with 128 and its number.
+      SystemExit: always; after Ctrl-C or a signal like it with 128 and its number, and
+        with 2 after a UsageError, whose message it prints.
     """
     config = tyro.cli(config_type, description=f"{description}{STOPPING}", args=args)
     with like_ctrl_c():
@@ -39,4 +45,7 @@ def run(
         except KeyboardInterrupt as stop:
             print("Interrupted.", file=sys.stderr)
             status = exit_status(stop)
+        except UsageError as error:
+            print(error, file=sys.stderr)
+            status = 2
     raise SystemExit(status)

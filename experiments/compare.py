@@ -1,8 +1,8 @@
 """The algorithms of the paper side by side: ``python -m experiments.compare``.
 
 Runs ``experiments.train`` for every algorithm and seed, and draws their curves and a
-table of the accuracies from the logs. A run whose log says that it finished is not
-repeated. Arguments after ``--`` go to every run:
+table of the accuracies from the logs, or of the losses on text. A run whose log says
+that it finished is not repeated. Arguments after ``--`` go to every run:
 
     python -m experiments.compare --seeds 0 1 2 -- --epochs 20
 
@@ -15,17 +15,21 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
-import tyro
 
 from cocod_jax.observe.loggers import read_jsonl
 from cocod_jax.style import ALGORITHMS
 from experiments import command, figures, logbook
-from experiments.config import WITHOUT_INFLUENCE, Algorithm, TrainConfig
+from experiments.config import WITHOUT_INFLUENCE, Algorithm, RunConfig, parse
 
-BEFORE = {"nesterov": True, "micro_batches": None, "optimizer": "sgd"}
+BEFORE = {
+    "task": "images",
+    "nesterov": True,
+    "micro_batches": None,
+    "optimizer": "sgd",
+}
 """What older runs did, whose logs lack an option because there was none yet."""
 
 
@@ -48,14 +52,14 @@ def main(config: CompareConfig, train_arguments: list[str]) -> None:
         for algorithm in config.algorithms:
             own = ["--algorithm", algorithm, "--seed", str(seed)]
             arguments = [*train_arguments, *own, "--out", str(config.out)]
-            runs.append(tyro.cli(TrainConfig, args=arguments))
+            runs.append(parse(arguments))
     logs = train_all(runs)
     figures.training_curves(logs, config.out / "curves.png")
     (config.out / "table.md").write_text(table(logs))
     print(table(logs))
 
 
-def train_all(runs: Iterable[TrainConfig]) -> list[Path]:
+def train_all(runs: Iterable[RunConfig]) -> list[Path]:
     """Runs each configuration in a process of its own, unless its log is complete.
 
     A line for each says where the study is; the run itself shows how it goes.
@@ -74,7 +78,7 @@ def train_all(runs: Iterable[TrainConfig]) -> list[Path]:
     return [run.log for run in runs]
 
 
-def options(run: TrainConfig) -> list[str]:
+def options(run: RunConfig) -> list[str]:
     """What ``experiments.train`` has to be told, all of it, defaults and None too."""
     words = []
     for name, value in logbook.plain(run).items():
@@ -107,31 +111,56 @@ def finished(run: Any) -> bool:
     return recorded == wanted and ends == [{"status": "finished"}]
 
 
+class Measure(NamedTuple):
+    """What runs are compared by, after their last epoch.
+
+    Attributes:
+      title: for people.
+      name: in the record of an epoch.
+      scale: a factor.
+      digits: behind the point.
+      unit: after a value, with a space in front.
+    """
+
+    title: str
+    name: str
+    scale: float
+    digits: int
+    unit: str
+
+
+ACCURACY = Measure("test accuracy of the consensus", "test_accuracy", 100, 2, " %")
+LOSS = Measure("loss of the consensus on held-out text", "test_loss", 1, 4, "")
+
+
 def table(logs: list[Path]) -> str:
-    """The accuracies after the last epoch, as a Markdown table."""
+    """What the runs ended with, as a Markdown table: accuracy, or loss without one."""
     runs = figures.by_algorithm(logs)
+    last = next(iter(runs.values()))[0]["epoch"][-1]
+    measure = ACCURACY if ACCURACY.name in last else LOSS
     lines = [
-        "| algorithm | test accuracy of the consensus, mean ± std | seeds |",
+        f"| algorithm | {measure.title}, mean ± std | seeds |",
         "|---|---|---|",
     ]
     for name in (name for name in ALGORITHMS if name in runs):
-        each = ", ".join(f"{value:.2f}" for value in accuracies(runs[name]))
-        lines.append(
-            f"| {ALGORITHMS[name][0]} | {mean_and_spread(runs[name])} % | {each} |"
+        each = ", ".join(
+            f"{value:.{measure.digits}f}" for value in results(runs[name], measure)
         )
+        spread = mean_and_spread(runs[name], measure)
+        lines.append(f"| {ALGORITHMS[name][0]} | {spread}{measure.unit} | {each} |")
     return "\n".join(lines) + "\n"
 
 
-def accuracies(runs: Sequence[dict[str, Any]]) -> np.ndarray:
-    """Test accuracy of the consensus after the last epoch of each run, in percent."""
-    return 100 * np.array([run["epoch"][-1]["test_accuracy"] for run in runs])
+def results(runs: Sequence[dict[str, Any]], measure: Measure = ACCURACY) -> np.ndarray:
+    """What the last epoch of each run has: by default accuracies in percent."""
+    return measure.scale * np.array([run["epoch"][-1][measure.name] for run in runs])
 
 
-def mean_and_spread(runs: Sequence[dict[str, Any]]) -> str:
-    """The mean of these accuracies, and over several runs their standard deviation."""
-    values = accuracies(runs)
-    spread = f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{values.mean():.2f}{spread}"
+def mean_and_spread(runs: Sequence[dict[str, Any]], measure: Measure = ACCURACY) -> str:
+    """The mean of these results, and over several runs their standard deviation."""
+    values, digits = results(runs, measure), measure.digits
+    spread = f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{values.mean():.{digits}f}{spread}"
 
 
 if __name__ == "__main__":

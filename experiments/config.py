@@ -3,24 +3,40 @@
 ``python -m experiments.train`` is the main job: it takes the defaults, 2 to 6 minutes
 on 2 CPU cores. Expected: a test accuracy near 98 % after 10 epochs; the last
 digit depends on the processor, and on how the merge rounds.
+
+``python -m experiments.train --task text`` trains a language model, and has options of
+its own.
 """
 
+import argparse
 import dataclasses
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
+
+import tyro
+
+from cocod_jax._checks import check_counts, check_non_negative, check_positive
 
 Algorithm = Literal["ssgd", "pipe_sgd", "local_sgd", "cocod", "streamed"]
 """What is trained; CoCoD-SGD at any delay."""
 Measured = Literal[Algorithm, "just_in_time"]
 """What is timed: the delay just in time is an algorithm of its own there."""
 Model = Literal["resnet18", "vgg16", "cnn"]
+Size = Literal["tiny", "mini", "10m", "125m", "350m"]
+"""How large a transformer is."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """One training run; the defaults take 2 to 6 minutes on 2 CPU cores."""
+class RunConfig:
+    """What the runs of all tasks have in common."""
+
+    task: str
+    """What is learnt."""
+    model: str
+    """The network."""
 
     algorithm: Algorithm = "cocod"
     """What workers exchange, and when."""
@@ -36,6 +52,56 @@ class TrainConfig:
     warmup_rounds: int = 0
     """Rounds of one synchronous step each, before the others."""
 
+    epochs: float
+    """Passes over the training data."""
+    batch_size: int
+    """Examples in one local batch of one worker, or in one of its micro-batches."""
+
+    seed: int = 0
+    """Draws the initial model, the order of the data and the augmentation."""
+    via: Literal["pmap", "shard_map"] = "pmap"
+    """What maps the round over the devices."""
+    execution: Literal["fused", "split"] | None = None
+    """One program per round, which is the default, or one per step."""
+    out: Path = Path("runs")
+    """Folder for the log and the figure."""
+
+    @property
+    def subject(self) -> str:
+        """What the data are called."""
+        raise NotImplementedError
+
+    @property
+    def log(self) -> Path:
+        """The log of this run; the figure is beside it.
+
+        Its name has every option that influences the run and differs from its default,
+        so that runs that differ do not share a log: ``digits-cnn-ssgd-period=8-seed0``.
+        """
+        return self.out / f"{self._name()}.jsonl"
+
+    def _name(self) -> str:
+        first = (self.subject, self.model, self.algorithm)
+        named = {"task", "data", "data_file", "model", "algorithm", "seed"}
+        named |= {*WITHOUT_INFLUENCE}
+        options = [
+            f"{field.name}={_word(getattr(self, field.name))}"
+            for field in dataclasses.fields(self)
+            if field.name not in named and getattr(self, field.name) != field.default
+        ]
+        words = "-".join([*map(_word, first), *options])
+        if len(words) > LONGEST_NAME:
+            rest = hashlib.sha256(words.encode()).hexdigest()[:12]
+            words = f"{words[:LONGEST_NAME]}-{rest}"
+        return f"{words}-seed{self.seed}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunConfig):
+    """One run on images; the defaults take 2 to 6 minutes on 2 CPU cores."""
+
+    task: Literal["images"] = "images"
+    """What is learnt: `--task text --help` has the options of a language model."""
     model: Model = "resnet18"
     """The network."""
     width: int | None = 12
@@ -68,15 +134,6 @@ class TrainConfig:
     """Decays kernels, in adamw besides the gradient; leaves biases and batch norm
     alone."""
 
-    seed: int = 0
-    """Draws the initial model, the order of the data and the augmentation."""
-    via: Literal["pmap", "shard_map"] = "pmap"
-    """What maps the round over the devices."""
-    execution: Literal["fused", "split"] | None = None
-    """One program per round, which is the default, or one per step."""
-    out: Path = Path("runs")
-    """Folder for the log and the figure."""
-
     def __post_init__(self):
         if self.data_dir is not None and not self.data.startswith("cifar"):
             raise ValueError(
@@ -86,33 +143,99 @@ class TrainConfig:
             )
 
     @property
-    def log(self) -> Path:
-        """The log of this run; the figure is beside it.
-
-        Its name has every option that influences the run and differs from its default,
-        so that runs that differ do not share a log: ``digits-cnn-ssgd-period=8-seed0``.
-        """
-        return self.out / f"{self._name()}.jsonl"
-
-    def _name(self) -> str:
-        first = (self.data, self.model, self.algorithm)
-        named = {"data", "model", "algorithm", "seed", *WITHOUT_INFLUENCE}
-        options = [
-            f"{field.name}={_word(getattr(self, field.name))}"
-            for field in dataclasses.fields(self)
-            if field.name not in named and getattr(self, field.name) != field.default
-        ]
-        words = "-".join([*first, *options])
-        if len(words) > LONGEST_NAME:
-            rest = hashlib.sha256(words.encode()).hexdigest()[:12]
-            words = f"{words[:LONGEST_NAME]}-{rest}"
-        return f"{words}-seed{self.seed}"
+    def subject(self) -> str:
+        """The name of the data set."""
+        return self.data
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextConfig(RunConfig):
+    """One run of a language model; the defaults take minutes on 2 CPU cores."""
+
+    task: Literal["text"] = "text"
+    """What is learnt: to write on. `--help` alone has the options of images."""
+    model: Size = "tiny"
+    """The transformer; tiny is for CPUs, the others are named by their parameters."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What it computes in; its parameters are float32."""
+    remat: bool = False
+    """Whether the backward pass computes each block again, for less memory."""
+
+    data_file: Path | None = None
+    """A UTF-8 text; default: the language reference that comes with Python, as pydoc
+    shows it."""
+    tokenizer: Literal["bytes", "characters"] = "bytes"
+    """What a token is; characters are those of the text."""
+    context: int = 128
+    """Tokens in a sequence."""
+
+    epochs: float = 6.0
+    """Passes over the training text; the last may be a part of one."""
+    batch_size: int = 4
+    """Sequences in one local batch of one worker, or in one of its micro-batches."""
+    learning_rate: float = 5e-3
+    """The highest rate of AdamW; no number of workers changes it."""
+    warmup_epochs: float = 0.2
+    """The rate grows linearly from zero, and then falls to a tenth as a cosine."""
+    weight_decay: float = 0.1
+    """Decays matrices, besides the gradient."""
+    temperature: float = 0.8
+    """Of the sample at the end; 0 takes the likeliest token each time."""
+
+    def __post_init__(self):
+        check_positive(epochs=self.epochs, learning_rate=self.learning_rate)
+        check_counts(context=self.context)
+        check_non_negative(temperature=self.temperature)
+
+    @property
+    def subject(self) -> str:
+        """The name of the text."""
+        return "pydoc" if self.data_file is None else self.data_file.stem
+
+
+CONFIGS: dict[str, type[RunConfig]] = {"images": TrainConfig, "text": TextConfig}
+"""By task, what its runs are configured by."""
 WITHOUT_INFLUENCE = ("data_dir", "out")
 """Options that say where files are: the run is the same elsewhere."""
 LONGEST_NAME = 160
 """Characters before a name is cut; file systems allow 255."""
+
+
+def parse(args: Sequence[str]) -> RunConfig:
+    """The configuration of a command line.
+
+    Raises:
+      SystemExit: when the command line is wrong, after saying why.
+    """
+    return tyro.cli(config_type(args), args=args)
+
+
+def config_type(args: Sequence[str]) -> type[RunConfig]:
+    """What a command line is to be read as, by its ``--task``; images by default.
+
+    Raises:
+      SystemExit: when there is no such task, or an option belongs to another one.
+    """
+    parser = argparse.ArgumentParser(
+        "experiments.train", add_help=False, allow_abbrev=False
+    )
+    parser.add_argument("--task", choices=CONFIGS, default="images")
+    given, others = parser.parse_known_args(args)
+    own = CONFIGS[given.task]
+    for word in others:
+        option = word.partition("=")[0]
+        name = option.removeprefix("--").removeprefix("no-").replace("-", "_")
+        for task, config in CONFIGS.items():
+            if option.startswith("--") and name in _fields(config) - _fields(own):
+                parser.error(
+                    f"{option} belongs to --task {task}, not to --task {given.task}; "
+                    "leave it out, or say which task you mean."
+                )
+    return own
+
+
+def _fields(config: type[RunConfig]) -> set[str]:
+    return {field.name for field in dataclasses.fields(config)}
 
 
 def _word(value: object) -> str:

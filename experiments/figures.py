@@ -14,12 +14,14 @@ import numpy as np
 
 from cocod_jax import plots
 from cocod_jax.observe.loggers import read_jsonl
+from cocod_jax.style import GREY
 
 
 def training_curves(logs: Sequence[Path], out: Path) -> None:
     """Training loss and test accuracy against epochs, one curve an algorithm.
 
-    A task without an accuracy has its test loss in place of it.
+    A task without an accuracy has its test loss in place of it, and a text the unigram
+    entropy beside that.
 
     Runs of one algorithm that differ by their seed become one curve: their mean, and
     a band from the lowest to the highest.
@@ -41,15 +43,28 @@ def training_curves(logs: Sequence[Path], out: Path) -> None:
     if has_accuracy:
         every = [e[measure] for rs in runs.values() for r in rs for e in r["epoch"]]
         figure.axes[1].set_ylim(100 * max(0, np.median(every) - 0.06), 100)
+    elif "unigram_entropy" in logged["epoch"][-1]:
+        entropy = logged["epoch"][-1]["unigram_entropy"]
+        line = {"color": GREY, "linestyle": ":", "label": "unigram entropy"}
+        figure.axes[1].axhline(entropy, **line)
+        figure.axes[1].legend(frameon=False)
     seeds = max(len(group) for group in runs.values())
     figure.suptitle(
-        f"{config['model']} (width {config['width']}) on {config['data']}, "
+        f"{title(config)}, "
         f"{first['workers']} workers, period {config['period']}"
         + (f", {seeds} seeds" if seeds > 1 else ""),
         fontsize=11,
     )
     figure.savefig(out, dpi=160)
     plt.close(figure)
+
+
+def title(config: dict[str, Any]) -> str:
+    """What a run trains, and on what, by its configuration in a log."""
+    if config.get("task") == "text":
+        data = Path(config["data_file"] or "pydoc").stem
+        return f"{config['model']} transformer on {data}"
+    return f"{config['model']} (width {config['width']}) on {config['data']}"
 
 
 def by_algorithm(logs: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:

@@ -125,7 +125,7 @@ class Training:
       unit: what the speed counts, such as "images".
     """
 
-    def __init__(self, reporter: Reporter, epochs: int, rounds: int, unit: str):
+    def __init__(self, reporter: Reporter, epochs: float, rounds: int, unit: str):
         self._reporter = reporter
         self._epochs = epochs
         self._rounds = rounds
@@ -138,8 +138,8 @@ class Training:
         self._first_done = self._first_done or time.monotonic()
         self._done += 1
         self._round = (
-            f"epoch {min(epoch + 1, self._epochs)}/{self._epochs}   loss {loss:.4f}   "
-            f"{speed:,.0f} {self._unit}/s"
+            f"epoch {min(epoch + 1, self._epochs):g}/{self._epochs:g}   "
+            f"loss {loss:.4f}   {speed:,.0f} {self._unit}/s"
         )
         self._now()
 
@@ -161,7 +161,7 @@ class Training:
         since = time.monotonic() - self._first_done
         left = (self._rounds - self._done) * since / max(self._done - 1, 1)
         self._reporter.line(
-            f"epoch {record['epoch']:3d}/{self._epochs}   "
+            f"epoch {record['epoch']:3.4g}/{self._epochs:g}   "
             f"round {self._done}/{self._rounds}   loss {record['train_loss']:.4f}"
             f"{self._result}   {speed:,.0f} {self._unit}/s   ETA {left:.0f} s"
         )

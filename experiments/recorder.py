@@ -73,7 +73,7 @@ class Recorder:
         """Per second of this epoch, in the task's unit."""
         return len(self._losses) * self._per_step / self._seconds
 
-    def epoch_done(self, epoch: int, evaluation: dict[str, float]) -> None:
+    def epoch_done(self, epoch: float, evaluation: dict[str, float]) -> None:
         """Logs an epoch, all rounds of which have been flushed."""
         record = {
             "epoch": epoch,
@@ -83,5 +83,5 @@ class Recorder:
         }
         self._log.write("epoch", **record)
         self._show.epoch_done(record, self._task.result(record)[1])
-        self._epoch = epoch
+        self._epoch = int(epoch)
         self._begin_epoch()

@@ -1,23 +1,27 @@
 """Trains a network with several workers: ``python -m experiments.train``.
 
+With ``--task text`` it is a language model; ``--task text --help`` has its options.
+
 The log is one JSON record a line: the circumstances of the run, then every round and
 every epoch as it ends, so that a run that is stopped leaves a log that can be used.
 """
 
 import math
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import tyro
 from rich.console import Console
+from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 import cocod_jax as cj
 from cocod_jax.observe.loggers import Logbook, read_jsonl
 from experiments import command, figures, logbook, progress
-from experiments.algorithms import AXIS, local_optimizer, make_rounds
-from experiments.config import TrainConfig
+from experiments.algorithms import AXIS, make_rounds, total_steps
+from experiments.config import RunConfig, config_type, parse
 from experiments.devices import start_devices
 from experiments.models import parameter_count
 from experiments.recorder import Recorder
@@ -28,7 +32,7 @@ from experiments.tasks import Data, Task, task_of
 class Job(NamedTuple):
     """What a configuration means, before anything has run."""
 
-    config: TrainConfig
+    config: RunConfig
     devices: list[jax.Device]
     task: Task
     data: Data
@@ -36,12 +40,12 @@ class Job(NamedTuple):
     main: cj.Round
 
 
-def prepare(config: TrainConfig) -> Job:
+def prepare(config: RunConfig) -> Job:
     """Loads the data, builds the model and the rounds."""
     devices = start_devices(config.workers)
     task = task_of(config)
     data = task.load(len(devices))
-    optimizer = local_optimizer(config, len(devices), data.steps_per_epoch)
+    optimizer = task.optimizer(len(devices), data.steps_per_epoch)
     warm, main = make_rounds(config, task.loss_fn, optimizer)
     return Job(config, devices, task, data, warm, main)
 
@@ -59,7 +63,7 @@ def certifiable(argv: list[str], devices: int) -> tuple[cj.Round, Any, Any]:
       ValueError: when the command line asks for other workers, or for an execution
         that is no one program.
     """
-    config = tyro.cli(TrainConfig, args=argv)
+    config = parse(argv)
     if config.workers not in (None, devices):
         raise ValueError(
             f"workers={config.workers}, but the certificate is for devices={devices}; "
@@ -72,15 +76,15 @@ def certifiable(argv: list[str], devices: int) -> tuple[cj.Round, Any, Any]:
         )
     task = task_of(config)
     batches = task.batch_shapes(devices, config.period)
-    # The learning rate's schedule has no influence on the program but constants.
-    optimizer = local_optimizer(config, devices, steps_per_epoch=100)
+    # How many steps an epoch has decides the learning rates alone.
+    optimizer = task.optimizer(devices, 100)
     _, round_ = make_rounds(config, task.loss_fn, optimizer)
     state = jax.eval_shape(lambda: initial_state(config, round_, task, devices))
     return round_, state, batches
 
 
 def initial_state(
-    config: TrainConfig, round_: cj.Round, task: Task, workers: int
+    config: RunConfig, round_: cj.Round, task: Task, workers: int
 ) -> cj.RoundState:
     """The initial values of the seed, the same on all workers."""
     key = jax.random.key(config.seed)
@@ -92,22 +96,22 @@ def number_of_rounds(job: Job) -> tuple[int, int]:
 
     The last round is whole: a run may be longer than its epochs by a part of one.
     """
-    total = job.config.epochs * job.data.steps_per_epoch
+    total = total_steps(job.config, job.data.steps_per_epoch)
     warm = min(job.config.warmup_rounds, total)
     return warm, math.ceil((total - warm) / job.main.period)
 
 
-def train(job: Job, log: Logbook, show: progress.Training) -> None:
-    """Runs all rounds and logs them, and each epoch as it ends."""
+def train(job: Job, log: Logbook, show: progress.Training) -> cj.RoundState:
+    """Runs all rounds and logs them, and each epoch as it ends; returns the end."""
     config, data = job.config, job.data
     state = initial_state(config, job.main, job.task, len(job.devices))
     cj.workers.check_equal_start(state)
     recorder = Recorder(log, show, job.task, data.per_step, config.micro_batches)
+    phases = [*zip((job.warm, job.main), number_of_rounds(job), strict=True)]
+    end = sum(round_.period * count for round_, count in phases)
     step, epoch = 0, 0
     try:
-        for round_, count in zip(
-            (job.warm, job.main), number_of_rounds(job), strict=True
-        ):
+        for round_, count in phases:
             run = cj.distribute(
                 round_,
                 AXIS,
@@ -121,27 +125,31 @@ def train(job: Job, log: Logbook, show: progress.Training) -> None:
                 state, metrics = run(state, batches)
                 step += round_.period
                 recorder.dispatched(step, metrics)
-                if step // data.steps_per_epoch > epoch:
-                    epoch = step // data.steps_per_epoch
+                whole = step // data.steps_per_epoch
+                if whole > epoch or step == end:
+                    done = whole if whole > epoch else step / data.steps_per_epoch
+                    epoch = whole
                     recorder.flush()
-                    recorder.epoch_done(epoch, evaluate(job, state))
+                    recorder.epoch_done(done, job.data.evaluate(*consensus(job, state)))
     finally:
         recorder.flush()
+    return state
 
 
-def evaluate(job: Job, state: cj.RoundState) -> dict[str, float]:
-    """The consensus of the workers on the test data."""
+def consensus(job: Job, state: cj.RoundState) -> tuple[Any, Any]:
+    """The parameters and the model state to evaluate, on one device."""
     device = job.devices[0]
-    params = cj.consensus(state, device)
-    return job.data.evaluate(params, cj.consensus_model_state(state, device))
+    return cj.consensus(state, device), cj.consensus_model_state(state, device)
 
 
-def main(config: TrainConfig) -> int:
+def main(config: RunConfig) -> int:
     """Trains, and leaves a log, a figure and a table; returns the exit status."""
-    console, path, status = Console(), config.log, 0
+    console, path, status, sample = Console(), config.log, 0, None
     with progress.report(console) as reporter:
-        reporter.now(f"loading {config.data} and building {config.model}")
+        reporter.now(f"loading {config.subject} and building {config.model}")
         job = prepare(config)
+        for note in job.data.notes:
+            reporter.line(note)
         size = {
             "workers": len(job.devices),
             "parameters": parameter_count(job.task.init),
@@ -152,13 +160,21 @@ def main(config: TrainConfig) -> int:
         show = progress.Training(reporter, config.epochs, rounds, job.task.unit)
         try:
             with logbook.opened(path, config, **size) as log:
-                train(job, log, show)
+                if job.data.notes:
+                    log.write("data", notes=job.data.notes)
+                state = train(job, log, show)
+                if job.data.sample is not None:
+                    reporter.now("writing a sample")
+                    sample = job.data.sample(*consensus(job, state))
+                    log.write("sample", text=sample)
         except KeyboardInterrupt as stop:
             reporter.line("Interrupted; the log holds everything up to here.")
             status = exit_status(stop)
     epochs = read_jsonl(path).get("epoch", [])
     if epochs:
         figures.training_curves([path], path.with_suffix(".png"))
+    if sample is not None:
+        console.print(Panel(Text(sample), title="what the consensus writes"))
     console.print(closing_table(job, epochs, path))
     return status
 
@@ -167,12 +183,12 @@ def closing_table(job: Job, epochs: list[dict[str, float]], path: Path) -> Table
     """What came out, and where it is."""
     table = Table(show_header=False, title=f"{job.config.algorithm}", min_width=60)
     shape = f"{len(job.devices)} workers on {job.devices[0].platform}"
-    table.add_row("run", f"{job.config.model} on {job.config.data}, {shape}")
+    table.add_row("run", f"{job.config.model} on {job.config.subject}, {shape}")
     table.add_row("parameters", f"{parameter_count(job.task.init):,}")
     if epochs:
         last, unit = epochs[-1], job.task.unit
         name, value = job.task.result(last)
-        table.add_row("epochs", str(last["epoch"]))
+        table.add_row("epochs", f"{last['epoch']:.4g}")
         table.add_row("training loss", f"{last['train_loss']:.4f}")
         table.add_row(name, f"{value} (consensus)")
         table.add_row("speed", f"{last[f'{unit}_per_second']:,.0f} {unit}/s")
@@ -182,4 +198,4 @@ def closing_table(job: Job, epochs: list[dict[str, float]], path: Path) -> Table
 
 
 if __name__ == "__main__":
-    command.run(main, TrainConfig, __doc__)
+    command.run(main, config_type(sys.argv[1:]), __doc__)

@@ -352,7 +352,7 @@ def test_unequal_workers_end_their_epochs_together():
     assert [len(shard) for shard in shards] == [150, 100, 50]
     source = data.Pipeline(dataset, shards, batch_size=5, seed=0, micro_batches=shares)
     assert source.steps_per_epoch == 10
-    assert source.images_per_step == 30
+    assert source.examples_per_step == 30
     (round_,) = source.rounds(first_step=0, period=10, count=1)
     assert isinstance(round_, cj.MicroBatches)
     assert round_.data["image"].shape[:4] == (WORKERS, 10, 3, 5)

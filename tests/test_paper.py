@@ -9,7 +9,7 @@ import pytest
 
 from experiments import clock, logbook
 from experiments.compare import BEFORE, finished, mean_and_spread
-from experiments.config import TrainConfig
+from experiments.config import TextConfig, TrainConfig
 from experiments.figures import by_algorithm
 from experiments.paper import __main__ as study
 from experiments.paper import figures, report
@@ -276,9 +276,9 @@ def test_a_log_is_of_a_run_if_it_says_so(field, tmp_path):
 
 @pytest.mark.parametrize("option", BEFORE)
 def test_older_runs_did_what_the_option_would_have_to_say(option, tmp_path):
-    run = TrainConfig(
-        out=tmp_path, micro_batches=(2, 1), nesterov=False, optimizer="adamw"
-    )
+    other: Any = {"micro_batches": (2, 1), "nesterov": False, "optimizer": "adamw"}
+    images = TrainConfig(out=tmp_path, **other)
+    run = TextConfig(out=tmp_path) if option == "task" else images
     path = write_log(run)
     without(path, option)
     assert not finished(run)

@@ -1,10 +1,14 @@
-"""Data sets, their split between workers, and the input pipeline."""
+"""Data sets, their split between workers, and the input pipeline.
+
+Those of images are here; the texts are in :mod:`experiments.data.text`.
+"""
 
 from pathlib import Path
 from typing import Literal
 
 from experiments.data import builtin, cifar
 from experiments.data.dataset import Dataset as Dataset
+from experiments.data.dataset import image_example as image_example
 from experiments.data.dataset import normalised as normalised
 from experiments.data.partition import partition as partition
 from experiments.data.pipeline import Pipeline as Pipeline

@@ -1,8 +1,12 @@
 """What a data set is, and how its images become the input of a network."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
+
+from experiments.data.pipeline import Example
 
 
 class Dataset(NamedTuple):
@@ -29,6 +33,26 @@ class Dataset(NamedTuple):
     std: np.ndarray
     crop: int
     flip: bool
+
+    @property
+    def example(self) -> Example:
+        """An image and its label."""
+        return image_example(self.train_images.shape[1:])
+
+    def take(
+        self, chosen: np.ndarray, rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """A batch of training images, augmented and normalised, and their labels."""
+        images = augmented(self, self.train_images[chosen], rng)
+        return {"image": normalised(self, images), "label": self.train_labels[chosen]}
+
+
+def image_example(image_shape: Sequence[int]) -> Example:
+    """An image of [height, width, channels] and its label."""
+    return {
+        "image": jax.ShapeDtypeStruct(tuple(image_shape), np.float32),
+        "label": jax.ShapeDtypeStruct((), np.int32),
+    }
 
 
 def make_dataset(

@@ -2,18 +2,34 @@
 
 The stream is a pure function of (seed, step, worker): any round can be asked for
 at any time, a resumed run sees what an uninterrupted one would have seen, and all
-algorithms and periods see the same images.
+algorithms and periods see the same examples.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import grain
 import jax
 import numpy as np
 
 import cocod_jax as cj
-from experiments.data.dataset import Dataset, augmented, normalised
+from experiments.command import UsageError
+
+Example = Mapping[str, jax.ShapeDtypeStruct]
+"""The shape and the dtype of one example, by the names of its parts."""
+
+
+class Source(Protocol):
+    """What examples are taken from."""
+
+    @property
+    def example(self) -> Example:
+        """What one is."""
+        ...
+
+    def take(self, chosen: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
+        """A batch of them by their indices; ``rng`` draws an augmentation."""
+        ...
 
 
 class Pipeline:
@@ -24,7 +40,7 @@ class Pipeline:
     as many steps as the smallest shard has batches.
 
     Args:
-      dataset: where the images are.
+      source: where the examples are.
       shards: for each worker the indices of its examples.
       batch_size: examples in a local batch, or in a micro-batch.
       seed: draws the orders and the augmentation.
@@ -32,13 +48,14 @@ class Pipeline:
         there are none.
 
     Raises:
-      ValueError: when ``batch_size`` is not positive, there is not one number of
-        micro-batches for each worker, or a shard has fewer examples than a batch.
+      UsageError: a ValueError, when ``batch_size`` is not positive, there is not one
+        number of micro-batches for each worker, or a shard has fewer examples than a
+        batch.
     """
 
     def __init__(
         self,
-        dataset: Dataset,
+        source: Source,
         shards: Sequence[np.ndarray],
         *,
         batch_size: int,
@@ -46,7 +63,7 @@ class Pipeline:
         micro_batches: Sequence[int] | None = None,
     ):
         if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1.")
+            raise UsageError(f"batch_size={batch_size} must be at least 1.")
         sizes = [len(shard) for shard in shards]
         check_micro_batches(micro_batches, len(shards))
         counts = micro_batches or [1] * len(shards)
@@ -55,28 +72,27 @@ class Pipeline:
         ]
         if min(steps) < 1:
             short = int(np.argmin(steps))
-            raise ValueError(
+            raise UsageError(
                 f"batch_size={batch_size} is more than the {sizes[short]} examples of "
                 f"worker {short} allow (the workers have {sizes}); take smaller "
                 "batches, fewer workers or a less skewed partition."
             )
-        self._dataset = dataset
+        self._source = source
         self._shards = shards
         self._batch_size = batch_size
         self._seed = seed
         self._micro_batches = micro_batches
         self._batch_sizes = [n * batch_size for n in counts]
         self.steps_per_epoch = min(steps)
-        self.images_per_step = sum(self._batch_sizes)
+        self.examples_per_step = sum(self._batch_sizes)
 
     def rounds(self, *, first_step: int, period: int, count: int) -> Iterator[Any]:
         """``count`` rounds of ``period`` local steps, prefetched in the background.
 
         Yields:
-          ``image``, float32 [N, period, batch, height, width, channels], and
-          ``label``, int32 [N, period, batch]; with micro-batches a
-          :class:`cocod_jax.MicroBatches` of both, with one more axis before the
-          last batch axis. A round may cross from one epoch into the next.
+          The parts of the examples by their names, each [N, period, batch, ...]; with
+          micro-batches a :class:`cocod_jax.MicroBatches` of them, with one more axis
+          before the batch axis. A round may cross from one epoch into the next.
         """
         stream = grain.MapDataset.range(count).map(
             lambda r: self._round(first_step + r * period, period)
@@ -85,10 +101,9 @@ class Pipeline:
         return iter(stream.to_iter_dataset(options))
 
     def _round(self, first_step: int, period: int) -> Any:
-        image_shape = self._dataset.train_images.shape[1:]
-        workers = len(self._shards)
+        example, workers = self._source.example, len(self._shards)
         shapes = batch_shapes(
-            image_shape, workers, period, self._batch_size, self._micro_batches
+            example, workers, period, self._batch_size, self._micro_batches
         )
         batches = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
         if self._micro_batches is None:
@@ -96,21 +111,22 @@ class Pipeline:
         else:
             data = batches.data
             batches.count[:] = np.array(self._micro_batches)[:, None]
-        # Views, in which the images of a step have one axis, with micro-batches too.
-        images = data["image"].reshape(workers, period, -1, *image_shape)
-        labels = data["label"].reshape(workers, period, -1)
+        # Views, in which the examples of a step have one axis, with micro-batches too.
+        views = {
+            name: data[name].reshape(workers, period, -1, *part.shape)
+            for name, part in example.items()
+        }
         for worker, own in enumerate(self._batch_sizes):
             for t in range(period):
-                image, label = self._batch(first_step + t, worker)
-                images[worker, t, :own], labels[worker, t, :own] = image, label
+                for name, part in self._batch(first_step + t, worker).items():
+                    views[name][worker, t, :own] = part
         return batches
 
-    def _batch(self, step: int, worker: int) -> tuple[np.ndarray, np.ndarray]:
+    def _batch(self, step: int, worker: int) -> dict[str, Any]:
         epoch, position = divmod(step, self.steps_per_epoch)
         chosen = self._shards[worker][self._order(epoch, worker)[position]]
         rng = np.random.default_rng([2, self._seed, epoch, worker, position])
-        images = augmented(self._dataset, self._dataset.train_images[chosen], rng)
-        return normalised(self._dataset, images), self._dataset.train_labels[chosen]
+        return self._source.take(chosen, rng)
 
     def _order(self, epoch: int, worker: int) -> grain.MapDataset[np.ndarray]:
         """The batches of one epoch of one worker, as positions in its shard."""
@@ -127,14 +143,14 @@ def check_micro_batches(micro_batches: Sequence[int] | None, workers: int) -> No
     if micro_batches is None:
         return
     if len(micro_batches) != workers or min(micro_batches) < 1:
-        raise ValueError(
+        raise UsageError(
             f"micro_batches={micro_batches} must be a positive number for each of "
             f"{workers} workers."
         )
 
 
 def batch_shapes(
-    image_shape: Sequence[int],
+    example: Example,
     workers: int,
     period: int,
     batch_size: int,
@@ -143,7 +159,7 @@ def batch_shapes(
     """What :meth:`Pipeline.rounds` yields, as :class:`jax.ShapeDtypeStruct`.
 
     Args:
-      image_shape: [height, width, channels].
+      example: the parts of one example.
       workers: N.
       period: k.
       batch_size: examples in a local batch, or in a micro-batch.
@@ -151,14 +167,15 @@ def batch_shapes(
         has fewer than another, the rest is 0.
 
     Raises:
-      ValueError: when there is not one number of micro-batches for each worker.
+      UsageError: a ValueError, when there is not one number of micro-batches for each
+        worker.
     """
     check_micro_batches(micro_batches, workers)
     most = () if micro_batches is None else (max(micro_batches),)
     shape = (workers, period, *most, batch_size)
     data = {
-        "image": jax.ShapeDtypeStruct((*shape, *image_shape), np.float32),
-        "label": jax.ShapeDtypeStruct(shape, np.int32),
+        name: jax.ShapeDtypeStruct((*shape, *part.shape), part.dtype)
+        for name, part in example.items()
     }
     if micro_batches is None:
         return data

@@ -3,7 +3,7 @@
 from cocod_jax.style import ALGORITHMS
 from experiments.clock import Clock
 from experiments.cluster.network import links_of
-from experiments.compare import accuracies, mean_and_spread
+from experiments.compare import mean_and_spread, results
 from experiments.figures import by_algorithm
 from experiments.paper import figures
 from experiments.paper.config import EQUAL, SPEEDS
@@ -45,7 +45,7 @@ def accuracy(logs: figures.Logs) -> str:
 
 def _differences(runs: list[dict], to: list[dict]) -> str:
     by_seed = lambda runs: sorted(runs, key=lambda r: r["run"][0]["config"]["seed"])
-    each = accuracies(by_seed(runs)) - accuracies(by_seed(to))
+    each = results(by_seed(runs)) - results(by_seed(to))
     return f"{', '.join(f'{d:+.1f}' for d in each)}; {each.mean():+.2f}"
 
 

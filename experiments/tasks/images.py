@@ -8,11 +8,9 @@ import numpy as np
 import optax
 
 from experiments import data, models
+from experiments.algorithms import local_optimizer
 from experiments.config import TrainConfig
 from experiments.tasks.task import Data, Task
-
-DATA = tuple(data.SHAPES)
-"""The data sets of this task."""
 
 
 def task(config: TrainConfig) -> Task:
@@ -26,13 +24,15 @@ def task(config: TrainConfig) -> Task:
     )
 
     def batch_shapes(workers: int, period: int) -> Any:
+        example = data.image_example(image_shape)
         return data.batch_shapes(
-            image_shape, workers, period, config.batch_size, config.micro_batches
+            example, workers, period, config.batch_size, config.micro_batches
         )
 
     return Task(
         init=model.init,
         loss_fn=loss_of(model),
+        optimizer=lambda workers, steps: local_optimizer(config, workers, steps),
         load=lambda workers: load(config, model, workers),
         batch_shapes=batch_shapes,
         unit="images",
@@ -59,7 +59,7 @@ def load(config: TrainConfig, model: models.Model, workers: int) -> Data:
     )
     return Data(
         steps_per_epoch=pipeline.steps_per_epoch,
-        per_step=pipeline.images_per_step,
+        per_step=pipeline.examples_per_step,
         rounds=pipeline.rounds,
         evaluate=evaluator(model, dataset),
     )

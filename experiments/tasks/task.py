@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import optax
 
 
 class Data(NamedTuple):
@@ -15,21 +16,27 @@ class Data(NamedTuple):
       rounds: ``(*, first_step, period, count) -> iterator`` of ``count`` rounds'
         batches; every leaf is [N, period, ...].
       evaluate: ``(params, model_state) -> {name: value}``, one model on the test data.
+      notes: sentences on the data for people, shown before the training and logged.
+      sample: ``(params, model_state) -> text`` of the trained model, shown and logged
+        at the end; None for models that write nothing.
     """
 
     steps_per_epoch: int
     per_step: int
     rounds: Callable[..., Iterator[Any]]
     evaluate: Callable[[Any, Any], dict[str, float]]
+    notes: tuple[str, ...] = ()
+    sample: Callable[[Any, Any], str] | None = None
 
 
 class Task(NamedTuple):
-    """A model, its loss and its data.
+    """A model, its loss, its optimizer and its data.
 
     Attributes:
       init: ``(key) -> (params, model_state)``, the initial values.
       loss_fn: ``(params, model_state, batch, key) -> (loss, model_state)`` of one
         worker's local batch.
+      optimizer: ``(workers, steps_per_epoch) -> optimizer`` of one worker.
       load: ``(workers) -> data``; takes seconds, and is not needed for a certificate.
       batch_shapes: ``(workers, period) -> tree`` of :class:`jax.ShapeDtypeStruct`,
         like a round's batches.
@@ -39,6 +46,7 @@ class Task(NamedTuple):
 
     init: Callable[[jax.Array], tuple[Any, Any]]
     loss_fn: Callable[..., tuple[jax.Array, Any]]
+    optimizer: Callable[[int, int], optax.GradientTransformation]
     load: Callable[[int], Data]
     batch_shapes: Callable[[int, int], Any]
     unit: str

@@ -1,0 +1,208 @@
+"""The main job on text: from the command line to a log, a figure and a sample."""
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+import jax
+import pytest
+
+import cocod_jax as cj
+from cocod_jax.certify import certify
+from cocod_jax.observe.loggers import read_jsonl
+from experiments import command, compare, logbook, train
+from experiments.config import TextConfig, TrainConfig, config_type, parse
+from experiments.tasks import text
+from tests.marks import needs_compiler
+
+TEXT = "".join(f"{i} and {i + 1} are {2 * i + 1}.\n" for i in range(400))
+SMALL = ["--task=text", "--workers=2", "--context=16", "--batch-size=8"]
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A command line for seconds."""
+    file = tmp_path / "sums.txt"
+    file.write_text(TEXT)
+    return [*SMALL, f"--data-file={file}", f"--out={tmp_path}", "--epochs=2"]
+
+
+@pytest.fixture
+def run_here(monkeypatch):
+    """The main job in this process, by its command line."""
+    monkeypatch.setattr(train, "start_devices", lambda n: jax.devices()[:n])
+    monkeypatch.setenv("COLUMNS", "300")
+
+    def run(arguments, status=0):
+        # The default generator takes the compiler seconds for each shape.
+        with jax.default_prng_impl("rbg"), pytest.raises(SystemExit) as end:
+            command.run(train.main, config_type(arguments), "", arguments)
+        assert end.value.code == status
+
+    return run
+
+
+# ------------------------------------------------------------------ whole programs
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options"),
+    [
+        ("cocod", "--temperature 0"),
+        ("streamed", "--via shard_map --epochs 2.4"),
+    ],
+)
+def test_it_learns_and_leaves_a_log_a_figure_and_a_sample(
+    algorithm, options, run_here, small, capsys
+):
+    # What is the same in both is compiled once.
+    both = ["--tokenizer=characters", "--dtype=bfloat16"]
+    arguments = [*small, *both, "--algorithm", algorithm, *options.split()]
+    config = parse(arguments)
+    run_here(arguments)
+    out = capsys.readouterr().out
+    records = read_jsonl(config.log)
+    assert [*records] == ["run", "data", "round", "epoch", "sample", "end"]
+    assert records["end"] == [{"status": "finished"}]
+    assert records["run"][0]["config"] == logbook.plain(config)
+
+    epochs = records["epoch"]
+    steps = records["round"][-1]["step"]
+    per_epoch = 28  # 457 sequences for two workers
+    assert [epoch["epoch"] for epoch in epochs[:2]] == [1, 2]
+    if len(epochs) > 2:
+        assert epochs[2]["epoch"] == pytest.approx(steps / per_epoch)
+        assert steps == 4 * math.ceil(2.4 * per_epoch / 4)
+    last = epochs[-1]
+    assert last["test_loss"] < epochs[0]["test_loss"]
+    assert last["test_loss"] < last["unigram_entropy"]
+    assert last["test_perplexity"] == pytest.approx(math.exp(last["test_loss"]))
+    # In each of 28 steps two workers with 8 sequences of 16 tokens.
+    seconds = records["round"][6]["seconds"]
+    assert epochs[0]["tokens_per_second"] == pytest.approx(28 * 256 / seconds)
+
+    for note in records["data"][0]["notes"]:
+        assert note in out
+    assert f"by {last['unigram_entropy']:.4f} nats a token" in out
+    assert re.search(r"^epoch   1/[\d.]+   .* test [\d.]+, loss .* tokens/s", out, re.M)
+    sample = records["sample"][0]["text"]
+    assert sample.startswith(TEXT[-(len(TEXT) // 10) :][:17])
+    assert len(sample.encode()) >= 17 + 200
+    assert sample.splitlines()[0] in out
+    assert config.log.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_evaluation_is_the_mean_over_all_sequences(small):
+    """Also where the last batch is not full."""
+    config: Any = parse(small)
+    task = text.task(config)
+    load = task.load(2)
+    params, _ = jax.jit(task.init)(jax.random.key(0, impl="rbg"))
+    (batches,) = load.rounds(first_step=0, period=1, count=1)
+    windows = batches["tokens"][0, 0]
+    loss, _ = jax.jit(task.loss_fn)(params, {}, {"tokens": windows[:5]}, None)
+    corpus = text.text.load(config.data_file, config.tokenizer)
+    model = text.transformer.build("tiny", vocabulary=corpus.tokenizer.size)
+    evaluate = text.evaluator(model, windows[:5], batch_size=3)
+    # Sums in another order.
+    assert evaluate(params, {})["test_loss"] == pytest.approx(float(loss), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--data-file nowhere.txt", "data_file='nowhere.txt' cannot be read: No such"),
+        ("--context 4000", "tokens, too few for context=4000: its last tenth must be"),
+        (
+            "--batch-size 4000",
+            "batch_size=4000 is more than the 229 examples of",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_on_is_said_in_one_line(
+    options, message, run_here, small, capsys
+):
+    run_here([*small, *options.split()], status=2)
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+# --------------------------------------------------------------- the command line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--task text --width 4", "--width belongs to --task images, not to --task te"),
+        ("--no-nesterov --task=text", "--no-nesterov belongs to --task images, not to"),
+        ("--data-file=a.txt", "--data-file belongs to --task text, not to --task imag"),
+        ("--task speech", "argument --task: invalid choice: 'speech' (choose from"),
+    ],
+)
+def test_options_of_another_task_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse(arguments.split())
+    assert message in capsys.readouterr().err
+
+
+def test_a_command_line_is_of_its_task():
+    assert parse([]) == TrainConfig()
+    assert parse(["--task=images", "--width=4"]) == TrainConfig(width=4)
+    assert parse(["--remat", "--task", "text"]) == TextConfig(remat=True)
+    for run in (TrainConfig(), TextConfig(delay=2, remat=True, epochs=1.5)):
+        assert parse(compare.options(run)) == run
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("epochs", 0.0), ("learning_rate", -1.0), ("context", 0), ("temperature", -0.1)],
+)
+def test_a_wrong_number_is_named(name, value):
+    with pytest.raises(ValueError, match=f"{name}={value}"):
+        dataclasses.replace(TextConfig(), **{name: value})
+
+
+def test_runs_have_logs_by_their_texts_and_options(tmp_path):
+    assert TextConfig().log.name == "pydoc-tiny-cocod-seed0.jsonl"
+    run = TextConfig(data_file=tmp_path / "a b.txt", context=64, seed=1)
+    assert run.log.name == "a_b-tiny-cocod-context=64-seed1.jsonl"
+
+
+def test_a_study_compares_losses(small, tmp_path):
+    def log(seed, loss):
+        run = dataclasses.replace(parse(small), algorithm="ssgd", seed=seed)
+        with cj.loggers.to_jsonl(run.log) as log:
+            log.write("run", config=logbook.plain(run), workers=2)
+            log.write("epoch", epoch=1, train_loss=2.0, test_loss=loss)
+        return run.log
+
+    table = compare.table([log(0, 1.5), log(1, 1.6)])
+    assert "| S-SGD | 1.5500 ± 0.0707 | 1.5000, 1.6000 |" in table
+
+
+# ------------------------------------------------------------- what is certified
+
+
+@pytest.mark.parametrize("options", ["", "--micro-batches 3 1 --remat"])
+def test_the_job_that_is_certified_is_the_one_that_runs(options, small, monkeypatch):
+    monkeypatch.setattr(train, "start_devices", lambda n: jax.devices()[:n])
+    arguments = [*small, *options.split()]
+    job = train.prepare(parse(arguments))
+    (batches,) = job.data.rounds(first_step=0, period=job.main.period, count=1)
+    with jax.default_prng_impl("rbg"):
+        state = train.initial_state(job.config, job.main, job.task, 2)
+        certified, *shapes = train.certifiable(arguments, 2)
+    assert (certified.period, certified.delay) == (job.main.period, job.main.delay)
+    real = jax.eval_shape(lambda: (state, batches))
+    assert jax.tree.structure(tuple(shapes)) == jax.tree.structure(real)
+    of = lambda leaf: (leaf.shape, leaf.dtype)
+    assert [*map(of, jax.tree.leaves(shapes))] == [*map(of, jax.tree.leaves(real))]
+
+
+@needs_compiler
+def test_cocod_is_hidden_on_h100(small):
+    program = train.certifiable([*small[:1], *small[2:], "--dtype=bfloat16"], 8)
+    certificate = certify(*program, target="h100").check()
+    assert certificate.verdict == "hidden behind 4 of 4 local steps"
