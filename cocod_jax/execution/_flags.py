@@ -18,22 +18,29 @@ EARLY_START = {"xla_gpu_experimental_parallel_collective_overlap_limit": 2}
 if jax.__version_info__ >= (0, 10, 2):  # older compilers refuse its name
     EARLY_START["xla_gpu_experimental_collective_start_as_early_as_possible"] = True
 
-# Flags for asynchronous all-reduces, by kind of TPU. This library has not read what a
-# compiler makes of a round with them.
-TPU_FLAGS = {
-    "TPU v5 lite": (
-        "xla_enable_async_all_reduce=true",
-        "xla_tpu_enable_async_collective_fusion=true",
-        "xla_tpu_enable_async_collective_fusion_fuse_all_reduce=true",
-        "xla_tpu_enable_async_collective_fusion_multiple_steps=true",
-        "xla_tpu_overlap_compute_collective_tc=true",
-    ),
-    "TPU v6 lite": (
-        "xla_tpu_enable_sparse_core_collective_offload_all_reduce=true",
-        "xla_tpu_enable_async_collective_fusion_fuse_all_reduce=false",
-        "xla_tpu_use_tc_device_shape_on_sc=true",
-    ),
+# Without these all-reduces on TPUs are synchronous, by generation.
+TPU_FLAGS: dict[str, dict[str, int]] = {
+    "v5e": {
+        "xla_enable_async_all_reduce": True,
+        "xla_tpu_enable_async_collective_fusion": True,
+        "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": True,
+        "xla_tpu_enable_async_collective_fusion_multiple_steps": True,
+        "xla_tpu_overlap_compute_collective_tc": True,
+    },
+    "v6e": {
+        "xla_tpu_enable_sparse_core_collective_offload_all_reduce": True,
+        "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": False,
+        "xla_tpu_use_tc_device_shape_on_sc": True,
+    },
 }
+_GENERATIONS = {"TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e"}
+
+# Together they turned another program's results into NaN on v6e, without a word; each
+# alone did not: https://github.com/AI-Hypercomputer/maxdiffusion/issues/429
+NAN_ON_V6E = (
+    "xla_tpu_enable_async_collective_fusion",
+    "xla_tpu_overlap_compute_collective_tc",
+)
 
 
 def needs_scheduler(device: jax.Device) -> bool:
@@ -45,12 +52,18 @@ def needs_scheduler(device: jax.Device) -> bool:
     return device.platform == "gpu" and major in ("6", "7", "8")
 
 
-def xla_flag(name: str) -> int | None:
-    """What ``XLA_FLAGS`` say about a switch or a number; None for nothing.
+def tpu_generation(device: jax.Device) -> str:
+    """Such as ``v5e``; JAX's name for those that are not known."""
+    return _GENERATIONS.get(device.device_kind, device.device_kind)
 
-    The last word counts. A switch is 0 or 1.
+
+def xla_flag(name: str) -> int | None:
+    """What ``XLA_FLAGS``, or ``LIBTPU_INIT_ARGS``, say about a switch or a number.
+
+    None for nothing. The last word counts. A switch is 0 or 1.
     """
-    flags = os.environ.get("XLA_FLAGS", "").lower()
+    variables = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+    flags = " ".join(os.environ.get(name, "") for name in variables).lower()
     values = re.findall(rf"--{name}(?:=(\w+))?(?=\s|$)", flags)
     if not values:
         return None
@@ -62,18 +75,20 @@ def compiler_options(device: jax.Device | str | None = None) -> dict[str, int]:
     """What lets the compiler hide exchanges, for a jitted program of your own.
 
     On NVIDIA GPUs a program needs them that is one step, such as a step with
-    ``cj.every(..., streamed=True)``: its exchange then starts where the step does.
+    ``cj.every(..., streamed=True)``: its exchange then starts where the step does. On
+    TPUs every program needs them: without them no exchange is asynchronous.
     :func:`cocod_jax.distribute` gives them to ``shard_map`` and ``vmap`` itself.
-    ``jax.pmap`` takes no options; there the same names go into ``XLA_FLAGS``.
+    ``jax.pmap`` takes no options; there the same names go into ``XLA_FLAGS``, for TPUs
+    into ``LIBTPU_INIT_ARGS``.
 
     Args:
-      device: where the program runs, or a platform such as ``"gpu"``; None is the
+      device: where the program runs, or ``"gpu"``, ``"v5e"`` or ``"v6e"``; None is the
         first of ``jax.devices()``.
 
     Returns:
       Names and values for ``jax.jit(step, compiler_options=...)``. Empty on CPUs, where
-      no exchange can be hidden within one program, and on TPUs and AMD's GPUs, whose
-      schedules this library does not read.
+      no exchange can be hidden within one program, and on AMD's GPUs and other TPUs,
+      for which this library knows none.
 
     Examples:
       >>> step = jax.jit(lambda x: x + 1, compiler_options=cj.compiler_options())
@@ -86,7 +101,11 @@ def compiler_options(device: jax.Device | str | None = None) -> dict[str, int]:
     if device is None:
         device = jax.devices()[0]
     if isinstance(device, str):
-        return EARLY_START | {SCHEDULER: True} if device in ("gpu", "cuda") else {}
+        if device in ("gpu", "cuda"):
+            return EARLY_START | {SCHEDULER: True}
+        return dict(TPU_FLAGS.get(device, {}))
+    if device.platform == "tpu":
+        return compiler_options(tpu_generation(device))
     if device.platform != "gpu" or _is_amd(device):
         return {}
     return EARLY_START | ({SCHEDULER: True} if needs_scheduler(device) else {})
@@ -97,19 +116,41 @@ def as_xla_flags(options: Mapping[str, int]) -> str:
     return " ".join(f"--{name}={value}".lower() for name, value in options.items())
 
 
+def missing_flags(options: Mapping[str, int]) -> dict[str, int]:
+    """Those of some options that the environment does not give."""
+    return {name: value for name, value in options.items() if not _given(name, value)}
+
+
 def warn_without_flags(device: jax.Device, *, streamed: bool) -> None:
     """Warns when the compiler would not hide the exchange on this device."""
-    missing = {
-        name: value
-        for name, value in compiler_options(device).items()
-        if (streamed or name == SCHEDULER) and (xla_flag(name) or 0) < value
-    }
-    if missing:
+    options = compiler_options(device)
+    if not streamed:
+        options = {n: value for n, value in options.items() if n not in EARLY_START}
+    if missing := missing_flags(options):
+        variable = "LIBTPU_INIT_ARGS" if device.platform == "tpu" else "XLA_FLAGS"
         warnings.warn(
-            f"On {device.device_kind} the exchange is not hidden: set XLA_FLAGS="
+            f"On {device.device_kind} the exchange is not hidden: set {variable}="
             f"{as_xla_flags(missing)!r} before JAX starts, or take via='shard_map'.",
             stacklevel=3,
         )
+
+
+def warn_of_nan(generation: str, options: Mapping[str, int]) -> None:
+    """Warns of the flags that gave NaN on v6e, as options or in the environment."""
+    given = (options.get(name, xla_flag(name)) for name in NAN_ON_V6E)
+    if generation == "v6e" and all(given):
+        first, second = NAN_ON_V6E
+        warnings.warn(
+            f"{first} and {second} together have given NaN on v6e, without an error: "
+            "https://github.com/AI-Hypercomputer/maxdiffusion/issues/429. Leave out "
+            f"{second}.",
+            stacklevel=3,
+        )
+
+
+def _given(name: str, value: int) -> bool:
+    said = xla_flag(name)
+    return (said or 0) >= value if value else not said
 
 
 def _is_amd(device: jax.Device) -> bool:
