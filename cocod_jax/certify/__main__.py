@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if certificate.hidden else 1
 
 
-def _options(target: str | None) -> dict[str, int]:
+def _options(target: str | None) -> dict[str, float]:
     """What ``via="shard_map"`` gives the compiler for a target, or on this machine."""
     on_tpu = jax.default_backend() == "tpu" if target is None else target in TPU.targets
     return compiler_options(target if on_tpu else "gpu")

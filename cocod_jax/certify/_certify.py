@@ -77,7 +77,7 @@ def certify(
     target: str | None = None,
     devices: int | None = None,
     hosts: int = 1,
-    compiler_options: Mapping[str, int] | None = None,
+    compiler_options: Mapping[str, float] | None = None,
 ) -> Certificate:
     """Compiles a program for accelerators: is its communication hidden there?
 
@@ -105,17 +105,17 @@ def certify(
         for other programs. Collectives over other axes alone stay inside a worker,
         between its devices, and need not be hidden. In a jitted program without that
         axis every collective is an exchange.
-      target: ``h100``, ``h200``, ``a100`` or ``v100``; ``v4``, ``v5e``, ``v5p`` or
-        ``v6e`` for TPUs. None takes this machine's GPUs or TPUs, or ``h100`` where
+      target: ``h100``, ``h200``, ``a100`` or ``v100``; ``v5e``, ``v5p`` or ``v6e``
+        for TPUs. None takes this machine's GPUs or TPUs, or ``h100`` where
         there are none.
       devices: the number of devices; None takes it from ``args``. Where workers have
         one device each, another number changes the leading axis.
-      hosts: the number of hosts that the target's devices are spread over, evenly. 1
-        for TPUs, whose slices have a network of their own.
+      hosts: the number of hosts that the target's devices are spread over, evenly.
       compiler_options: as ``jax.jit`` takes them. Give
-        ``cj.compiler_options("gpu")``, or that of the ``target`` for TPUs, where the program will run with these, as rounds
-        do by ``via="shard_map"``; None compiles with ``XLA_FLAGS`` alone, as
-        ``jax.pmap`` does. JAX hides the options of a jitted function: take it without.
+        ``cj.compiler_options("gpu")``, or ``cj.compiler_options(target)`` for TPUs,
+        where the program will run with these, as rounds do by ``via="shard_map"``; None
+        compiles with the flags of the environment alone, as ``jax.pmap`` does. JAX
+        hides the options of a jitted function: take it without.
 
     Returns:
       A :class:`Certificate`; print it, plot it, or ``check()`` it in a test.
@@ -126,9 +126,9 @@ def certify(
         shows no schedule.
       TypeError: when ``fn`` is what :func:`cocod_jax.distribute` returned.
       ValueError: when ``axis_name`` is not the rule's, ``target`` is not known,
-        ``devices`` and ``hosts`` do not fit the program, several hosts have no target,
-        the arrays of ``args`` have no leading axis in common, or ``fn`` was jitted with
-        options of the compiler.
+        ``devices`` and ``hosts`` do not fit the program or the target, several hosts
+        have no target, the arrays of ``args`` have no leading axis in common, or ``fn``
+        was jitted with options of the compiler.
 
     Examples:
       >>> loss = lambda w, batch: jnp.mean((batch @ w) ** 2)

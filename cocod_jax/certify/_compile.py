@@ -28,8 +28,8 @@ class Maker(NamedTuple):
     platform: str
     targets: Collection[str]
     devices: Callable[[str | None, int, int], list[jax.Device]]
-    settings: Callable[[str | None, Mapping[str, int]], dict[str, Any]]
-    flags: Callable[[str | None, Mapping[str, int]], Flags]
+    settings: Callable[[str | None, Mapping[str, float]], dict[str, Any]]
+    flags: Callable[[str | None, Mapping[str, float]], Flags]
 
 
 class Compiled(NamedTuple):
@@ -52,7 +52,7 @@ def compile_program(
     *,
     target: str | None,
     hosts: int,
-    options: Mapping[str, int],
+    options: Mapping[str, float],
 ) -> Compiled:
     """Compiles a program for a target, or for this machine's devices (None).
 

@@ -45,10 +45,13 @@ _GROUP_MESH = re.compile(
 )
 _MATMUL_CALL = re.compile(r'custom_call_target="[^"]*(gemm|matmul|conv)', re.IGNORECASE)
 
-# What costs nothing: names of values, and the ends of what was started.
+# What costs nothing: names of values.
 _FREE = (
     *("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all"),
     *("partition-id", "replica-id"),
+)
+_FREE_CALL = re.compile(
+    r'custom_call_target="(AllocateBuffer|ConcatBitcast|PrepareAsyncCall\w+)"'
 )
 
 # Where a called computation runs. A fusion or a reduction is not among them: its
@@ -88,8 +91,9 @@ class Instruction(NamedTuple):
     @property
     def is_operation(self) -> bool:
         """Whether it computes or copies, on the stream that the local steps use."""
-        ends = self.opcode.endswith("-done")
-        return not ends and self.kind is None and self.opcode not in _FREE
+        beside = self.opcode.endswith(("-start", "-done"))
+        is_free = self.opcode in _FREE or _FREE_CALL.search(self.rest)
+        return not (beside or self.kind or is_free)
 
     @property
     def operands(self) -> list[str]:

@@ -56,7 +56,7 @@ def _gpus_of_this_machine() -> list[jax.Device]:
     return jax.devices()
 
 
-def _settings(target: str | None, options: Mapping[str, int]) -> dict[str, Any]:
+def _settings(target: str | None, options: Mapping[str, float]) -> dict[str, Any]:
     settings: dict[str, Any] = {"xla_gpu_kernel_cache_file": _kernels(), **options}
     assembler = plugin_directory() / "nvidia" / "cuda_nvcc"
     if assembler.is_dir():  # it knows all targets; one on the PATH may not
@@ -78,7 +78,7 @@ def _folder() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix="cocod_jax_")
 
 
-def _flags(target: str | None, options: Mapping[str, int]) -> Flags:
+def _flags(target: str | None, options: Mapping[str, float]) -> Flags:
     said = lambda name: options.get(name, xla_flag(name))
     # Where the cost model turns the scheduler on, the flag alone does not turn it off.
     has_model = _capability(target) >= 9 and said(COST_MODEL) in (None, True)

@@ -25,7 +25,8 @@ class Flags(NamedTuple):
     """What the compiler's flags allow.
 
     Attributes:
-      missing: the reason to give where only a flag is missing; None where none is.
+      missing: the reason to give where the program allows more than the compiler made
+        of it, and flags are missing; None where none is.
       early_start: whether exchanges were told to start as early as they can.
     """
 
@@ -91,8 +92,8 @@ REASONS = {
         ),
         Reason(
             "tpu-flags",
-            "The compiler for TPUs makes no all-reduce asynchronous unless flags tell "
-            "it to, and these differ between generations.",
+            "The compiler for TPUs hides an all-reduce only if flags tell it to, other "
+            "ones in each generation.",
             "Give jax.jit compiler_options=cj.compiler_options(); for jax.pmap set "
             "LIBTPU_INIT_ARGS to the same flags before JAX starts. "
             'certify(..., compiler_options=cj.compiler_options("v5e")) tries it.',
@@ -167,9 +168,9 @@ def diagnose(
         return (REASONS["partly"],) if _in_part(flows, schedule) else ()
     else:
         found = _of_steps(flows)
+    if "compiler" in found and flags.missing:
+        return (flags.missing,)
     if found == ["compiler"]:
-        if flags.missing:
-            return (flags.missing,)
         found = [_by_the_compiler(schedule)]
     return tuple(REASONS[name] for name in found)
 

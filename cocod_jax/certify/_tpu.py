@@ -23,7 +23,7 @@ from cocod_jax.execution._flags import (
 
 PLATFORM = "tpu"
 
-TARGETS = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2}
+TARGETS = {"v5e": 2, "v5p": 3, "v6e": 2}
 """The dimensions of the torus that the chips of a slice form."""
 
 
@@ -36,50 +36,45 @@ def tpus(target: str | None, devices: int, hosts: int) -> list[jax.Device]:
     """
     if target is None:
         return jax.devices()[:devices]
+    if devices & (devices - 1):
+        raise ValueError(
+            f"devices={devices} must be a power of 2 for target={target!r}."
+        )
     # Imported here, so that the library loads where JAX lacks this module.
     from jax.experimental import topologies
 
     check_available("tpu")
     # JAX finds its backends now, before the compiler could become one of them.
     jax.devices()
-    library = {}
-    if installed("tpu"):
-        library["TPU_LIBRARY_PATH"] = str(plugin_directory("tpu") / "libtpu/libtpu.so")
-    with without_a_word(**library):
+    dimensions = TARGETS[target]
+    on_a_host = (*_sides(devices // hosts, dimensions), 1)[:3]
+    chips = "x".join(map(str, _sides(devices, dimensions)))
+    library = plugin_directory("tpu") / "libtpu" / "libtpu.so"
+    variables = {"TPU_LIBRARY_PATH": str(library)} if installed("tpu") else {}
+    with without_a_word(**variables):
         return topologies.get_topology_desc(
-            f"{target}:{_slice(devices, TARGETS[target])}", PLATFORM
+            f"{target}:{chips}", PLATFORM, chips_per_host_bounds=on_a_host
         ).devices
 
 
-def _slice(chips: int, dimensions: int) -> str:
-    """The most compact slice with so many chips, such as ``2x4`` for 8.
-
-    Raises:
-      ValueError: when ``chips`` is no power of 2.
-    """
-    if chips & (chips - 1):
-        raise ValueError(
-            f"devices={chips} must be a power of 2 for TPUs, whose slices are."
-        )
+def _sides(chips: int, dimensions: int) -> tuple[int, ...]:
+    """The most compact box of so many chips, a power of 2."""
     exponent = chips.bit_length() - 1
-    sides = ((exponent + i) // dimensions for i in range(dimensions))
-    return "x".join(str(2**side) for side in sides)
+    return tuple(2 ** ((exponent + i) // dimensions) for i in range(dimensions))
 
 
-def _settings(target: str | None, options: Mapping[str, int]) -> dict[str, Any]:
+def _settings(target: str | None, options: Mapping[str, float]) -> dict[str, Any]:
     warn_of_nan(_generation(target), options)
     return dict(options)
 
 
-def _flags(target: str | None, options: Mapping[str, int]) -> Flags:
+def _flags(target: str | None, options: Mapping[str, float]) -> Flags:
     generation = _generation(target)
-    needed = TPU_FLAGS.get(generation, {})
-    missing = missing_flags({n: v for n, v in needed.items() if options.get(n) != v})
-    if not missing:
-        return Flags(None, early_start=True)
+    missing = missing_flags(TPU_FLAGS.get(generation, {}), options)
     reason = REASONS["tpu-flags"]
     named = f" The flags for {generation}: {as_xla_flags(missing)}"
-    return Flags(reason._replace(cure=reason.cure + named), early_start=True)
+    lacking = reason._replace(cure=reason.cure + named) if missing else None
+    return Flags(lacking, early_start=True)
 
 
 def _generation(target: str | None) -> str:

@@ -85,9 +85,9 @@ class Work:
             if i.opcode == _IN_PLACE
         }
         parts = _parts(instruction.shape)
-        if body[-1].opcode == "tuple":  # what is passed on is not written
-            given = zip(parts, body[-1].operands, strict=True)
+        if body and body[-1].opcode == "tuple":  # what it passes on is not written
             computed = {i.name for i in body if i.opcode != "parameter"}
+            given = zip(parts, body[-1].operands, strict=True)
             parts = [part for part, name in given if name in computed]
         return sum(bytes_of(updates.get(part, part)) for part in parts) + sum(
             self._read(parameters[n], body) if n in parameters else bytes_of(shapes[x])

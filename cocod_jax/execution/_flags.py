@@ -4,8 +4,11 @@ import os
 import re
 import warnings
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import jax
+
+Options: TypeAlias = dict[str, float]
 
 SCHEDULER = "xla_gpu_enable_latency_hiding_scheduler"
 # From compute capability 9.0 (Hopper) on the compiler has a cost model of the GPU, and
@@ -14,25 +17,31 @@ COST_MODEL = "xla_gpu_enable_analytical_sol_latency_estimator"
 
 # Without these two the scheduler starts an exchange only as long before its end as it
 # believes that it takes; it believes in a fast network.
-EARLY_START = {"xla_gpu_experimental_parallel_collective_overlap_limit": 2}
+EARLY_START: Options = {"xla_gpu_experimental_parallel_collective_overlap_limit": 2}
 if jax.__version_info__ >= (0, 10, 2):  # older compilers refuse its name
     EARLY_START["xla_gpu_experimental_collective_start_as_early_as_possible"] = True
 
-# Without these all-reduces on TPUs are synchronous, by generation.
-TPU_FLAGS: dict[str, dict[str, int]] = {
-    "v5e": {
-        "xla_enable_async_all_reduce": True,
-        "xla_tpu_enable_async_collective_fusion": True,
-        "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": True,
-        "xla_tpu_enable_async_collective_fusion_multiple_steps": True,
-        "xla_tpu_overlap_compute_collective_tc": True,
-    },
-    "v6e": {
-        "xla_tpu_enable_sparse_core_collective_offload_all_reduce": True,
-        "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": False,
-        "xla_tpu_use_tc_device_shape_on_sc": True,
-    },
+# Without these an all-reduce on TPUs is synchronous. Sparse cores do it where there are
+# any; other cores do a part of it in each of their own kernels.
+_ON_SPARSE_CORES: Options = {
+    "xla_tpu_enable_sparse_core_collective_offload_all_reduce": True
 }
+_IN_KERNELS: Options = {
+    "xla_enable_async_all_reduce": True,
+    "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": True,
+}
+# Without these the exchange of a single step starts late, and ends early. They tell the
+# scheduler that an all-reduce takes a hundred times as long, or a product a hundredth.
+_LONG_ALL_REDUCE: Options = {"xla_tpu_sparse_core_all_reduce_latency_multiplier": 100}
+_SHORT_PRODUCTS: Options = {"xla_lhs_output_fusion_latency_multiplier": 0.01}
+# No TPU has run a round with them; compiled schedules are all that shows what they do.
+TPU_FLAGS: dict[str, Options] = {
+    "v5e": _IN_KERNELS | _SHORT_PRODUCTS,
+    "v5p": _ON_SPARSE_CORES | _LONG_ALL_REDUCE,
+    "v6e": _ON_SPARSE_CORES | _LONG_ALL_REDUCE,
+}
+# What a whole round does without.
+_OF_ONE_STEP = EARLY_START.keys() | _LONG_ALL_REDUCE.keys() | _SHORT_PRODUCTS.keys()
 _GENERATIONS = {"TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e"}
 
 # Together they turned another program's results into NaN on v6e, without a word; each
@@ -57,21 +66,21 @@ def tpu_generation(device: jax.Device) -> str:
     return _GENERATIONS.get(device.device_kind, device.device_kind)
 
 
-def xla_flag(name: str) -> int | None:
+def xla_flag(name: str) -> float | None:
     """What ``XLA_FLAGS``, or ``LIBTPU_INIT_ARGS``, say about a switch or a number.
 
     None for nothing. The last word counts. A switch is 0 or 1.
     """
     variables = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
     flags = " ".join(os.environ.get(name, "") for name in variables).lower()
-    values = re.findall(rf"--{name}(?:=(\w+))?(?=\s|$)", flags)
+    values = re.findall(rf"--{name}(?:=(\S+))?(?=\s|$)", flags)
     if not values:
         return None
     switch = {"": 1, "true": 1, "false": 0}
-    return switch[values[-1]] if values[-1] in switch else int(values[-1])
+    return switch[values[-1]] if values[-1] in switch else float(values[-1])
 
 
-def compiler_options(device: jax.Device | str | None = None) -> dict[str, int]:
+def compiler_options(device: jax.Device | str | None = None) -> Options:
     """What lets the compiler hide exchanges, for a jitted program of your own.
 
     On NVIDIA GPUs a program needs them that is one step, such as a step with
@@ -82,8 +91,8 @@ def compiler_options(device: jax.Device | str | None = None) -> dict[str, int]:
     into ``LIBTPU_INIT_ARGS``.
 
     Args:
-      device: where the program runs, or ``"gpu"``, ``"v5e"`` or ``"v6e"``; None is the
-        first of ``jax.devices()``.
+      device: where the program runs, or ``"gpu"``, ``"v5e"``, ``"v5p"`` or ``"v6e"``;
+        None is the first of ``jax.devices()``.
 
     Returns:
       Names and values for ``jax.jit(step, compiler_options=...)``. Empty on CPUs, where
@@ -111,22 +120,25 @@ def compiler_options(device: jax.Device | str | None = None) -> dict[str, int]:
     return EARLY_START | ({SCHEDULER: True} if needs_scheduler(device) else {})
 
 
-def as_xla_flags(options: Mapping[str, int]) -> str:
+def as_xla_flags(options: Mapping[str, float]) -> str:
     """Options in the spelling of ``XLA_FLAGS``."""
     return " ".join(f"--{name}={value}".lower() for name, value in options.items())
 
 
-def missing_flags(options: Mapping[str, int]) -> dict[str, int]:
-    """Those of some options that the environment does not give."""
-    return {name: value for name, value in options.items() if not _given(name, value)}
+def missing_flags(
+    needed: Mapping[str, float], options: Mapping[str, float] | None = None
+) -> Options:
+    """Those of some flags that neither options nor the environment give."""
+    said = lambda name: (options or {}).get(name, xla_flag(name)) or 0
+    return {name: value for name, value in needed.items() if said(name) < value}
 
 
 def warn_without_flags(device: jax.Device, *, streamed: bool) -> None:
     """Warns when the compiler would not hide the exchange on this device."""
-    options = compiler_options(device)
+    needed = compiler_options(device)
     if not streamed:
-        options = {n: value for n, value in options.items() if n not in EARLY_START}
-    if missing := missing_flags(options):
+        needed = {n: value for n, value in needed.items() if n not in _OF_ONE_STEP}
+    if missing := missing_flags(needed):
         variable = "LIBTPU_INIT_ARGS" if device.platform == "tpu" else "XLA_FLAGS"
         warnings.warn(
             f"On {device.device_kind} the exchange is not hidden: set {variable}="
@@ -135,7 +147,7 @@ def warn_without_flags(device: jax.Device, *, streamed: bool) -> None:
         )
 
 
-def warn_of_nan(generation: str, options: Mapping[str, int]) -> None:
+def warn_of_nan(generation: str, options: Mapping[str, float]) -> None:
     """Warns of the flags that gave NaN on v6e, as options or in the environment."""
     given = (options.get(name, xla_flag(name)) for name in NAN_ON_V6E)
     if generation == "v6e" and all(given):
@@ -146,11 +158,6 @@ def warn_of_nan(generation: str, options: Mapping[str, int]) -> None:
             f"{second}.",
             stacklevel=3,
         )
-
-
-def _given(name: str, value: int) -> bool:
-    said = xla_flag(name)
-    return (said or 0) >= value if value else not said
 
 
 def _is_amd(device: jax.Device) -> bool:
