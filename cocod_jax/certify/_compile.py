@@ -72,13 +72,13 @@ def compile_program(
         )
     on = lambda mesh: Mesh(np.array(devices).reshape(mesh.axis_sizes), mesh.axis_names)
     shardings = [NamedSharding(on(s.mesh), s.spec) for s in program.shardings]
+    settings = maker.settings(target, options)
     run = jax.jit(exported.call, donate_argnums=program.donated)
     inputs = spread(exported.in_avals, shardings)
     with outside_of_meshes(), warnings.catch_warnings():
         # JAX writes to its cache what it cannot read again without the device.
         unread = "Error reading persistent compilation cache"
         warnings.filterwarnings("ignore", unread, UserWarning)
-        settings = maker.settings(target, options)
         compiled = run.lower(*inputs).compile(compiler_options=settings)
     hlo, memory = compiled.as_text(), compiled.memory_analysis()
     if hlo is None or memory is None:

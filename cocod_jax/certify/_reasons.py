@@ -137,7 +137,8 @@ REASONS = {
             "Nothing in the program forbids the overlap, but the compiler did not "
             "schedule it.",
             "Look at the compiled text; memory near the device's limit and flags in "
-            "XLA_FLAGS can both do this.",
+            "XLA_FLAGS can both do this. On TPUs an exchange of less than 64 kB can, "
+            "too: it stays synchronous.",
         ),
     )
 }

@@ -49,12 +49,19 @@ def tpus(target: str | None, devices: int, hosts: int) -> list[jax.Device]:
     dimensions = TARGETS[target]
     on_a_host = (*_sides(devices // hosts, dimensions), 1)[:3]
     chips = "x".join(map(str, _sides(devices, dimensions)))
-    library = plugin_directory("tpu") / "libtpu" / "libtpu.so"
-    variables = {"TPU_LIBRARY_PATH": str(library)} if installed("tpu") else {}
-    with without_a_word(**variables):
+    with without_a_word(**_variables()):
         return topologies.get_topology_desc(
             f"{target}:{chips}", PLATFORM, chips_per_host_bounds=on_a_host
         ).devices
+
+
+def _variables() -> dict[str, str]:
+    """What the compiler reads when it loads: its place, no lock, and no logs."""
+    variables = {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_MIN_LOG_LEVEL": "4"}
+    if installed("tpu"):
+        library = plugin_directory("tpu") / "libtpu" / "libtpu.so"
+        variables["TPU_LIBRARY_PATH"] = str(library)
+    return variables
 
 
 def _sides(chips: int, dimensions: int) -> tuple[int, ...]:

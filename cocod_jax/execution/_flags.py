@@ -147,9 +147,9 @@ def warn_without_flags(device: jax.Device, *, streamed: bool) -> None:
         )
 
 
-def warn_of_nan(generation: str, options: Mapping[str, float]) -> None:
+def warn_of_nan(generation: str, options: Mapping[str, float] | None = None) -> None:
     """Warns of the flags that gave NaN on v6e, as options or in the environment."""
-    given = (options.get(name, xla_flag(name)) for name in NAN_ON_V6E)
+    given = ((options or {}).get(name, xla_flag(name)) for name in NAN_ON_V6E)
     if generation == "v6e" and all(given):
         first, second = NAN_ON_V6E
         warnings.warn(
