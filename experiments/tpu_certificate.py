@@ -37,7 +37,7 @@ def loss_fn(params: list[dict[str, jax.Array]], batch: jax.Array) -> jax.Array:
     """Of residual blocks of two layers, as in a transformer."""
     x = batch
     for block in params:
-        x = x + jnp.tanh(x @ block["in"]) @ block["out"]
+        x = x + jnp.tanh(jax.nn.standardize(x) @ block["in"]) @ block["out"]
     return jnp.mean((x - batch) ** 2)
 
 

@@ -76,6 +76,7 @@ def test_a_kernel_that_takes_an_exchange_along_is_worth_its_own_work():
     [
         ("constant(8)", "constant(3)", 3),
         ("direction=LT", "direction=NE", None),
+        ("s32[]{:T(128)} constant(8)", "f32[]{:T(128)} constant(0.5)", None),
         ("  ROOT %lt.5 =", "  %c = s32[]{:T(128)} constant(4)\n  ROOT %lt.5 =", None),
     ],
 )

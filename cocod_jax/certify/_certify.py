@@ -79,7 +79,7 @@ def certify(
     hosts: int = 1,
     compiler_options: Mapping[str, float] | None = None,
 ) -> Certificate:
-    """Compiles a program for accelerators: is its communication hidden there?
+    """Compiles for GPUs or TPUs, and says whether a program's communication is hidden.
 
     The GPUs or TPUs need not exist: the compiler of JAX runs on any machine, and the
     schedule that it writes is the one that they would follow. The certificate is

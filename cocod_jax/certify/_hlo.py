@@ -1,6 +1,6 @@
 """The text of a compiled module: its instructions, and the devices they join.
 
-The text lists every instruction in the order in which the GPU's stream gets it.
+The text lists every instruction in the order in which a device gets it.
 jaxlib 0.10 and 0.12 spell collectives differently: the later one writes a synchronous
 one as a single instruction, and names devices by the axes of a mesh. The compiler for
 TPUs spells an asynchronous one in two ways more, as a call on the sparse cores and as
@@ -178,10 +178,11 @@ class Module:
             return int(said.group(1))
         # The compiler for TPUs does not say it; a scan counts up to a constant.
         condition = _CONDITION.search(loop.rest)
-        body = self.computations[condition.group(1)] if condition else []
-        bounds = [i.number for i in body if i.opcode == "constant"]
-        counts_up = any("direction=LT" in i.rest for i in body)
-        return bounds[0] if counts_up and len(bounds) == 1 else None
+        body = self.computations.get(condition.group(1)) if condition else None
+        if not body or body[-1].opcode != "compare" or "=LT" not in body[-1].rest:
+            return None
+        whole = [i for i in body if i.opcode == "constant" and i.shape[0] in "su"]
+        return whole[0].number if len(whole) == 1 else None
 
     def heaviest(self, instructions: list[Instruction]) -> list[Instruction]:
         """The instructions that hold a matrix product, or all where none does."""
@@ -217,9 +218,8 @@ def _spell_continuations(computations: dict[str, list[Instruction]]) -> None:
             if roles.get(fused) == "Start":
                 starts[channels[fused]] = fusion.name
                 body[n] = fusion._replace(opcode="async-start")
-            elif roles.get(fused) == "Done":
-                ended = f"%{starts[channels[fused]]})"
-                body[n] = fusion._replace(opcode="async-done", rest=ended)
+            elif start := roles.get(fused) and starts.get(channels[fused]):
+                body[n] = fusion._replace(opcode="async-done", rest=f"%{start})")
     started = {channels[name] for name in roles}
     for name in channels.keys() - roles.keys():
         if channels[name] in started:

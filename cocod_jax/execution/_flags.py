@@ -31,17 +31,20 @@ _IN_KERNELS: Options = {
     "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": True,
 }
 # Without these the exchange of a single step starts late, and ends early. They tell the
-# scheduler that an all-reduce takes a hundred times as long, or a product a hundredth.
+# scheduler that an all-reduce takes a hundred times as long, or kernels a hundredth.
 _LONG_ALL_REDUCE: Options = {"xla_tpu_sparse_core_all_reduce_latency_multiplier": 100}
-_SHORT_PRODUCTS: Options = {"xla_lhs_output_fusion_latency_multiplier": 0.01}
+_SHORT_KERNELS: Options = {
+    "xla_lhs_output_fusion_latency_multiplier": 0.01,
+    "xla_lhs_loop_fusion_latency_multiplier": 0.01,
+}
 # No TPU has run a round with them; compiled schedules are all that shows what they do.
 TPU_FLAGS: dict[str, Options] = {
-    "v5e": _IN_KERNELS | _SHORT_PRODUCTS,
+    "v5e": _IN_KERNELS | _SHORT_KERNELS,
     "v5p": _ON_SPARSE_CORES | _LONG_ALL_REDUCE,
     "v6e": _ON_SPARSE_CORES | _LONG_ALL_REDUCE,
 }
 # What a whole round does without.
-_OF_ONE_STEP = EARLY_START.keys() | _LONG_ALL_REDUCE.keys() | _SHORT_PRODUCTS.keys()
+_OF_ONE_STEP = EARLY_START.keys() | _LONG_ALL_REDUCE.keys() | _SHORT_KERNELS.keys()
 _GENERATIONS = {"TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e"}
 
 # Together they turned another program's results into NaN on v6e, without a word; each
