@@ -84,6 +84,7 @@ def substitutions() -> dict[str, Any]:
         "seconds": seconds_table(overlap / "overlap.jsonl"),
         "seconds_slower": seconds_table(latest("overlap_slower") / "overlap.jsonl"),
         "streaming": "\n".join(re.findall(r"^\|.*", streaming.read_text(), re.M)),
+        "tpus": latest("tpu").joinpath("table.txt").read_text().split("\n\n")[1],
         "seconds_study": f"[Log, profile and caveats](results/{overlap.name}.md)",
     }
 

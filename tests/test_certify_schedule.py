@@ -393,9 +393,13 @@ def test_the_compiler_stays_out_of_sight():
 def test_without_the_compiler_the_command_that_installs_it_is_printed(monkeypatch):
     from cocod_jax.certify import _plugin
 
-    monkeypatch.setattr(_plugin, "compiler_available", lambda: False)
+    monkeypatch.setattr(_plugin, "compiler_available", lambda kind: False)
     with pytest.raises(ImportError, match=f"jax-cuda12-pjrt=={jax.__version__}"):
         _plugin.load_compiler()
+    with pytest.raises(
+        ImportError, match=r"certify --install tpu(.|\n)*libtpu==0\.0\."
+    ):
+        certify(cocod, W, BATCHES, target="v5e")
     assert f"jax-cuda12-plugin=={jax.__version__}" in install_command()
 
 
@@ -406,17 +410,17 @@ def test_a_compiler_that_is_there_is_not_installed_again(monkeypatch, capsys):
     call = lambda argv: calls.append(argv) or 0
     monkeypatch.setattr(command.subprocess, "call", call)
     for there in (False, True):
-        monkeypatch.setattr(command, "installed", lambda there=there: there)
-        assert main(["--install"]) == 0
-    assert calls == [install_command()]
-    assert "the compiler is there" in capsys.readouterr().out
+        monkeypatch.setattr(command, "installed", lambda kind, there=there: there)
+        assert main(["--install"]) == main(["--install", "tpu"]) == 0
+    assert calls == [install_command("gpu"), install_command("tpu")]
+    assert capsys.readouterr().out.count("the compiler is there") == 2
 
 
 def test_half_a_compiler_is_none(monkeypatch, tmp_path):
     from cocod_jax.certify import _plugin
 
-    monkeypatch.setattr(_plugin, "plugin_directory", lambda: tmp_path)
-    for name in _plugin._WHEELS:
+    monkeypatch.setattr(_plugin, "plugin_directory", lambda kind: tmp_path)
+    for name in _plugin.COMPILERS["gpu"].wheels:
         assert not _plugin.installed()
         folder = tmp_path / f"{name.replace('-', '_')}-1.0.dist-info"
         folder.mkdir()
@@ -458,7 +462,7 @@ def test_flags_may_turn_a_new_gpu_s_scheduler_off(flags, scheduler, monkeypatch)
         lambda *a, **k: seen.append(compile_program(*a, **k)) or seen[-1],
     )
     certify(cocod, W, BATCHES, target="h100")
-    assert [compiled.scheduler for compiled in seen] == [scheduler]
+    assert [compiled.flags.missing is None for compiled in seen] == [scheduler]
 
 
 @pytest.mark.parametrize(

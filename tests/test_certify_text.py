@@ -8,10 +8,11 @@ from cocod_jax.certify._dataflow import CollectiveFlow
 from cocod_jax.certify._hlo import Module, replica_groups
 from cocod_jax.certify._memory import overlap_bytes
 from cocod_jax.certify._picture import picture
-from cocod_jax.certify._reasons import diagnose
+from cocod_jax.certify._reasons import Flags, diagnose
 from cocod_jax.certify._schedule import Beside, Collective, read_schedule
 from cocod_jax.certify._work import FLOPS_PER_BYTE, Work
 
+ALL_FLAGS = Flags(missing=None, early_start=True)
 WORKER_OF_DEVICE = (0, 0, 0, 0, 1, 1, 1, 1)
 INSIDE = {
     "0.10": "replica_groups={{0,1,2,3},{4,5,6,7}}",
@@ -264,7 +265,7 @@ def test_what_a_step_does_before_and_after_is_missed(
     schedule = read_schedule(step_text(version, *move), 0, WORKER_OF_DEVICE)
     unit = "matrix products"
     flow = CollectiveFlow("psum", "float32", 4096, 0, 5, 0, False, False, unit=unit)
-    found = diagnose((flow,), schedule, scheduler=True, early_start=early_start)
+    found = diagnose((flow,), schedule, Flags(None, early_start))
     assert [reason.id for reason in found] == expected
 
 
@@ -286,8 +287,7 @@ def test_a_step_that_is_mostly_its_optimizer_is_judged_by_its_products(
     found = diagnose(
         (flow,),
         schedule._replace(collectives=(third,)),
-        scheduler=True,
-        early_start=True,
+        ALL_FLAGS,
     )
     assert [reason.id for reason in found] == expected
 
@@ -300,5 +300,5 @@ def test_products_that_the_compiler_tied_to_the_mean_are_missed():
     unit = "matrix products"
     flow = CollectiveFlow("psum", "float32", 4096, 0, 5, 0, False, False, unit=unit)
     schedule = schedule._replace(collectives=(tied,))
-    found = diagnose((flow,), schedule, scheduler=True, early_start=True)
+    found = diagnose((flow,), schedule, ALL_FLAGS)
     assert [reason.id for reason in found] == ["ends-early"]

@@ -15,7 +15,13 @@ from jax.sharding import Mesh, PartitionSpec
 
 import cocod_jax as cj
 from cocod_jax.execution._distribute import _not_far_ahead
-from cocod_jax.execution._flags import EARLY_START, SCHEDULER, as_xla_flags
+from cocod_jax.execution._flags import (
+    EARLY_START,
+    NAN_ON_V6E,
+    SCHEDULER,
+    TPU_FLAGS,
+    as_xla_flags,
+)
 from cocod_jax.execution._map import WorkerMap, _jit
 from cocod_jax.execution._split import Split
 from tests import problems
@@ -246,18 +252,55 @@ def test_a_streamed_round_needs_more_flags_on_every_gpu(monkeypatch):
                 cj.distribute(streamed, devices=[device])
 
 
-@pytest.mark.parametrize("device", [AMD, jax.devices()[0], "cpu", "tpu", None])
+V4 = SimpleNamespace(platform="tpu", device_kind="TPU v4")
+V5E = SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")
+V6E = SimpleNamespace(platform="tpu", device_kind="TPU v6 lite")
+
+
+def test_pmap_on_a_tpu_without_its_flags_warns(monkeypatch):
+    """A whole round needs fewer of them."""
+    for device in (V5E, V6E):
+        monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
+        with pytest.warns(UserWarning, match=r"set LIBTPU_INIT_ARGS='--xla") as found:
+            cj.distribute(make_round(), devices=[device])
+        assert "multiplier" not in str(found[0].message)
+        options = cj.compiler_options(device)
+        flags = as_xla_flags({n: v for n, v in options.items() if "multip" not in n})
+        monkeypatch.setenv("LIBTPU_INIT_ARGS", flags)
+        cj.distribute(make_round(), devices=[device])  # warnings are errors here
+        with pytest.warns(UserWarning, match=r"set LIBTPU_INIT_ARGS='--\S*multiplier"):
+            cj.distribute(make_round(streamed=True), devices=[device])
+        monkeypatch.setenv("LIBTPU_INIT_ARGS", as_xla_flags(options))
+        cj.distribute(make_round(streamed=True), devices=[device])
+
+
+def test_what_gave_nan_on_v6e_is_warned_of_however_a_round_runs(monkeypatch):
+    both = as_xla_flags(dict.fromkeys(NAN_ON_V6E, True))
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", both)
+    cj.distribute(make_round(), devices=[V5E], via="shard_map")
+    with pytest.warns(UserWarning, match="have given NaN on v6e"):
+        cj.distribute(make_round(), devices=[V6E], via="shard_map")
+
+
+@pytest.mark.parametrize("device", [AMD, V4, jax.devices()[0], "cpu", "tpu", None])
 def test_where_no_schedule_was_read_there_are_no_options(device):
     assert cj.compiler_options(device) == {}
 
 
-@pytest.mark.parametrize(("device", "option"), [(GPU, True), (jax.devices()[0], None)])
-def test_jit_gets_the_scheduler_as_an_option(device, option, monkeypatch):
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        (GPU, EARLY_START | {SCHEDULER: True}),
+        (V5E, TPU_FLAGS["v5e"]),
+        (V6E, TPU_FLAGS["v6e"]),
+        (jax.devices()[0], None),
+    ],
+)
+def test_jit_gets_the_options_of_its_device(device, expected, monkeypatch):
     seen = []
     monkeypatch.setattr(jax, "jit", lambda fn, **options: seen.append(options) or fn)
     _jit(lambda x: x, (), device)
-    options = seen[0]["compiler_options"]
-    assert (options and options["xla_gpu_enable_latency_hiding_scheduler"]) is option
+    assert seen[0]["compiler_options"] == expected
 
 
 def test_a_placed_state_compiles_a_users_own_pmap_once(caplog):

@@ -25,6 +25,7 @@ MI300 = SimpleNamespace(
 )
 V5E = SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")
 V6E = SimpleNamespace(platform="tpu", device_kind="TPU v6 lite")
+V4 = SimpleNamespace(platform="tpu", device_kind="TPU v4")
 V5P = SimpleNamespace(platform="tpu", device_kind="TPU v5")
 
 
@@ -68,9 +69,10 @@ def test_devices_are_counted_by_kind(monkeypatch):
         (A100, "XLA_FLAGS=--xla_gpu_enable_latency_hiding_scheduler=true; without"),
         (H100, "none; "),
         (MI300, "unknown; "),
-        (V5E, "to try, LIBTPU_INIT_ARGS='--xla_enable_async_all_reduce=true "),
-        (V6E, "to try, LIBTPU_INIT_ARGS='--xla_tpu_enable_sparse_core_collective_"),
-        (V5P, "unknown; "),
+        (V5E, "LIBTPU_INIT_ARGS='--xla_enable_async_all_reduce=true "),
+        (V6E, "LIBTPU_INIT_ARGS='--xla_tpu_enable_sparse_core_collective_"),
+        (V5P, "LIBTPU_INIT_ARGS='--xla_tpu_enable_sparse_core_collective_"),
+        (V4, "unknown; "),
         (jax.devices()[0], "none; "),
     ],
 )
@@ -80,7 +82,7 @@ def test_flags_are_those_of_the_platform(device, said, monkeypatch):
 
 
 def test_what_no_schedule_shows_is_not_promised(monkeypatch):
-    for device in (MI300, V5E, V6E, V5P):
+    for device in (MI300, V4, V5E, V6E, V5P):
         monkeypatch.setattr(jax, "devices", lambda device=device: [device])
         said = facts()["flags for the overlap"]
         assert "no schedule" in said or "no TPU has run" in said
@@ -107,14 +109,13 @@ def test_flags_are_shown_without_paths(flags, shown, monkeypatch):
     assert facts()["XLA_FLAGS"] == shown
 
 
-@pytest.mark.parametrize("installed", [True, False])
-def test_it_says_how_to_install_the_compiler(installed, monkeypatch):
-    monkeypatch.setattr(
-        "cocod_jax.observe.report.compiler_available", lambda: installed
-    )
-    said = facts()["compiler for certificates"]
-    assert said.startswith("installed") is installed
-    assert ("python -m cocod_jax.certify --install" in said) is not installed
+def test_it_says_how_to_install_the_compilers(monkeypatch):
+    there = lambda kind: kind == "tpu"
+    monkeypatch.setattr("cocod_jax.observe.report.compiler_available", there)
+    found = facts()
+    assert found["compiler for TPUs"] == "installed"
+    said = found["compiler for NVIDIA GPUs"]
+    assert said == "not installed; python -m cocod_jax.certify --install"
 
 
 def from_a_shell(**environment):
@@ -139,4 +140,4 @@ def test_it_prints_from_a_shell_and_names_nobody():
 def test_a_platform_that_does_not_start_is_reported():
     printed = from_a_shell(JAX_PLATFORMS="abacus")
     assert "devices: none; Unable to initialize backend 'abacus'" in printed
-    assert "compiler for certificates: " in printed
+    assert "compiler for TPUs: " in printed

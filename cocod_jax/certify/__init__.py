@@ -3,10 +3,11 @@
 >>> from cocod_jax.certify import certify, dataflow
 
 :func:`dataflow` reads what a program allows, on any machine. :func:`certify`
-compiles the program for GPUs, which need not exist, and reads what the compiler did.
-Install the compiler for NVIDIA GPUs first, once::
+compiles the program for GPUs or TPUs, which need not exist, and reads what the compiler
+did. Install the compiler for NVIDIA GPUs, or that for TPUs, first, once::
 
     python -m cocod_jax.certify --install
+    python -m cocod_jax.certify --install tpu
 
 From a shell, for a script that has a function ``certifiable`` (see
 :mod:`cocod_jax.certify.__main__`)::

@@ -21,9 +21,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from cocod_jax.certify._certify import certify
-from cocod_jax.certify._nvidia import TARGETS
-from cocod_jax.certify._plugin import install_command, installed, plugin_directory
+import jax
+
+from cocod_jax.certify._certify import TARGETS, certify
+from cocod_jax.certify._plugin import (
+    COMPILERS,
+    install_command,
+    installed,
+    plugin_directory,
+)
+from cocod_jax.certify._tpu import TPU
 from cocod_jax.execution import compiler_options
 
 
@@ -40,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--target",
         type=str.lower,
         choices=TARGETS,
-        help="default: the GPUs here, or h100",
+        help="default: the devices here, or h100",
     )
     parser.add_argument("--devices", type=int, default=8, help="default: %(default)s")
     parser.add_argument("--hosts", type=int, default=1, help="default: %(default)s")
@@ -50,14 +57,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="compile with those of cj.compiler_options, as via='shard_map' does",
     )
     parser.add_argument(
-        "--install", action="store_true", help="install the compiler and stop"
+        "--install",
+        nargs="?",
+        const="gpu",
+        choices=COMPILERS,
+        help="install a compiler and stop; default: that for NVIDIA GPUs",
     )
     ours, theirs = parser.parse_known_args(argv)
     if ours.install:
-        if installed():
-            print(f"the compiler is there: {plugin_directory()}")
+        if installed(ours.install):
+            print(f"the compiler is there: {plugin_directory(ours.install)}")
             return 0
-        return subprocess.call(install_command())
+        return subprocess.call(install_command(ours.install))
     if ours.module is None:
         parser.error("name a module, or --install")
     if ours.module.endswith(".py"):
@@ -72,10 +83,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         *module.certifiable(theirs, ours.devices),
         target=ours.target,
         hosts=ours.hosts,
-        compiler_options=compiler_options("gpu") if ours.compiler_options else None,
+        compiler_options=_options(ours.target) if ours.compiler_options else None,
     )
     print(certificate)
     return 0 if certificate.hidden else 1
+
+
+def _options(target: str | None) -> dict[str, float]:
+    """What ``via="shard_map"`` gives the compiler for a target, or on this machine."""
+    on_tpu = jax.default_backend() == "tpu" if target is None else target in TPU.targets
+    return compiler_options(target if on_tpu else "gpu")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ class Certificate(NamedTuple):
     """What the compiler does with the communication of a program.
 
     Attributes:
-      target: the GPU it was compiled for.
+      target: the GPU or TPU that it was compiled for.
       devices: the number of devices.
       workers: the number of workers, which have one device each or several.
       hosts: the number of hosts that the devices are spread over, evenly.
@@ -96,13 +96,13 @@ class Certificate(NamedTuple):
         return self
 
     def __str__(self) -> str:
-        gpus = f"{self.devices} x {self.target}, hosts: {self.hosts}"
+        where = f"{self.devices} x {self.target}, hosts: {self.hosts}"
         if self.workers != self.devices:
-            gpus += f", workers: {self.workers}"
+            where += f", workers: {self.workers}"
         memory = f"memory beside inputs and outputs: {human_bytes(self.temp_bytes)}"
         if self.overlap_bytes is not None:
             memory += f", {human_bytes(self.overlap_bytes)} held for the overlap"
-        lines = [f"{self.verdict}  ({gpus})", picture(self.schedule), memory]
+        lines = [f"{self.verdict}  ({where})", picture(self.schedule), memory]
         if inside := Counter(c.kind for c in self.schedule.inside_workers):
             kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(inside.items()))
             lines.append(f"inside a worker, not to be hidden: {kinds}")

@@ -7,9 +7,10 @@ import jax
 
 from cocod_jax._checks import check_counts
 from cocod_jax.certify._certificate import Certificate
+from cocod_jax.certify._compile import compile_program
 from cocod_jax.certify._dataflow import CollectiveFlow, flows_of
 from cocod_jax.certify._memory import overlap_bytes
-from cocod_jax.certify._nvidia import PLATFORM, TARGETS, compile_program
+from cocod_jax.certify._nvidia import NVIDIA
 from cocod_jax.certify._program import (
     Program,
     for_workers,
@@ -21,10 +22,15 @@ from cocod_jax.certify._program import (
 )
 from cocod_jax.certify._reasons import diagnose
 from cocod_jax.certify._schedule import read_schedule
+from cocod_jax.certify._tpu import TPU
 from cocod_jax.exchanges._base import workers_axis
 from cocod_jax.exchanges._shards import shards_of
 from cocod_jax.execution._distribute import distribute
 from cocod_jax.rounds._round import Round
+
+_MAKERS = {"gpu": NVIDIA, "tpu": TPU}
+TARGETS = {target: maker for maker in _MAKERS.values() for target in maker.targets}
+"""The devices that a program can be compiled for, and who makes them."""
 
 
 def dataflow(
@@ -72,12 +78,12 @@ def certify(
     target: str | None = None,
     devices: int | None = None,
     hosts: int = 1,
-    compiler_options: Mapping[str, int] | None = None,
+    compiler_options: Mapping[str, float] | None = None,
 ) -> Certificate:
-    """Compiles a program for GPUs and says whether its communication is hidden.
+    """Compiles for GPUs or TPUs, and says whether a program's communication is hidden.
 
-    The GPUs need not exist: the compiler of JAX runs on any machine, and the
-    schedule that it writes is the one that GPUs would follow. The certificate is
+    The GPUs or TPUs need not exist: the compiler of JAX runs on any machine, and the
+    schedule that it writes is the one that they would follow. The certificate is
     about that schedule: a collective is hidden when it starts before local steps
     and ends after them. No compiler knows how long both take.
 
@@ -100,28 +106,30 @@ def certify(
         for other programs. Collectives over other axes alone stay inside a worker,
         between its devices, and need not be hidden. In a jitted program without that
         axis every collective is an exchange.
-      target: ``h100``, ``h200``, ``a100`` or ``v100``. None takes this machine's
-        GPUs, or ``h100`` where there are none.
+      target: ``h100``, ``h200``, ``a100`` or ``v100``; ``v5e``, ``v5p`` or ``v6e``
+        for TPUs. None takes this machine's GPUs or TPUs, or ``h100`` where
+        there are none.
       devices: the number of devices; None takes it from ``args``. Where workers have
         one device each, another number changes the leading axis.
       hosts: the number of hosts that the target's devices are spread over, evenly.
       compiler_options: as ``jax.jit`` takes them. Give
-        ``cj.compiler_options("gpu")`` where the program will run with these, as rounds
-        do by ``via="shard_map"``; None compiles with ``XLA_FLAGS`` alone, as
-        ``jax.pmap`` does. JAX hides the options of a jitted function: take it without.
+        ``cj.compiler_options("gpu")``, or ``cj.compiler_options(target)`` for TPUs,
+        where the program will run with these, as rounds do by ``via="shard_map"``; None
+        compiles with the flags of the environment alone, as ``jax.pmap`` does. JAX
+        hides the options of a jitted function: take it without.
 
     Returns:
       A :class:`Certificate`; print it, plot it, or ``check()`` it in a test.
 
     Raises:
-      ImportError: when the compiler for GPUs is not installed; it says how to.
+      ImportError: when the compiler for the target is not installed; it says how to.
       NotImplementedError: when the compiler of this machine's GPUs is not NVIDIA's, or
         shows no schedule.
       TypeError: when ``fn`` is what :func:`cocod_jax.distribute` returned.
       ValueError: when ``axis_name`` is not the rule's, ``target`` is not known,
-        ``devices`` and ``hosts`` do not fit the program, several hosts have no target,
-        the arrays of ``args`` have no leading axis in common, or ``fn`` was jitted with
-        options of the compiler.
+        ``devices`` and ``hosts`` do not fit the program or the target, several hosts
+        have no target, the arrays of ``args`` have no leading axis in common, or ``fn``
+        was jitted with options of the compiler.
 
     Examples:
       >>> loss = lambda w, batch: jnp.mean((batch @ w) ** 2)
@@ -132,23 +140,24 @@ def certify(
       >>> print(certificate.verdict)  # doctest: +SKIP
       hidden behind 8 of 8 local steps
     """
-    if target is None and jax.default_backend() != "gpu":
+    if target is None and jax.default_backend() not in _MAKERS:
         target = "h100"
     if target is not None and target not in TARGETS:
         raise ValueError(f"target={target!r} must be one of {', '.join(TARGETS)}.")
+    maker = TARGETS[target] if target else _MAKERS[jax.default_backend()]
     check_counts(hosts=hosts)
     if devices is not None:
         check_counts(devices=devices)
     if target is None and hosts > 1:
         raise ValueError(
             f"hosts={hosts} needs a target, such as target='h100': without one the "
-            "program is compiled for the GPUs of this machine."
+            "program is compiled for the devices of this machine."
         )
     axis_name = _axis_of_workers(fn, axis_name)
-    program = trace(*_all_workers(fn, args, axis_name, devices), PLATFORM)
+    program = trace(*_all_workers(fn, args, axis_name, devices), maker.platform)
     _check_devices(program, devices, hosts)
     compiled = compile_program(
-        program, target=target, hosts=hosts, options=compiler_options or {}
+        program, maker, target=target, hosts=hosts, options=compiler_options or {}
     )
     flows = flows_of(program.jaxpr, axis_name, one_round=isinstance(fn, Round))
     steps = max((f.all_work for f in flows if f.unit == "local steps"), default=0)
@@ -161,12 +170,7 @@ def certify(
         hosts=hosts,
         flows=flows,
         schedule=schedule,
-        reasons=diagnose(
-            flows,
-            schedule,
-            scheduler=compiled.scheduler,
-            early_start=compiled.early_start,
-        ),
+        reasons=diagnose(flows, schedule, compiled.flags),
         temp_bytes=compiled.temp_bytes,
         overlap_bytes=overlap_bytes(compiled.hlo, worker_of_device),
     )

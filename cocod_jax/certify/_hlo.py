@@ -1,8 +1,10 @@
 """The text of a compiled module: its instructions, and the devices they join.
 
-The text lists every instruction in the order in which the GPU's stream gets it.
+The text lists every instruction in the order in which a device gets it.
 jaxlib 0.10 and 0.12 spell collectives differently: the later one writes a synchronous
-one as a single instruction, and names devices by the axes of a mesh.
+one as a single instruction, and names devices by the axes of a mesh. The compiler for
+TPUs spells an asynchronous one in two ways more, as a call on the sparse cores and as
+continuations.
 """
 
 import math
@@ -24,6 +26,10 @@ _CALLED = re.compile(
     r"(?:calls|body|to_apply|true_computation|false_computation)=%?([\w.\-]+)"
 )
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
+_CONTINUATION = re.compile(r'custom_call_target="AsyncCollective(Start|Done)"')
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _GROUP_LISTS = re.compile(
     r"(?:replica_groups|source_target_pairs)=\{((?:\{[\d,]+\},?)+)\}"
@@ -39,10 +45,13 @@ _GROUP_MESH = re.compile(
 )
 _MATMUL_CALL = re.compile(r'custom_call_target="[^"]*(gemm|matmul|conv)', re.IGNORECASE)
 
-# What costs nothing: names of values, and the ends of what was started.
+# What costs nothing: names of values.
 _FREE = (
     *("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all"),
     *("partition-id", "replica-id"),
+)
+_FREE_CALL = re.compile(
+    r'custom_call_target="(AllocateBuffer|ConcatBitcast|PrepareAsyncCall\w+)"'
 )
 
 # Where a called computation runs. A fusion or a reduction is not among them: its
@@ -82,8 +91,9 @@ class Instruction(NamedTuple):
     @property
     def is_operation(self) -> bool:
         """Whether it computes or copies, on the stream that the local steps use."""
-        ends = self.opcode.endswith("-done")
-        return not ends and self.kind is None and self.opcode not in _FREE
+        beside = self.opcode.endswith(("-start", "-done"))
+        is_free = self.opcode in _FREE or _FREE_CALL.search(self.rest)
+        return not (beside or self.kind or is_free)
 
     @property
     def operands(self) -> list[str]:
@@ -98,7 +108,7 @@ class Instruction(NamedTuple):
 
     @property
     def number(self) -> int:
-        """The position of a parameter."""
+        """The position of a parameter, or the value of a whole constant."""
         return int(self.rest.partition(")")[0])
 
     @property
@@ -128,6 +138,7 @@ class Module:
                     self.places[header.group(2)] = "round"
             elif parts := _INSTRUCTION.match(line):
                 current.append(Instruction(*parts.groups()))
+        _spell_continuations(self.computations)
         for body in self.computations.values():
             for instruction in body:
                 if place := _PLACES.get(instruction.opcode):
@@ -154,11 +165,24 @@ class Module:
         return bool(groups) and all(len(each) == 1 for each in workers)
 
     def started_by(self, instruction: Instruction) -> Instruction | None:
-        """The collective that an instruction starts, if it does."""
-        if instruction.opcode == "async-start":
+        """The collective that an instruction starts, or is, if it does."""
+        if instruction.kind:
+            return None if instruction.opcode.endswith("-done") else instruction
+        if instruction.opcode == "fusion" or instruction.opcode.endswith("-start"):
             return next((i for i in self.inside(instruction) if i.kind), None)
-        is_start = instruction.kind and not instruction.opcode.endswith("-done")
-        return instruction if is_start else None
+        return None
+
+    def trips(self, loop: Instruction) -> int | None:
+        """How often a loop runs, if it can be known."""
+        if said := _TRIPS.search(loop.rest):
+            return int(said.group(1))
+        # The compiler for TPUs does not say it; a scan counts up to a constant.
+        condition = _CONDITION.search(loop.rest)
+        body = self.computations.get(condition.group(1)) if condition else None
+        if not body or body[-1].opcode != "compare" or "=LT" not in body[-1].rest:
+            return None
+        whole = [i for i in body if i.opcode == "constant" and i.shape[0] in "su"]
+        return whole[0].number if len(whole) == 1 else None
 
     def heaviest(self, instructions: list[Instruction]) -> list[Instruction]:
         """The instructions that hold a matrix product, or all where none does."""
@@ -169,6 +193,37 @@ class Module:
             i.opcode in ("dot", "convolution") or _MATMUL_CALL.search(i.rest)
             for i in (instruction, *self.inside(instruction))
         )
+
+
+def _spell_continuations(computations: dict[str, list[Instruction]]) -> None:
+    """Spells the continuations of TPUs as a start and an end each, in place.
+
+    A core that has no other unit for it exchanges in its own kernels: one fusion
+    starts a collective, one ends it, and those between them, also in a loop, do a part
+    of it beside their own work. All of them name the collective; custom calls tell
+    the first and the last.
+    """
+    channels: dict[str, str] = {}
+    roles: dict[str, str] = {}
+    for name, body in computations.items():
+        for i in body:
+            if i.kind and (channel := _CHANNEL.search(i.rest)):
+                channels[name] = channel.group(1)
+            if role := _CONTINUATION.search(i.rest):
+                roles[name] = role.group(1)
+    for body in computations.values():
+        starts: dict[str, str] = {}
+        for n, fusion in enumerate(body):
+            fused = fusion.called[0] if fusion.opcode == "fusion" else ""
+            if roles.get(fused) == "Start":
+                starts[channels[fused]] = fusion.name
+                body[n] = fusion._replace(opcode="async-start")
+            elif start := roles.get(fused) and starts.get(channels[fused]):
+                body[n] = fusion._replace(opcode="async-done", rest=f"%{start})")
+    started = {channels[name] for name in roles}
+    for name in channels.keys() - roles.keys():
+        if channels[name] in started:
+            computations[name] = [i for i in computations[name] if not i.kind]
 
 
 def replica_groups(text: str) -> list[list[int]]:

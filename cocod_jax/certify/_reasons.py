@@ -21,6 +21,19 @@ class Reason(NamedTuple):
     cure: str
 
 
+class Flags(NamedTuple):
+    """What the compiler's flags allow.
+
+    Attributes:
+      missing: the reason to give where the program allows more than the compiler made
+        of it, and flags are missing; None where none is.
+      early_start: whether exchanges were told to start as early as they can.
+    """
+
+    missing: Reason | None
+    early_start: bool
+
+
 REASONS = {
     reason.id: reason
     for reason in (
@@ -78,6 +91,14 @@ REASONS = {
             'certify(..., compiler_options=cj.compiler_options("gpu")) tries it.',
         ),
         Reason(
+            "tpu-flags",
+            "The compiler for TPUs hides an all-reduce only if flags tell it to, other "
+            "ones in each generation.",
+            "Give jax.jit compiler_options=cj.compiler_options(); for jax.pmap set "
+            "LIBTPU_INIT_ARGS to the same flags before JAX starts. "
+            'certify(..., compiler_options=cj.compiler_options("v5e")) tries it.',
+        ),
+        Reason(
             "many-buffers",
             "Several collectives share the round, and only one can be in flight beside "
             "the local steps.",
@@ -117,8 +138,9 @@ REASONS = {
             "compiler",
             "Nothing in the program forbids the overlap, but the compiler did not "
             "schedule it.",
-            "Look at the compiled text; memory near the GPU's limit and flags in "
-            "XLA_FLAGS can both do this.",
+            "Look at the compiled text; memory near the device's limit and flags in "
+            "XLA_FLAGS can both do this. On TPUs an exchange of less than 64 kB can, "
+            "too: it stays synchronous.",
         ),
     )
 }
@@ -130,11 +152,7 @@ _WHOLE = 0.9
 
 
 def diagnose(
-    flows: tuple[CollectiveFlow, ...],
-    schedule: Schedule,
-    *,
-    scheduler: bool,
-    early_start: bool,
+    flows: tuple[CollectiveFlow, ...], schedule: Schedule, flags: Flags
 ) -> tuple[Reason, ...]:
     """Why something is exposed; empty when all is hidden.
 
@@ -142,20 +160,21 @@ def diagnose(
       flows: what the program allows.
       schedule: what the compiler made of it. It has the last word on *whether*
         something is exposed; the data flow explains it.
-      scheduler: whether the latency-hiding scheduler was on.
-      early_start: whether exchanges were told to start as early as they can.
+      flags: what they allowed the compiler.
     """
     if not schedule.collectives:
         return (REASONS["nothing-sent"],)
     flows = tuple(f for f in flows if not f.inside_worker)
     if not schedule.steps:
-        found = _of_one_step(flows, schedule.collectives, early_start)
+        found = _of_one_step(flows, schedule.collectives, flags.early_start)
     elif all(c.hidden for c in schedule.collectives):
         return (REASONS["partly"],) if _in_part(flows, schedule) else ()
     else:
         found = _of_steps(flows)
+    if "compiler" in found and flags.missing:
+        return (flags.missing,)
     if found == ["compiler"]:
-        found = [_by_the_compiler(schedule) if scheduler else "scheduler-off"]
+        found = [_by_the_compiler(schedule)]
     return tuple(REASONS[name] for name in found)
 
 
@@ -221,7 +240,7 @@ def _of_one_step(
 
 
 def _by_the_compiler(schedule: Schedule) -> str:
-    """Why the compiler, its scheduler on, does not use the overlap that it may."""
+    """Why the compiler, no flag missing, does not use the overlap that it may."""
     if len(schedule.collectives) > 1:
         return "many-buffers"
     busy = any(c.place == "loop" for c in schedule.inside_workers)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from cocod_jax.certify._hlo import Instruction, Module, bytes_of, dtypes_of
-from cocod_jax.certify._work import TRIPS, Work
+from cocod_jax.certify._work import Work
 
 
 class Beside(NamedTuple):
@@ -243,8 +243,7 @@ def _step_weights(
     """How many local steps each instruction of a computation stands for."""
     loops = [i for i in body if i.opcode == "while" and not module.exchanges(i)]
     loops = module.heaviest(loops)
-    trips = {i.name: TRIPS.search(i.rest) for i in loops}
-    weights = {name: float(n.group(1)) if n else 1.0 for name, n in trips.items()}
+    weights = {i.name: float(module.trips(i) or 1) for i in loops}
     # A loop of one step leaves its kernels here; each is a part of that step. The
     # small ones are left out: the compiler fuses them with their neighbours.
     sent = (i for i in body if module.started_by(i) and module.exchanges(i))

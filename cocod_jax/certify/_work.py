@@ -14,7 +14,6 @@ from cocod_jax.certify._hlo import Instruction, Module, bytes_of, dims_of
 # (67 TFLOP/s, 3.35 TB/s) and 10 on an A100; tensor cores reach more.
 FLOPS_PER_BYTE = 20
 
-TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CONTRACTED = re.compile(r"lhs_contracting_dim(?:s=\{|ensions\":\[)([\d\",]*)[}\]]")
 _DIM_LABELS = re.compile(r"dim_labels=\w+?_(\w+)->\w+")
 _GEMM = re.compile(r'custom_call_target="[^"]*(?:gemm|matmul)', re.IGNORECASE)
@@ -53,7 +52,7 @@ class Work:
             ]
             if instruction.opcode == "conditional":
                 return max(parts, default=0.0)
-            return sum(parts) * _trips(instruction)
+            return sum(parts) * self._trips(instruction)
         products = self.flops(instruction, computation) / FLOPS_PER_BYTE
         return max(products, self._bytes(instruction, computation))
 
@@ -63,7 +62,12 @@ class Work:
         for name in instruction.called:
             body = self.module.computations[name]
             flops += sum(self.flops(i, name) for i in body)
-        return flops * _trips(instruction)
+        return flops * self._trips(instruction)
+
+    def _trips(self, instruction: Instruction) -> int:
+        """How often a loop runs; 1 for what is none, or not known."""
+        is_loop = instruction.opcode == "while"
+        return (is_loop and self.module.trips(instruction)) or 1
 
     def _bytes(self, instruction: Instruction, computation: str) -> float:
         """What it reads and writes."""
@@ -81,6 +85,10 @@ class Work:
             if i.opcode == _IN_PLACE
         }
         parts = _parts(instruction.shape)
+        if body and body[-1].opcode == "tuple":  # what it passes on is not written
+            computed = {i.name for i in body if i.opcode != "parameter"}
+            given = zip(parts, body[-1].operands, strict=True)
+            parts = [part for part, name in given if name in computed]
         return sum(bytes_of(updates.get(part, part)) for part in parts) + sum(
             self._read(parameters[n], body) if n in parameters else bytes_of(shapes[x])
             for n, x in enumerate(names)
@@ -88,7 +96,9 @@ class Work:
 
     def _read(self, parameter: Instruction, body: list[Instruction]) -> float:
         """What a fusion reads of a parameter, of which it may need a slice only."""
-        users = [i for i in body if parameter.name in i.operands]
+        users = [
+            i for i in body if parameter.name in i.operands and i.opcode != "tuple"
+        ]
         total = 0.0
         for user in users:
             if user.opcode in _SLICES and user.operands[0] == parameter.name:
@@ -98,12 +108,6 @@ class Work:
             elif user.opcode != _IN_PLACE or user.operands[0] != parameter.name:
                 return bytes_of(parameter.shape)
         return min(total, bytes_of(parameter.shape))
-
-
-def _trips(instruction: Instruction) -> int:
-    """How often a loop runs; 1 for what is none, or not known."""
-    trips = TRIPS.search(instruction.rest)
-    return int(trips.group(1)) if trips else 1
 
 
 def _parts(shape: str) -> list[str]:

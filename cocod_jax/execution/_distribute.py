@@ -12,7 +12,11 @@ from cocod_jax._meshes import outside_of_meshes
 from cocod_jax._typing import Batches
 from cocod_jax.exchanges._base import workers_axis
 from cocod_jax.exchanges._shards import Shards, shards_of
-from cocod_jax.execution._flags import warn_without_flags
+from cocod_jax.execution._flags import (
+    tpu_generation,
+    warn_of_nan,
+    warn_without_flags,
+)
 from cocod_jax.execution._map import Via, WorkerMap
 from cocod_jax.execution._split import Split
 from cocod_jax.rounds._checks import check_batches, check_workers, of_all_workers
@@ -68,7 +72,8 @@ def distribute(
     round is hidden in part only unless exchanges start early
     (:func:`cocod_jax.compiler_options`): ``shard_map`` and ``vmap`` give the compiler
     these options; ``pmap`` cannot, and warns when ``XLA_FLAGS`` do not either. On TPUs
-    other flags decide; you set them, and no certificate reads them yet. AMD's GPUs are
+    nothing is hidden without options, which are given in the same way; for ``pmap``
+    they go into ``LIBTPU_INIT_ARGS``. No TPU has run a round yet. AMD's GPUs are
     untried.
 
     A CPU device runs the exchange before the steps, whatever the program. With
@@ -151,6 +156,8 @@ def distribute(
     if execution == "fused":
         if via == "pmap":
             warn_without_flags(first, streamed=round_.streamed)
+        if first.platform == "tpu":
+            warn_of_nan(tpu_generation(first))
         program = _fused(round_, over(devices))
         if first.platform == "cpu":
             program = _not_far_ahead(program)

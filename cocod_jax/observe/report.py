@@ -10,11 +10,12 @@ from importlib import metadata
 import jax
 
 from cocod_jax.certify import compiler_available
+from cocod_jax.certify._plugin import COMPILERS
 from cocod_jax.execution._flags import (
     EARLY_START,
     SCHEDULER,
-    TPU_FLAGS,
     as_xla_flags,
+    compiler_options,
     needs_scheduler,
 )
 
@@ -62,11 +63,10 @@ def report() -> str:
         facts["devices"] = ", ".join(f"{n} x {kind}" for kind, n in kinds.items())
         facts["processes"] = str(jax.process_count())
         facts["flags for the overlap"] = _overlap_flags(devices[0])
-    facts["compiler for certificates"] = (
-        "installed"
-        if compiler_available()
-        else "not installed; python -m cocod_jax.certify --install"
-    )
+    for kind, compiler in COMPILERS.items():
+        install = f"not installed; python -m cocod_jax.certify {compiler.option}"
+        said = "installed" if compiler_available(kind) else install
+        facts[f"compiler for {compiler.devices}"] = said
     return "\n".join(f"{name}: {value}" for name, value in facts.items())
 
 
@@ -88,7 +88,7 @@ def _overlap_flags(device: jax.Device) -> str:
     if device.platform == "cpu":
         return "none; a CPU hides an exchange only with distribute's exchange_devices"
     if device.platform == "tpu":
-        return _tpu_flags(device.device_kind)
+        return _tpu_flags(device)
     if str(getattr(device, "compute_capability", "")).startswith("gfx"):
         return (
             "unknown; no schedule of an AMD GPU was read, and what hides an exchange "
@@ -104,11 +104,12 @@ def _overlap_flags(device: jax.Device) -> str:
     )
 
 
-def _tpu_flags(kind: str) -> str:
-    if kind not in TPU_FLAGS:
-        return f"unknown; no schedule of a {kind} was read"
-    flags = " ".join(f"--{flag}" for flag in TPU_FLAGS[kind])
+def _tpu_flags(device: jax.Device) -> str:
+    flags = compiler_options(device)
+    if not flags:
+        return f"unknown; no schedule of a {device.device_kind} was read"
     return (
-        f"to try, LIBTPU_INIT_ARGS='{flags}'; no certificate says what they hide, no "
-        "TPU has run a round, and other programs gave NaN with such flags"
+        f"LIBTPU_INIT_ARGS='{as_xla_flags(flags)}'; without them this TPU hides "
+        "nothing. Certificates say so; no TPU has run a round. Watch for NaN, which "
+        "such flags have caused in another program"
     )
