@@ -72,6 +72,11 @@ class RunConfig:
         raise NotImplementedError
 
     @property
+    def devices_each(self) -> int:
+        """The devices of a worker."""
+        return 1
+
+    @property
     def log(self) -> Path:
         """The log of this run; the figure is beside it.
 
@@ -160,6 +165,8 @@ class TextConfig(RunConfig):
     """What it computes in; its parameters are float32."""
     remat: bool = False
     """Whether the backward pass computes each block again, for less memory."""
+    fsdp: int = 1
+    """Devices of each worker, which share its model and its batches."""
 
     data_file: Path | None = None
     """A UTF-8 text; default: the language reference that comes with Python, as pydoc
@@ -184,8 +191,29 @@ class TextConfig(RunConfig):
 
     def __post_init__(self):
         check_positive(epochs=self.epochs, learning_rate=self.learning_rate)
-        check_counts(context=self.context)
+        check_counts(context=self.context, fsdp=self.fsdp)
+        if self.fsdp > 1:
+            self._check_fsdp()
         check_non_negative(temperature=self.temperature)
+
+    @property
+    def devices_each(self) -> int:
+        """The devices of a worker."""
+        return self.fsdp
+
+    def _check_fsdp(self) -> None:
+        if self.batch_size % self.fsdp:
+            raise ValueError(
+                f"batch_size={self.batch_size} must be a multiple of fsdp={self.fsdp}, "
+                "the devices that share a worker's batch."
+            )
+        other = {"micro_batches": self.micro_batches, "execution": self.execution}
+        for name, value in other.items():
+            if value not in (None, "fused"):
+                raise ValueError(
+                    f"{name}={value!r} is for workers of one device, and fsdp="
+                    f"{self.fsdp}; leave one of them out."
+                )
 
     @property
     def subject(self) -> str:

@@ -20,9 +20,10 @@ from rich.text import Text
 import cocod_jax as cj
 from cocod_jax.observe.loggers import Logbook, read_jsonl
 from experiments import command, figures, logbook, progress
-from experiments.algorithms import AXIS, make_rounds, total_steps
+from experiments.algorithms import make_rounds, total_steps
 from experiments.config import RunConfig, config_type, parse
 from experiments.devices import start_devices
+from experiments.layout import Layout, shared_shapes
 from experiments.models import parameter_count
 from experiments.recorder import Recorder
 from experiments.signals import exit_status
@@ -33,7 +34,7 @@ class Job(NamedTuple):
     """What a configuration means, before anything has run."""
 
     config: RunConfig
-    devices: list[jax.Device]
+    layout: Layout
     task: Task
     data: Data
     warm: cj.Round
@@ -42,12 +43,14 @@ class Job(NamedTuple):
 
 def prepare(config: RunConfig) -> Job:
     """Loads the data, builds the model and the rounds."""
-    devices = start_devices(config.workers)
+    layout = Layout(
+        start_devices(config.workers, config.devices_each), config.devices_each
+    )
     task = task_of(config)
-    data = task.load(len(devices))
-    optimizer = task.optimizer(len(devices), data.steps_per_epoch)
+    data = task.load(layout.workers)
+    optimizer = task.optimizer(layout.workers, data.steps_per_epoch)
     warm, main = make_rounds(config, task.loss_fn, optimizer)
-    return Job(config, devices, task, data, warm, main)
+    return Job(config, layout, task, data, warm, main)
 
 
 def certifiable(argv: list[str], devices: int) -> tuple[cj.Round, Any, Any]:
@@ -57,17 +60,19 @@ def certifiable(argv: list[str], devices: int) -> tuple[cj.Round, Any, Any]:
 
     Args:
       argv: the command line of a run.
-      devices: the number of workers.
+      devices: of all workers.
 
     Raises:
       ValueError: when the command line asks for other workers, or for an execution
         that is no one program.
     """
     config = parse(argv)
-    if config.workers not in (None, devices):
+    each = config.devices_each
+    workers, rest = divmod(devices, each)
+    if rest or config.workers not in (None, workers):
         raise ValueError(
-            f"workers={config.workers}, but the certificate is for devices={devices}; "
-            "give the same number, or leave workers out."
+            f"workers={config.workers}, on {each} devices each, but the certificate "
+            f"is for devices={devices}; give the same number, or leave workers out."
         )
     if config.execution == "split":
         raise ValueError(
@@ -75,20 +80,16 @@ def certifiable(argv: list[str], devices: int) -> tuple[cj.Round, Any, Any]:
             "to read. Leave it out to certify the fused round, the default."
         )
     task = task_of(config)
-    batches = task.batch_shapes(devices, config.period)
+    batches = task.batch_shapes(workers, config.period)
     # How many steps an epoch has decides the learning rates alone.
-    optimizer = task.optimizer(devices, 100)
+    optimizer = task.optimizer(workers, 100)
     _, round_ = make_rounds(config, task.loss_fn, optimizer)
-    state = jax.eval_shape(lambda: initial_state(config, round_, task, devices))
-    return round_, state, batches
-
-
-def initial_state(
-    config: RunConfig, round_: cj.Round, task: Task, workers: int
-) -> cj.RoundState:
-    """The initial values of the seed, the same on all workers."""
     key = jax.random.key(config.seed)
-    return cj.replicate(round_.init(*task.init(key), key=key), workers)
+    first = lambda: cj.replicate(round_.init(*task.init(key), key=key), workers)
+    state = jax.eval_shape(first)
+    if each > 1:
+        state, batches = shared_shapes(state, batches, workers, each)
+    return round_, state, batches
 
 
 def number_of_rounds(job: Job) -> tuple[int, int]:
@@ -104,7 +105,8 @@ def number_of_rounds(job: Job) -> tuple[int, int]:
 def train(job: Job, log: Logbook, show: progress.Training) -> cj.RoundState:
     """Runs all rounds and logs them, and each epoch as it ends; returns the end."""
     config, data = job.config, job.data
-    state = initial_state(config, job.main, job.task, len(job.devices))
+    key = jax.random.key(config.seed)
+    state = job.layout.initial_state(job.main, job.task.init, key)
     cj.workers.check_equal_start(state)
     recorder = Recorder(log, show, job.task, data.per_step, config.micro_batches)
     phases = [*zip((job.warm, job.main), number_of_rounds(job), strict=True)]
@@ -112,12 +114,8 @@ def train(job: Job, log: Logbook, show: progress.Training) -> cj.RoundState:
     step, epoch = 0, 0
     try:
         for round_, count in phases:
-            run = cj.distribute(
-                round_,
-                AXIS,
-                via=config.via,
-                execution=config.execution,
-                devices=job.devices,
+            run = job.layout.distribute(
+                round_, via=config.via, execution=config.execution
             )
             for batches in data.rounds(
                 first_step=step, period=round_.period, count=count
@@ -138,7 +136,7 @@ def train(job: Job, log: Logbook, show: progress.Training) -> cj.RoundState:
 
 def consensus(job: Job, state: cj.RoundState) -> tuple[Any, Any]:
     """The parameters and the model state to evaluate, on one device."""
-    device = job.devices[0]
+    device = job.layout.devices[0]
     return cj.consensus(state, device), cj.consensus_model_state(state, device)
 
 
@@ -151,7 +149,7 @@ def main(config: RunConfig) -> int:
         for note in job.data.notes:
             reporter.line(note)
         size = {
-            "workers": len(job.devices),
+            "workers": job.layout.workers,
             "parameters": parameter_count(job.task.init),
         }
         reporter.line("Compiling; the first epoch takes longest.")
@@ -182,7 +180,10 @@ def main(config: RunConfig) -> int:
 def closing_table(job: Job, epochs: list[dict[str, float]], path: Path) -> Table:
     """What came out, and where it is."""
     table = Table(show_header=False, title=f"{job.config.algorithm}", min_width=60)
-    shape = f"{len(job.devices)} workers on {job.devices[0].platform}"
+    layout = job.layout
+    shape = f"{layout.workers} workers on {layout.devices[0].platform}"
+    if layout.fsdp > 1:
+        shape += f", {layout.fsdp} devices each"
     table.add_row("run", f"{job.config.model} on {job.config.subject}, {shape}")
     table.add_row("parameters", f"{parameter_count(job.task.init):,}")
     if epochs:

@@ -77,7 +77,9 @@ def kinds(log):
 @pytest.fixture
 def run_here(monkeypatch):
     """The main job in this process, by its command line: its configuration."""
-    monkeypatch.setattr(train, "start_devices", lambda n: jax.devices()[:n])
+    monkeypatch.setattr(
+        train, "start_devices", lambda n, each: jax.devices()[: n * each]
+    )
     monkeypatch.setenv("COLUMNS", "300")
 
     def run(*arguments, status=0):
@@ -394,13 +396,17 @@ def test_runs_that_differ_have_logs_that_differ():
     ],
 )
 def test_the_job_that_is_certified_is_the_one_that_runs(options, monkeypatch):
-    monkeypatch.setattr(train, "start_devices", lambda n: jax.devices()[:n])
+    monkeypatch.setattr(
+        train, "start_devices", lambda n, each: jax.devices()[: n * each]
+    )
     arguments = [*SMALL, *options.split()]
     job = train.prepare(tyro.cli(TrainConfig, args=arguments))
     period = job.main.period
     (batches,) = job.data.rounds(first_step=0, period=period, count=1)
     with jax.default_prng_impl("rbg"):
-        state = train.initial_state(job.config, job.main, job.task, 2)
+        state = job.layout.initial_state(
+            job.main, job.task.init, jax.random.key(job.config.seed)
+        )
         certified, *shapes = train.certifiable(arguments, 2)
     assert (certified.period, certified.delay) == (period, job.main.delay)
     real = jax.eval_shape(lambda: (state, batches))
@@ -412,7 +418,10 @@ def test_the_job_that_is_certified_is_the_one_that_runs(options, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--workers 4", r"workers=4, but the certificate is for devices=2"),
+        (
+            "--workers 4",
+            r"workers=4, .* the certificate is for devices=2",
+        ),
         ("--execution split", r"execution='split' .* certify the fused round"),
         ("--micro-batches 3 1 1", r"micro_batches=\(3, 1, 1\) .* each of 2 workers"),
     ],

@@ -6,14 +6,17 @@ import re
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 
 import cocod_jax as cj
 from cocod_jax.certify import certify
 from cocod_jax.observe.loggers import read_jsonl
 from experiments import command, compare, logbook, train
+from experiments.algorithms import make_rounds
 from experiments.config import TextConfig, TrainConfig, config_type, parse
-from experiments.tasks import text
+from experiments.layout import Layout
+from experiments.tasks import task_of, text
 from tests.marks import needs_compiler
 
 TEXT = "".join(f"{i} and {i + 1} are {2 * i + 1}.\n" for i in range(400))
@@ -31,7 +34,9 @@ def small(tmp_path):
 @pytest.fixture
 def run_here(monkeypatch):
     """The main job in this process, by its command line."""
-    monkeypatch.setattr(train, "start_devices", lambda n: jax.devices()[:n])
+    monkeypatch.setattr(
+        train, "start_devices", lambda n, each: jax.devices()[: n * each]
+    )
     monkeypatch.setenv("COLUMNS", "300")
 
     def run(arguments, status=0):
@@ -51,6 +56,7 @@ def run_here(monkeypatch):
     [
         ("cocod", "--temperature 0"),
         ("streamed", "--via shard_map --epochs 2.4"),
+        ("streamed", "--fsdp 4"),
     ],
 )
 def test_it_learns_and_leaves_a_log_a_figure_and_a_sample(
@@ -185,15 +191,22 @@ def test_a_study_compares_losses(small, tmp_path):
 # ------------------------------------------------------------- what is certified
 
 
-@pytest.mark.parametrize("options", ["", "--micro-batches 3 1 --remat"])
+@pytest.mark.parametrize(
+    "options", ["", "--micro-batches 3 1 --remat", "--fsdp 2 --algorithm streamed"]
+)
 def test_the_job_that_is_certified_is_the_one_that_runs(options, small, monkeypatch):
-    monkeypatch.setattr(train, "start_devices", lambda n: jax.devices()[:n])
+    monkeypatch.setattr(
+        train, "start_devices", lambda n, each: jax.devices()[: n * each]
+    )
     arguments = [*small, *options.split()]
     job = train.prepare(parse(arguments))
     (batches,) = job.data.rounds(first_step=0, period=job.main.period, count=1)
     with jax.default_prng_impl("rbg"):
-        state = train.initial_state(job.config, job.main, job.task, 2)
-        certified, *shapes = train.certifiable(arguments, 2)
+        state = job.layout.initial_state(
+            job.main, job.task.init, jax.random.key(job.config.seed)
+        )
+        devices = len(job.layout.devices)
+        certified, *shapes = train.certifiable(arguments, devices)
     assert (certified.period, certified.delay) == (job.main.period, job.main.delay)
     real = jax.eval_shape(lambda: (state, batches))
     assert jax.tree.structure(tuple(shapes)) == jax.tree.structure(real)
@@ -206,3 +219,42 @@ def test_cocod_is_hidden_on_h100(small):
     program = train.certifiable([*small[:1], *small[2:], "--dtype=bfloat16"], 8)
     certificate = certify(*program, target="h100").check()
     assert certificate.verdict == "hidden behind 4 of 4 local steps"
+
+
+def test_devices_that_share_a_worker_train_the_same_model(small):
+    arguments = [*small, "--algorithm", "cocod", "--workers", "2"]
+    found = []
+    for options in ([], ["--fsdp", "2"]):
+        config = parse([*arguments, *options])
+        layout = Layout(jax.devices()[: 2 * config.devices_each], config.devices_each)
+        task = task_of(config)
+        data = task.load(layout.workers)
+        _, round_ = make_rounds(config, task.loss_fn, task.optimizer(2, 10))
+        state = layout.initial_state(round_, task.init, jax.random.key(0))
+        kernels = jax.tree.leaves(state.params) + jax.tree.leaves(state.opt_state)
+        largest = max(kernels, key=lambda leaf: leaf.size)
+        parts = {shard.data.size for shard in largest.addressable_shards}
+        assert parts == {largest.size // (2 * config.devices_each)} or not options
+        run = layout.distribute(round_)
+        metrics: Any = None
+        for batches in data.rounds(first_step=0, period=round_.period, count=2):
+            state, metrics = run(state, batches)
+        found.append((metrics.loss, cj.consensus(state, jax.devices()[0])))
+    for own, other in zip(*map(jax.tree.leaves, found), strict=True):
+        # Adam divides gradients by their size, small ones of rounding as well.
+        np.testing.assert_allclose(own, other, rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--fsdp 3", "batch_size=8 must be a multiple of fsdp=3"),
+        ("--fsdp 2 --micro-batches 1 1", "is for workers of one device"),
+        ("--fsdp 2 --execution split", "is for workers of one device"),
+        ("--fsdp 0", "fsdp=0"),
+    ],
+)
+def test_what_shared_workers_cannot_do_is_said(options, message, small, capsys):
+    with pytest.raises((SystemExit, ValueError)) as error:
+        parse([*small, *options.split()])
+    assert message in str(error.value) + capsys.readouterr().err
