@@ -32,7 +32,7 @@ SPECS = P("fsdp")
 LIMIT = "xla_gpu_experimental_parallel_collective_overlap_limit"
 OPTIONS = {"none": None, "early start": cj.compiler_options("gpu")} | {
     f"early start, limit {limit}": cj.compiler_options("gpu") | {LIMIT: limit}
-    for limit in (3, 4, 8)
+    for limit in (2, 3, 8)
 }
 Program = tuple[Any, tuple[Any, ...]]
 

@@ -16,8 +16,9 @@ SCHEDULER = "xla_gpu_enable_latency_hiding_scheduler"
 COST_MODEL = "xla_gpu_enable_analytical_sol_latency_estimator"
 
 # Without these two the scheduler starts an exchange only as long before its end as it
-# believes that it takes; it believes in a fast network.
-EARLY_START: Options = {"xla_gpu_experimental_parallel_collective_overlap_limit": 2}
+# believes that it takes; it believes in a fast network. The limit is of collectives in
+# flight: the exchange, and beside it those of the devices of a worker.
+EARLY_START: Options = {"xla_gpu_experimental_parallel_collective_overlap_limit": 4}
 if jax.__version_info__ >= (0, 10, 2):  # older compilers refuse its name
     EARLY_START["xla_gpu_experimental_collective_start_as_early_as_possible"] = True
 
@@ -106,7 +107,7 @@ def compiler_options(device: jax.Device | str | None = None) -> Options:
       >>> step = jax.jit(lambda x: x + 1, compiler_options=cj.compiler_options())
       >>> for name, value in cj.compiler_options("gpu").items():
       ...     print(name, value)
-      xla_gpu_experimental_parallel_collective_overlap_limit 2
+      xla_gpu_experimental_parallel_collective_overlap_limit 4
       xla_gpu_experimental_collective_start_as_early_as_possible True
       xla_gpu_enable_latency_hiding_scheduler True
     """

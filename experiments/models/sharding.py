@@ -1,4 +1,4 @@
-"""How the parameters of the transformer are divided between the devices of a worker."""
+"""How the transformer is divided between the devices of a worker."""
 
 from typing import Any
 
@@ -19,6 +19,17 @@ _ROLES = {
     "before_feed_forward": PartitionSpec(None),
     "norm": PartitionSpec(None),
 }
+
+
+def divide_batch(x: jax.Array) -> jax.Array:
+    """The same array, its first axis divided between the devices of a worker.
+
+    Outside of a mesh with the axis "fsdp" it does nothing. Within one a compiler left to
+    itself may divide the channels of some layers, and move whole activations for it.
+    """
+    if "fsdp" not in jax.sharding.get_abstract_mesh().axis_names:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec("fsdp"))
 
 
 def partition_specs(params: Any) -> Any:

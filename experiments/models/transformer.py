@@ -13,6 +13,7 @@ from flax import nnx
 
 from experiments.config import Size
 from experiments.models.model import Model, as_functions
+from experiments.models.sharding import divide_batch
 
 _INIT = 0.02  # standard deviation of the initial weights, GPT-2's
 
@@ -92,10 +93,10 @@ class Transformer(nnx.Module):
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """int32 [batch, length] to float32 [batch, length, vocabulary]."""
-        x = self.embedding(tokens)
+        x = divide_batch(self.embedding(tokens))
         run = nnx.remat(Block.__call__) if self.remat else Block.__call__
         for block in self.blocks:
-            x = run(block, x)
+            x = divide_batch(run(block, x))
         matrix = self.embedding.embedding[...].astype(x.dtype)
         # A sum over the channels in float32, in which the loss is computed too.
         return jnp.einsum(
