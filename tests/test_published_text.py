@@ -15,7 +15,7 @@ FOLDER = RESULTS / "20261129_text"
 PAGE = (FOLDER / "README.md").read_text()
 HOW_TO = (DOCS / "how-to" / "language-model.md").read_text()
 RUNS = by_algorithm(sorted(FOLDER.glob("*.jsonl")))
-(SHAKESPEARE,) = (FOLDER / "shakespeare").glob("*.jsonl")
+(SHAKESPEARE,) = (FOLDER / "shakespeare").glob("tinyshakespeare-*.jsonl")
 
 
 def losses(algorithm: str) -> np.ndarray:
@@ -66,6 +66,12 @@ def test_tiny_shakespeare():
     check_sentence(PAGE, "(perplexity #, unigram entropy #)", rest)
     millions = log["run"][0]["parameters"] / 1e6
     check_sentence(PAGE, "LayerNorm and GELU, # million parameters", [millions])
+    theirs = read_jsonl(FOLDER / "shakespeare" / "nanogpt.jsonl")
+    millions = theirs["run"][0]["parameters"] / 1e6
+    loss = theirs["epoch"][-1]["test_loss"]
+    same_loop = "# million parameters) the same loop ends with a loss of #"
+    check_sentence(PAGE, same_loop, [millions, loss])
+    check_sentence(PAGE, "take off # nats", [loss - last["test_loss"]])
 
 
 @pytest.mark.skipif(
