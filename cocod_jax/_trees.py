@@ -89,19 +89,32 @@ def few_leaves(tree: Any) -> list[jax.Array]:
 
 
 def at(tree: Any, index: jax.Array | int) -> Any:
-    """Every leaf at one place of its first axis.
+    """Every leaf at one place of its first axis, counted from its start.
 
     A loop over the first few entries reads them by index. Slicing those entries off
     would copy them, and not all compilers start an exchange before the copy.
     """
-    take = lambda leaf: lax.dynamic_index_in_dim(leaf, index, keepdims=False)
+    take = lambda leaf: lax.dynamic_index_in_dim(
+        leaf, index, keepdims=False, allow_negative_indices=False
+    )
     return jax.tree.map(take, tree)
 
 
 def put_at(tree: Any, index: jax.Array | int, own: Any) -> Any:
     """The tree with ``own`` at one place of the first axis of every leaf."""
-    put = lambda leaf, own: lax.dynamic_update_index_in_dim(leaf, own, index, 0)
+    put = lambda leaf, own: lax.dynamic_update_index_in_dim(
+        leaf, own, index, 0, allow_negative_indices=False
+    )
     return jax.tree.map(put, tree, own)
+
+
+def choose(condition: jax.Array, tree: Any, other: Any) -> Any:
+    """The one tree or the other; the condition is one for all, or one for each number.
+
+    It is ``jnp.where`` without the function call that this is for every leaf, and
+    without its promotion of types.
+    """
+    return jax.tree.map(lambda x, y: lax.select(condition, x, y), tree, other)
 
 
 def is_key(leaf: Any) -> bool:

@@ -3,6 +3,7 @@
 import jax
 import pytest
 
+from experiments.cluster import trace
 from experiments.overhead import __main__ as overhead
 from experiments.overhead.config import OverheadConfig
 from experiments.overhead.jobs import mlp
@@ -31,7 +32,9 @@ def test_the_plain_step_averages_over_an_axis_only(axis_name):
 def test_every_program_compiles():
     names = []
     for name, function, args in overhead.compiling(CONFIG, mlp(1, 4, 3)):
-        overhead.compile_seconds(function, args)
+        measured = overhead.compile_seconds(function, args)
+        assert set(measured["stages"]) == set(trace.STAGES.values())
+        assert sum(measured["stages"].values()) < measured["seconds"]
         names.append(name)
     assert names == ["plain", "step", "send", "merge", "round", "every"]
 
@@ -47,9 +50,12 @@ def test_the_tables_compare_within_one_turn():
         "leaves": 2,
         "program": program,
         "processor_seconds": seconds,
+        "stages": {"partitioning": seconds / 2},
     }
     records = [step("plain", 1.0, 2.0), step("fused", 1.5, 2.0)]
     records += [compiled("plain", 2.0), compiled("merge", 3.0)]
     steps, compilation = overhead.tables(records)
     assert list(steps.columns[3].cells) == ["1.00, 1.00-1.00", "1.25, 1.00-1.50"]
     assert list(compilation.columns[3].cells) == ["1.00", "1.50"]
+    parts = {column.header: list(column.cells) for column in compilation.columns}
+    assert parts["partitioning"] == ["1.0", "1.5"]

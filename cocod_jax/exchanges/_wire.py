@@ -72,7 +72,9 @@ def cut(buffer: jax.Array, sizes: Sequence[int]) -> list[jax.Array]:
         # The same numbers either way, which the compiler does not know.
         begin = lambda: [jnp.int32(start) for start in starts]
         numbers = lax.cond(jnp.isnan(buffer[:1]).any(), begin, begin)
-        cut = functools.partial(lax.dynamic_slice_in_dim, buffer)
+        cut = functools.partial(
+            lax.dynamic_slice_in_dim, buffer, allow_negative_indices=False
+        )
         return list(map(cut, numbers, sizes))
 
     # On CPUs XLA compiles a kernel for each piece that begins at another constant,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from cocod_jax._checks import check_period
-from cocod_jax._trees import cast_like, check_arrays, own_copy, wide
+from cocod_jax._trees import cast_like, check_arrays, choose, own_copy, wide
 from cocod_jax._typing import Params
 from cocod_jax.per_step._gradients import check_own_gradients
 from cocod_jax.per_step._state import EveryState, given
@@ -120,7 +120,7 @@ def every(
         updates, inner_state = inner.update(
             updates, state.inner_state, params, **extra_args
         )
-        snapshot = optax.tree.where(step == 0, params, state.snapshot)
+        snapshot = choose(step == 0, params, state.snapshot)
         rule_state = RuleState(state.rule_state, state.exchange_state)
 
         def merge() -> tuple[optax.Updates, RuleState]:

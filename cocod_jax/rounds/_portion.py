@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cocod_jax._trees import at, barrier, put_at
+from cocod_jax._trees import at, barrier, choose, put_at
 from cocod_jax._typing import Params, Tree
 from cocod_jax.exchanges._wire import check_floats, cut
 from cocod_jax.rounds._trainable import whole_of
@@ -91,7 +91,8 @@ class Pieces(Portion):
             if not _is_float(param):
                 continue
             values, counted, _ = self._window(jnp.asarray(leaf), step)
-            values = values if counted is None else jnp.where(counted, values, 0)
+            if counted is not None:
+                values = choose(counted, values, jnp.zeros_like(values))
             buffers[jnp.result_type(param).name].append(values)
         return {dtype: jnp.concatenate(parts) for dtype, parts in buffers.items()}
 
@@ -115,8 +116,10 @@ class Pieces(Portion):
                 return leaf
             values, counted, start = self._window(leaf, step)
             own = next(own_parts[jnp.result_type(param).name]).astype(leaf.dtype)
-            own = own if counted is None else jnp.where(counted, own, values)
-            written = lax.dynamic_update_slice_in_dim(leaf.ravel(), own, start, 0)
+            own = own if counted is None else choose(counted, own, values)
+            written = lax.dynamic_update_slice_in_dim(
+                leaf.ravel(), own, start, 0, allow_negative_indices=False
+            )
             return written.reshape(leaf.shape)
 
         return jax.tree.map(write, tree, part)
@@ -164,7 +167,9 @@ class Pieces(Portion):
         length = self._length(leaf)
         begin = jnp.asarray(step, jnp.int32) % self.count * length
         start = jnp.minimum(begin, leaf.size - length)
-        values = lax.dynamic_slice_in_dim(leaf.ravel(), start, length)
+        values = lax.dynamic_slice_in_dim(
+            leaf.ravel(), start, length, allow_negative_indices=False
+        )
         if length * self.count == leaf.size:
             return values, None, start
         return values, start + jnp.arange(length) >= begin, start

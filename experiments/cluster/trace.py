@@ -53,9 +53,32 @@ def operations(
     return {kind: s for kind, s in longest if s >= _SHORTEST}
 
 
-def _profile(run: Callable[[], object]) -> Any:
+STAGES = {
+    "shardy-xla": "propagating shardings",
+    "spmd-partitioning": "partitioning",
+    "HLO passes through layout assignment": "optimising",
+    "HLO passes after layout assignment": "optimising",
+    "CpuCompiler::RunBackend": "generating code",
+}
+"""What parts of a compilation are for, by how XLA names them to a profiler."""
+
+
+def compilation(run: Callable[[], object]) -> dict[str, float]:
+    """Seconds of the parts of XLA's compilation for CPUs in ``run``."""
+    seconds: defaultdict[str, float] = defaultdict(float)
+    planes = {plane.name: plane for plane in _profile(run, detail=3).planes}
+    for line in planes["/host:CPU"].lines:
+        for event in line.events:
+            part = STAGES.get(event.name.split(" (")[0])
+            if part is not None:
+                seconds[part] += event.duration_ns / 1e9
+    return dict(seconds)
+
+
+def _profile(run: Callable[[], object], detail: int = 2) -> Any:
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
+    options.host_tracer_level = detail
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder, profiler_options=options):
             run()

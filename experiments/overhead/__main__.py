@@ -16,6 +16,7 @@ from rich.table import Table
 import cocod_jax as cj
 from experiments import command, logbook, progress
 from experiments.algorithms import AXIS
+from experiments.cluster import trace
 from experiments.cluster.processes import machine
 from experiments.devices import start_devices
 from experiments.overhead.config import OverheadConfig
@@ -80,31 +81,41 @@ def compiling(config: OverheadConfig, job: Job) -> Iterator[tuple[str, Any, tupl
         job.loss, OPTIMIZER, cj.cocod(AXIS), period=config.period, stateful=True
     )
     optimizer = cj.every(config.period, OPTIMIZER, cj.cocod(AXIS))
-    plain = (over(job.params), over(OPTIMIZER.init(job.params)), None, batch)
+    inputs = lambda chosen: (
+        over(job.params),
+        over(chosen.init(job.params)),
+        None,
+        batch,
+    )
     state = over(round_.init(job.params))
     sent, _ = jax.eval_shape(jax.vmap(round_.send, axis_name=AXIS), state)
     light = state._replace(opt_state=())
-    yield "plain", plain_step(job, AXIS), plain
+    yield "plain", plain_step(job, AXIS), inputs(OPTIMIZER)
     yield "step", round_.step, (state, batch)
     yield "send", round_.send, (state,)
     yield "merge", round_.merge, (light, state.params, sent)
     yield "round", round_.run, (state, batches)
-    update, gradients = optimizer.update, over(job.params)
-    yield "every", update, (gradients, over(optimizer.init(job.params)), gradients)
+    yield "every", plain_step(job, optimizer=optimizer), inputs(optimizer)
 
 
-def compile_seconds(function: Any, args: tuple) -> tuple[float, float]:
-    """By the clock, and of all processors together."""
+def compile_seconds(function: Any, args: tuple) -> dict[str, Any]:
+    """By the clock, of all processors together, and of each part."""
     lowered = jax.pmap(function, AXIS).lower(*args)
     clock, processors = time.perf_counter(), time.process_time()
-    lowered.compile()
-    return time.perf_counter() - clock, time.process_time() - processors
+    stages = trace.compilation(lowered.compile)
+    return {
+        "seconds": time.perf_counter() - clock,
+        "processor_seconds": time.process_time() - processors,
+        "stages": stages,
+    }
 
 
 def tables(records: list[dict[str, Any]]) -> Iterator[Table]:
     """Each measurement as a multiple of the plain program's."""
     steps = Table("model", "program", "ms per step", "of plain", title="A local step")
     compiled = Table("leaves", "program", "s", "of plain", title="Compilation")
+    for stage in dict.fromkeys(trace.STAGES.values()):
+        compiled.add_column(stage)
     plain: dict[str, Any] = {}
     for record in records:
         if record["program"] == "plain":
@@ -128,6 +139,10 @@ def tables(records: list[dict[str, Any]]) -> Iterator[Table]:
                 record["program"],
                 f"{record['processor_seconds']:.1f}",
                 f"{ratio:.2f}",
+                *(
+                    f"{record['stages'].get(stage, 0):.1f}"
+                    for stage in dict.fromkeys(trace.STAGES.values())
+                ),
             )
     yield steps
     yield compiled
@@ -163,13 +178,8 @@ def measure(
     for leaves in config.leaves:
         for program, function, args in compiling(config, mlp(leaves // 2, 16, 8)):
             show.now(f"{leaves} leaves: compiling {program}")
-            clock, processors = compile_seconds(function, args)
-            yield {
-                "leaves": leaves,
-                "program": program,
-                "seconds": clock,
-                "processor_seconds": processors,
-            }
+            measured = compile_seconds(function, args)
+            yield {"leaves": leaves, "program": program, **measured}
 
 
 def main(config: OverheadConfig) -> None:
