@@ -36,13 +36,19 @@ def record(run: Callable[[], object], device: jax.Device) -> list[Interval]:
     return intervals(_profile(run), device.id)
 
 
-def operations(run: Callable[[], object]) -> dict[str, float]:
-    """Seconds of each kind of the compiler's operations in ``run``, longest first."""
+def operations(
+    run: Callable[[], object],
+    kind_of: Callable[[str], str] = lambda name: name.split(".")[0],
+) -> dict[str, float]:
+    """Seconds of each kind of the compiler's operations in ``run``, longest first.
+
+    The kind of an operation follows from its name; by default it is the name without
+    its number.
+    """
     seconds: defaultdict[str, float] = defaultdict(float)
     for stats, start, end in _events(_profile(run)):
         if "hlo_op" in stats:
-            kind, *_number = stats["hlo_op"].split(".")
-            seconds[kind] += end - start
+            seconds[kind_of(stats["hlo_op"])] += end - start
     longest = sorted(seconds.items(), key=lambda item: -item[1])
     return {kind: s for kind, s in longest if s >= _SHORTEST}
 

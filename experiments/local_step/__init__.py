@@ -1,0 +1,1 @@
+"""A local step on one core: what XLA makes of it, and PyTorch."""
