@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,30 +35,34 @@ class Program:
     """A process that takes steps on one core when it is told to."""
 
     def __init__(self, argv: list[str], core: int, flags: str = ""):
-        pin = lambda: os.sched_setaffinity(0, {core})
         one_thread = {"OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
         self._process = subprocess.Popen(
-            argv,
+            ["taskset", "-c", str(core), *argv],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            preexec_fn=pin,
             env={**os.environ, **one_thread, "XLA_FLAGS": flags},
         )
 
-    def ask(self, what: str) -> dict[str, Any] | None:
-        """The answer; None when the process has ended."""
-        try:
-            print(what, file=self._process.stdin, flush=True)
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            return None
-        return json.loads(line) if line else None
+    def ask(self, what: str) -> dict[str, Any]:
+        """The answer.
+
+        Raises:
+          RuntimeError: when the process has ended.
+        """
+        asked, said = self._process.stdin, self._process.stdout
+        assert asked is not None
+        assert said is not None
+        with suppress(BrokenPipeError):
+            print(what, file=asked, flush=True)
+        line = said.readline()
+        if not line:
+            raise RuntimeError(f"{self._process.args} ended; see what it said above.")
+        return json.loads(line)
 
     def close(self) -> None:
         """Ends the process."""
-        self._process.stdin.close()
-        self._process.wait()
+        self._process.communicate()
 
 
 def programs(config: LocalStepConfig) -> dict[str, Callable[[], Program]]:
@@ -84,12 +88,9 @@ def measure(
         running = {}
         for name, start in programs(config).items():
             show.now(f"{name}: starts")
-            program = start()
-            stack.callback(program.close)
-            if program.ask("step") is None:
-                yield {"program": name, "seconds_per_step": None}
-            else:
-                running[name] = program
+            running[name] = start()
+            stack.callback(running[name].close)
+            running[name].ask("step")
         times: dict[str, list[float]] = {name: [] for name in running}
         for turn in range(config.repeats):
             for name, program in running.items():
@@ -110,9 +111,6 @@ def table(records: list[dict[str, Any]]) -> Table:
     shown = Table("program", "s per step", "of XLA's", "from", "to")
     base = next(r for r in records if r["program"] == "XLA")["repeats"]
     for record in records:
-        if record["seconds_per_step"] is None:
-            shown.add_row(record["program"], "does not run")
-            continue
         ratios = [own / xla for own, xla in zip(record["repeats"], base, strict=True)]
         ends = statistics.median(ratios), min(ratios), max(ratios)
         seconds = f"{record['seconds_per_step']:.3f}"

@@ -1,7 +1,7 @@
-"""The configuration of the study of a local step: ``python -m experiments.local_step``.
+"""The configuration of the study of a local step.
 
-Expected on CPUs with AVX-512: PyTorch takes 10 to 25 % less time than XLA, nearly all of
-it in convolutions.
+``python -m experiments.local_step``. Expected: PyTorch takes a tenth to a quarter less
+time than XLA, which brings arrays into other layouts around its convolutions.
 """
 
 import dataclasses

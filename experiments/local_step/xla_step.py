@@ -35,13 +35,13 @@ def main(config: LocalStepConfig) -> None:
     batch = jax.device_put(job.draw())
     lowered = step.lower(*carried, batch)
     flop = (lowered.cost_analysis() or {}).get("flops")
-    kind_of = kinds_of(lowered.compile().as_text())
+    kind_of = kinds_of(lowered.compile().as_text() or "")
 
     def take() -> None:
         nonlocal carried
         for _ in range(config.steps):
-            *carried, loss = step(*carried, batch)
-        jax.block_until_ready((carried, loss))
+            *carried, _ = step(*carried, batch)
+        jax.block_until_ready(carried)
 
     take()
     for line in sys.stdin:

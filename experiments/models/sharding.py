@@ -24,8 +24,8 @@ _ROLES = {
 def divide_batch(x: jax.Array) -> jax.Array:
     """The same array, its first axis divided between the devices of a worker.
 
-    Outside of a mesh with the axis "fsdp" it does nothing. Within one a compiler left to
-    itself may divide the channels of some layers, and move whole activations for it.
+    Outside of a mesh with the axis "fsdp" it does nothing. Within one a compiler that
+    is left to itself may divide channels, and move whole activations for it.
     """
     if "fsdp" not in jax.sharding.get_abstract_mesh().axis_names:
         return x
