@@ -11,7 +11,9 @@ import pytest
 
 import cocod_jax as cj
 from cocod_jax.certify import certify
+from cocod_jax.certify.__main__ import main as certify_main
 from cocod_jax.observe.loggers import read_jsonl
+from docs.generate import DOCS
 from experiments import command, compare, logbook, train
 from experiments.algorithms import make_rounds
 from experiments.config import TextConfig, TrainConfig, config_type, parse
@@ -258,3 +260,13 @@ def test_what_shared_workers_cannot_do_is_said(options, message, small, capsys):
     with pytest.raises((SystemExit, ValueError)) as error:
         parse([*small, *options.split()])
     assert message in str(error.value) + capsys.readouterr().err
+
+
+@needs_compiler
+@pytest.mark.matrix
+def test_the_page_prints_the_certificate_of_shared_workers(capsys):
+    page = (DOCS / "how-to" / "language-model.md").read_text()
+    (command_line,) = re.findall(r"-m cocod_jax.certify (experiments.*--fsdp.*)", page)
+    (printed,) = re.findall(r"```text\n(hidden beside.*?)```", page, re.S)
+    assert certify_main(command_line.split()) == 0
+    assert capsys.readouterr().out == printed
