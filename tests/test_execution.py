@@ -22,6 +22,7 @@ from cocod_jax.execution._flags import (
     TPU_FLAGS,
     as_xla_flags,
 )
+from cocod_jax.execution._in_flight import InFlight
 from cocod_jax.execution._map import WorkerMap, _jit
 from cocod_jax.execution._split import Split
 from tests import problems
@@ -422,7 +423,7 @@ def test_a_split_run_that_is_let_go_is_gone(via):
     """A sweep makes many runs; each holds programs, and a loss and what that holds."""
     round_ = make_round()
     workers = WorkerMap(via, "workers", None)
-    run = Split(round_, workers, workers)
+    run = Split(round_, workers, workers, near=True)
     state = cj.replicate(round_.init(problems.params()), N)
     run(state, problems.round_batches(problems.batches(), 0))
     gone = weakref.ref(run)
@@ -501,3 +502,17 @@ def test_more_devices_than_workers_are_refused():
     run = cj.distribute(round_, devices=jax.devices())
     with pytest.raises(ValueError, match=rf"8 devices; .*devices=devices\[:{N}\]"):
         run(state, batches)
+
+
+@pytest.mark.parametrize("execution", ["fused", "split"])
+def test_rounds_wait_for_earlier_ones(execution, monkeypatch):
+    """XLA is stuck on CPUs where more programs are in flight than its queue holds."""
+    rooms = []
+    monkeypatch.setattr(InFlight, "make_room", lambda self: rooms.append(self))
+    round_ = make_round()
+    run = cj.distribute(round_, execution=execution)
+    state = cj.replicate(round_.init(problems.params()), N)
+    for r in range(2):
+        state, _ = run(state, problems.round_batches(problems.batches(), r))
+    assert len(rooms) == 2 * (PERIOD if execution == "split" else 1)
+    assert len(set(map(id, rooms))) == 1

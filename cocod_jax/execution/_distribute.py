@@ -1,6 +1,5 @@
 """What runs a round: a mapping transform, fused or split."""
 
-import collections
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
@@ -17,6 +16,7 @@ from cocod_jax.execution._flags import (
     warn_of_nan,
     warn_without_flags,
 )
+from cocod_jax.execution._in_flight import InFlight
 from cocod_jax.execution._map import Via, WorkerMap
 from cocod_jax.execution._split import Split
 from cocod_jax.rounds._checks import check_batches, check_workers, of_all_workers
@@ -163,7 +163,7 @@ def distribute(
             program = _not_far_ahead(program)
     else:
         exchange = over(devices if exchange_devices is None else exchange_devices)
-        program = Split(round_, over(devices), exchange)
+        program = Split(round_, over(devices), exchange, first.platform == "cpu")
 
     @outside_of_meshes()
     def run(state: RoundState, batches: Batches) -> tuple[RoundState, RoundMetrics]:
@@ -242,23 +242,13 @@ def _fused_on_mesh(round_: Round, workers: WorkerMap, mesh: Mesh) -> Run:
 
 
 def _not_far_ahead(program: Run) -> Run:
-    """The same rounds, at most two of them in flight.
-
-    XLA queues a few dozen programs for a CPU device. To launch one more is to wait for
-    a place in the queue, in a thread of the pool that the devices share. Workers that
-    wait so, and others that wait in an all-reduce for them, leave no thread to those
-    whose turn it is, and the process is stuck.
-    """
-    in_flight: collections.deque[jax.Array] = collections.deque()
+    """The same rounds, at most two of them in flight."""
+    in_flight = InFlight()
 
     def run(state: RoundState, batches: Batches) -> tuple[RoundState, RoundMetrics]:
-        if len(in_flight) == 2:
-            before_last = in_flight.popleft()
-            if not before_last.is_deleted():
-                before_last.block_until_ready()
+        in_flight.make_room()
         state, metrics = program(state, batches)
-        if not isinstance(metrics.loss, jax.core.Tracer):
-            in_flight.append(metrics.loss)
+        in_flight.launched(metrics.loss)
         return state, metrics
 
     return run

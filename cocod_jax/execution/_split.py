@@ -10,6 +10,7 @@ import numpy as np
 
 from cocod_jax._trees import at
 from cocod_jax._typing import Batches, ExchangeState, Params, Sent, Tree
+from cocod_jax.execution._in_flight import InFlight
 from cocod_jax.execution._map import WorkerMap
 from cocod_jax.rounds._portion import Portion
 from cocod_jax.rounds._round import Parts, Round, compose
@@ -35,9 +36,12 @@ class Split:
       compute: where the workers take their local steps, and merge.
       exchange: where they exchange, beside the steps if on other devices. The state of
         the exchange stays on these devices.
+      near: whether to launch no local step before the one before the last is done.
     """
 
-    def __init__(self, round_: Round, compute: WorkerMap, exchange: WorkerMap):
+    def __init__(
+        self, round_: Round, compute: WorkerMap, exchange: WorkerMap, near: bool
+    ):
         rule, portion = round_.rule, round_.portion
         self._compute, self._exchange = compute, exchange
         self._is_all = type(portion) is Portion and portion.part_of is all_of_it
@@ -57,6 +61,7 @@ class Split:
             functools.partial(_put_of_round, round_),
             donate=(0,) if portion.part_of is all_of_it else (),
         )
+        self._in_flight = InFlight() if near else None
         # One cache per run: a cache on the class would keep every run alive.
         self._number = functools.cache(self._place_number)
         parts = Parts(
@@ -90,7 +95,11 @@ class Split:
         self, state: RoundState, batches: Batches, t: int
     ) -> tuple[RoundState, StepMetrics]:
         """One program; it takes its own batch out of the round's."""
+        if self._in_flight is not None:
+            self._in_flight.make_room()
         after, metrics = self._step(state, batches, self._number(len(state.count), t))
+        if self._in_flight is not None:
+            self._in_flight.launched(metrics.loss)
         return after._replace(params=whole_of(after.params, state.params)), metrics
 
     def repeat(
