@@ -13,7 +13,7 @@ CONFIG = OverheadConfig(period=2, seconds=0.0, repeats=1, leaves=())
 
 def test_every_program_takes_its_steps():
     programs = overhead.stepping(CONFIG, mlp(2, 4, 3))
-    assert list(programs) == ["plain", "fused", "split"]
+    assert list(programs) == ["plain", "steps", "fused", "split"]
     for call in programs.values():
         assert overhead.seconds_per_step(CONFIG, call) > 0
 

@@ -1,8 +1,9 @@
 """Overheads, measured: ``python -m experiments.overhead``.
 
-Seconds per local step of a round, fused and split, against a plain step under ``pmap``
-without an exchange. And seconds of compilation of the library's programs for a model of
-many leaves, against a plain step that averages its gradients.
+Seconds per local step of a round, fused and split, and of one without an exchange,
+against a plain step under ``pmap``, which has none either. And seconds of compilation of
+the library's programs for a model of many leaves, against a plain step that averages
+its gradients.
 """
 
 import statistics
@@ -43,9 +44,9 @@ def stepping(config: OverheadConfig, job: Job) -> dict[str, Callable[[], Any]]:
 
         return call
 
-    def rounds(execution: Any) -> Callable[[], Any]:
+    def rounds(execution: Any, rule: cj.MergeRule) -> Callable[[], Any]:
         round_ = cj.make_round(
-            job.loss, OPTIMIZER, cj.cocod(AXIS), period=config.period, stateful=True
+            job.loss, OPTIMIZER, rule, period=config.period, stateful=True
         )
         run = cj.distribute(round_, execution=execution)
         state = cj.replicate(round_.init(job.params, job.model_state), config.workers)
@@ -58,7 +59,12 @@ def stepping(config: OverheadConfig, job: Job) -> dict[str, Callable[[], Any]]:
 
         return call
 
-    return {"plain": plain(), "fused": rounds("fused"), "split": rounds("split")}
+    return {
+        "plain": plain(),
+        "steps": rounds("fused", cj.independent()),
+        "fused": rounds("fused", cj.cocod(AXIS)),
+        "split": rounds("split", cj.cocod(AXIS)),
+    }
 
 
 def seconds_per_step(config: OverheadConfig, call: Callable[[], Any]) -> float:
