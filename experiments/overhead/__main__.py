@@ -1,9 +1,9 @@
 """Overheads, measured: ``python -m experiments.overhead``.
 
 Seconds per local step of a round, fused and split, and of one without an exchange,
-against a plain step under ``pmap``, which has none either. And seconds of compilation of
-the library's programs for a model of many leaves, against a plain step that averages
-its gradients.
+against a plain step under ``pmap``, which has none either. And seconds to compile the
+library's programs for a model of many leaves, against a plain step that averages its
+gradients.
 """
 
 import statistics

@@ -2,9 +2,8 @@
 
 ``python -m experiments.overhead``, five minutes. Hoped for on CPUs: a local step of a
 round takes at most 1.05 times as long as a plain one, and no program of a model of many
-leaves takes more than twice the plain one's time to compile. Expected: local steps take
-less than that, the exchange takes the MLP of 8 x 512 above it; and a step with ``every``
-takes two and a half times as long to compile.
+leaves takes more than twice the plain one's time to compile. Expected: the MLP of
+8 x 512 takes more for its exchange, and ``every`` two and a half times to compile.
 """
 
 import dataclasses
