@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -448,3 +449,38 @@ def check_claims(page: str, logs, shares, clocks) -> None:
     check_sentence(page, words, seconds)
     ends = [points(unequal["proportional", name]) for name in ("local_sgd", "ssgd")]
     check_sentence(page, "after these five epochs they have # % and # %", ends)
+
+
+def test_overheads_are_those_of_the_log():
+    folder = RESULTS / "20261129_overhead"
+    page, log = (
+        (folder / "README.md").read_text(),
+        read_jsonl(folder / "overhead.jsonl"),
+    )
+    plain = {}
+    for r in log["result"]:
+        job = r.get("job", r.get("leaves"))
+        if r["program"] == "plain":
+            plain[job] = r
+        if "repeats" in r:
+            pairs = zip(r["repeats"], plain[job]["repeats"], strict=True)
+            ratios = sorted(own / base for own, base in pairs)
+            found = statistics.median(ratios), ratios[0], ratios[-1]
+            if r["program"] != "plain":
+                text = "{:.2f} ({:.2f} to {:.2f})".format(*found)
+                assert text in page, (job, r["program"])
+        else:
+            ratio = r["processor_seconds"] / plain[job]["processor_seconds"]
+            assert f"| {r['processor_seconds']:.1f} | {ratio:.2f} |" in page
+
+
+def test_a_local_step_is_that_of_the_log():
+    folder = RESULTS / "20261129_local_step"
+    page = (folder / "README.md").read_text()
+    records = read_jsonl(folder / "local_step.jsonl")["result"]
+    base = records[0]["repeats"]
+    for r in records[1:]:
+        ratios = sorted(o / x for o, x in zip(r["repeats"], base, strict=True))
+        found = statistics.median(ratios), ratios[0], ratios[-1]
+        row = "| {:.3f} | {:.2f} ({:.2f} to {:.2f}) |"
+        assert row.format(r["seconds_per_step"], *found) in page, r["program"]
