@@ -14,6 +14,7 @@ from cocod_jax._trees import own_copy
 from cocod_jax._typing import Batches, Sent
 from cocod_jax.exchanges import nothing
 from cocod_jax.exchanges._base import workers_axis
+from cocod_jax.exchanges._shards import shards_of
 from cocod_jax.execution._distribute import distribute
 from cocod_jax.execution._map import Via, WorkerMap
 from cocod_jax.rounds._checks import of_all_workers
@@ -100,8 +101,9 @@ def measure(
 
     Raises:
       TypeError: when ``round_`` is not a Round, or ``state`` not a RoundState.
-      ValueError: when the rule sends nothing, ``repeats`` is not a positive integer, or
-        :func:`cocod_jax.distribute` refuses an argument.
+      ValueError: when the rule sends nothing, workers have several devices each,
+        ``repeats`` is not a positive integer, or :func:`cocod_jax.distribute` refuses
+        an argument.
 
     Examples:
       >>> loss = lambda w, batch: jnp.mean((batch @ w) ** 2)
@@ -122,6 +124,12 @@ def measure(
         )
     state = of_all_workers(state)
     axis = workers_axis(round_.rule.exchange)
+    if shards_of(state.params, axis, of_all=True) is not None:
+        raise ValueError(
+            "the devices of a worker share its parameters, and measure times workers "
+            "of one device each; time the rounds of cj.distribute(..., mesh=mesh) by "
+            "themselves."
+        )
     silent = round_.rule._replace(exchange=nothing(round_.rule.weights))
     run = distribute(
         round_._replace(rule=silent),

@@ -86,7 +86,8 @@ def shared_shapes(state: Any, batches: Any, workers: int, fsdp: int) -> tuple[An
 
     def spread(path: Any, leaf: Any) -> Any:
         name = jax.tree_util.keystr(path)
-        own = next((s for ending, s in specs.items() if name.endswith(ending)), ())
+        endings = [ending for ending in specs if name.endswith(ending)]
+        own = specs[max(endings, key=len)] if endings else ()
         return leaf.update(sharding=NamedSharding(mesh, PartitionSpec(AXIS, *own)))
 
     spec = PartitionSpec(AXIS, None, "fsdp")

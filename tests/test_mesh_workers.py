@@ -167,7 +167,7 @@ def test_each_device_sends_its_shards_and_no_leaf_is_gathered(streamed):
     mesh = mesh_of("2x4")
     round_ = make(cj.cocod("workers"), streamed)
     state = cj.replicate(round_.init(sharded(params(), mesh)), mesh=mesh)
-    own = round_.of_shards(shards_of(state.params, "workers", of_all=True))
+    own = round_.over(shards_of(state.params, "workers", of_all=True))
 
     def exchanged(state):
         one = jax.tree.map(lambda leaf: leaf[0], state)
@@ -257,6 +257,8 @@ def test_explicit_axes_within_a_worker(streamed):
     expected, _ = of_one_device(rule, streamed, mesh, batches[None])
     assert_close(after.params, expected)
     assert tuple(after.params["in"].sharding.spec)[:2] == ("workers", "fsdp")
+    mean = jax.tree.map(lambda leaf: leaf.mean(axis=0), expected)
+    assert_close(cj.consensus(after), mean)
 
 
 def test_the_summary_and_the_data_flow_are_those_of_a_device(trained):
@@ -411,3 +413,56 @@ def test_streamed_workers_are_hidden_beside_steps_that_communicate(name):
     assert {c.place for c in found.schedule.inside_workers}
     late = certify(fn, *args, target="h100", hosts=2)
     assert [r.id for r in late.reasons] == ["starts-late"]
+
+
+def test_a_state_that_was_made_while_jax_traced_is_refused():
+    """Its rows would have the right shapes and belong to other numbers."""
+    mesh = mesh_of("2x4")
+    rule = cj.rules.easgd("workers")
+    first = sharded({"w": params()["in"]}, mesh, {"w": P("fsdp")})
+    round_ = make(rule, streamed=True, loss=lambda p, batch: jnp.sum(p["w"] ** 2))
+    run = cj.distribute(round_, via="shard_map", mesh=mesh)
+    (batches,) = draw_batches(2)
+    run(cj.replicate(round_.init(first), mesh=mesh), batches)
+    traced = cj.replicate(jax.jit(round_.init)(first), mesh=mesh)
+    with pytest.raises(ValueError, match=r"round_.init\(params\) outside of jax.jit"):
+        run(traced, batches)
+    optimizer = cj.every(4, optax.sgd(0.1), rule, streamed=True, specs=P("fsdp"))
+    with pytest.raises(ValueError, match=r"init outside of jax\.jit and jax\.vmap"):
+        jax.jit(optimizer.init)(first)
+
+
+def test_a_replaced_rule_is_the_one_that_runs():
+    mesh = mesh_of("2x4")
+    round_ = make(cj.rules.diloco("workers"))._replace(rule=cj.cocod("workers"))
+    state = cj.replicate(
+        make(cj.cocod("workers")).init(sharded(params(), mesh)), mesh=mesh
+    )
+    rounds = draw_batches(2)
+    after, _ = cj.distribute(round_, via="shard_map", mesh=mesh)(state, rounds[0])
+    expected, _ = of_one_device(cj.cocod("workers"), False, mesh, rounds)
+    assert_close(after.params, expected)
+
+
+def test_a_state_of_the_wrong_place_is_moved_to_its_workers():
+    """One made without the mesh, of parameters that are on it."""
+    mesh = mesh_of("2x4")
+    round_ = make(cj.cocod("workers"))
+    state = cj.replicate(round_.init(sharded(params(), mesh)), 2)
+    run = cj.distribute(round_, via="shard_map", mesh=mesh)
+    after, _ = run(state, draw_batches(2)[0])
+    for leaf in jax.tree.leaves(after):
+        assert leaf.sharding.spec[:1] == ("workers",)
+
+
+def test_what_does_not_run_on_a_mesh_says_so(trained):
+    mesh, round_, _, run, after, batches = trained
+    with pytest.raises(ValueError, match="cannot be traced"):
+        jax.eval_shape(run, after, batches)
+    with pytest.raises(ValueError, match="times workers of one device each"):
+        cj.measure(round_, after, batches)
+    on_workers = jax.device_put(
+        np.zeros([2, 3], np.float32), NamedSharding(mesh, P("workers"))
+    )
+    with pytest.raises(ValueError, match="shared over 'workers'"):
+        round_.init({"w": on_workers})

@@ -204,7 +204,7 @@ def _all_workers(
     if mesh is not None:
         if isinstance(fn, Round):
             shards = shards_of(args[0].params, axis_name, of_all=True)
-            one_worker = fn.of_shards(shards).run
+            one_worker = fn.over(shards).run
         return over_workers(one_worker, axis_name, mesh, donate=donate), args
     args = jax.eval_shape(lambda *args: args, *args)
     if devices is None:

@@ -151,7 +151,16 @@ def _shared(
     specs: dict[str, PartitionSpec],
 ) -> Shards:
     workers = axis_name if isinstance(axis_name, tuple) else (axis_name,)
-    axes = tuple(name for name in mesh.axis_names if name not in workers)
+    manual = getattr(mesh, "manual_axes", ())
+    outside = {*workers, *manual}
+    axes = tuple(name for name in mesh.axis_names if name not in outside)
+    for path, spec in specs.items():
+        for name in jax.tree.leaves(tuple(spec)):
+            if name not in axes:
+                raise ValueError(
+                    f"the parameters' {path or 'leaf'} is shared over {name!r}; the "
+                    f"devices of a worker are those of the axes {axes}."
+                )
     return Shards(mesh, axes, tuple(specs.items()))
 
 

@@ -228,17 +228,39 @@ def _fused_on_mesh(round_: Round, workers: WorkerMap, mesh: Mesh) -> Run:
         # The compiler would choose how to share what comes out, and the next call
         # compile again.
         after = jax.tree.unflatten(treedef, shardings), by_worker
-        run = round_.of_shards(shards).run
+        run = round_.over(shards).run
         return workers.over(run, donate=(0,), out_shardings=after)
 
     def run(state: RoundState, batches: Batches) -> tuple[RoundState, RoundMetrics]:
+        if isinstance(state.count, jax.core.Tracer):
+            raise ValueError(
+                "a run with a mesh reads from its arrays how devices share them, and "
+                "cannot be traced; call it outside of jax.jit."
+            )
         state = workers.place(state)
         leaves, treedef = jax.tree.flatten(state)
         shards = shards_of(state.params, workers.axis_name, of_all=True)
+        if shards is not None and round_.streamed:
+            _check_rows(state.rule_state, shards)
         one = program(shards, treedef, tuple(leaf.sharding for leaf in leaves))
         return one(state, workers.place(batches))
 
     return run
+
+
+def _check_rows(rule_state: Any, shards: Shards) -> None:
+    """Raises ValueError where the rows of a rule are those of whole leaves.
+
+    They have the right shapes, and would belong to other numbers.
+    """
+    rows = [leaf for leaf in jax.tree.leaves(rule_state) if leaf.ndim > 2]
+    shared = [set(jax.tree.leaves(tuple(leaf.sharding.spec))) for leaf in rows]
+    if rows and not any(names & {*shards.axes} for names in shared):
+        raise ValueError(
+            "the rule's state was made of parameters that no devices shared, or while "
+            "JAX traced; call round_.init(params) outside of jax.jit, with parameters "
+            "that are sharded already."
+        )
 
 
 def _not_far_ahead(program: Run) -> Run:

@@ -134,11 +134,12 @@ def summary(
     workers, devices, all_of_it = check_workers(state), 1, state
     shards = shards_of(state.params, axis_name, of_all=True)
     if shards is None:
-        workers *= jax.process_count()
+        if getattr(state.weight, "is_fully_addressable", True):
+            workers *= jax.process_count()
         all_of_it = for_workers(state, workers)
     else:
         devices = shards.mesh.size // shards.mesh.shape[axis_name]
-    own = round_.of_shards(shards)
+    own = round_.over(shards)
     sent_bytes = Counter[str]()
     for flow in dataflow(own.send, all_of_it, axis_name=axis_name):
         sent_bytes[flow.dtype] += flow.bytes // devices

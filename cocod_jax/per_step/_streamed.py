@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -28,8 +29,15 @@ def streamed_every(
 
     def init(params: Params) -> EveryState:
         check_arrays(params, "params")
-        pieces = of_one_device.over(shards_of(params, rule.axis_name))
+        shards = shards_of(params, rule.axis_name)
+        pieces = of_one_device.over(shards)
         of_rule = own_copy(pieces.init_state(rule, params))
+        if specs is not None and shards is None and jax.tree.leaves(of_rule):
+            raise ValueError(
+                "specs were given, but the parameters of init tell of no devices that "
+                "share them: call init outside of jax.jit and jax.vmap, with "
+                "parameters that are sharded already."
+            )
         return EveryState(
             count=jnp.zeros([], jnp.int32),
             snapshot=(),

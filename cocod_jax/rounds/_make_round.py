@@ -135,7 +135,7 @@ def make_round(
     whole = Pieces(part_of, period) if streamed else Portion(part_of)
     init = _init_of(inner, rule, whole, stateful)
 
-    def of_shards(shards: Shards | None) -> Round:
+    def make(shards: Shards | None, rule: MergeRule) -> Round:
         portion, own = whole.of_shards(shards, rule)
         return Round(
             init=init,
@@ -146,10 +146,10 @@ def make_round(
             rule=own,
             period=period,
             delay=delay,
-            of_shards=of_shards,
+            remake=make,
         )
 
-    return of_shards(None)
+    return make(None, rule)
 
 
 def _init_of(

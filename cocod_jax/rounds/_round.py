@@ -43,8 +43,7 @@ class Round(NamedTuple):
       rule: the merge rule; its exchange holds every collective of the round's own.
       period: k, local steps in a round.
       delay: d, local steps between the snapshot and the merge.
-      of_shards: ``(shards) -> Round``, the same for workers whose devices share the
-        parameters so; ``run`` of that is what runs on a mesh.
+      remake: ``(shards, rule) -> Round``, for ``over``.
     """
 
     init: Callable[..., RoundState]
@@ -53,7 +52,7 @@ class Round(NamedTuple):
     rule: MergeRule
     period: int
     delay: int
-    of_shards: Callable[[Shards | None], "Round"]
+    remake: Callable[[Shards | None, MergeRule], "Round"]
 
     @property
     def streamed(self) -> bool:
@@ -64,6 +63,13 @@ class Round(NamedTuple):
     def axis_name(self) -> AxisName | None:
         """The axis of the workers, the rule's; None when it sends nothing."""
         return self.rule.axis_name
+
+    def over(self, shards: Shards | None) -> "Round":
+        """The same for workers whose devices share the parameters so; None do not."""
+        if shards is None:
+            return self
+        own = self.remake(shards, self.rule)
+        return own._replace(period=self.period, delay=self.delay)
 
     def run(
         self, state: RoundState, batches: Batches

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from cocod_jax._meshes import outside_of_meshes
 from cocod_jax._text import shown
@@ -15,6 +15,7 @@ from cocod_jax._trees import is_key, wide_dtype
 from cocod_jax._typing import ModelState, Params
 from cocod_jax.rounds._checks import check_workers
 from cocod_jax.rounds._types import RoundState
+from cocod_jax.workers._mesh import explicit_mesh, with_axes
 
 
 def consensus(state: RoundState, device: jax.Device | None = None) -> Params:
@@ -95,6 +96,11 @@ def consensus_model_state(
 @outside_of_meshes()
 def _weighted_mean(tree: Any, weight: jax.Array, device: jax.Device | None) -> Any:
     _check_device(device)
+    mesh = next(filter(None, map(explicit_mesh, jax.tree.leaves(tree))), None)
+    if mesh is not None:  # sums over an explicit axis have to say what comes out
+        tree, weight = with_axes(AxisType.Auto, (tree, weight))
+        mean = _weighted_mean(tree, weight, device)
+        return mean if device is not None else with_axes(AxisType.Explicit, mean)
     if _has_remote_workers(weight):
         mean = _together(_of_all_processes(_own_part(tree, weight)))
     else:

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cocod_jax._text import shown
 from cocod_jax._trees import is_key
@@ -46,7 +46,9 @@ def place_on(mesh: Mesh, axis_name: str, tree: Any) -> Any:
 
     def is_there(leaf: Any) -> bool:
         sharding = getattr(leaf, "sharding", None)
-        return isinstance(sharding, NamedSharding) and sharding.mesh == mesh
+        if not isinstance(sharding, NamedSharding) or sharding.mesh != mesh:
+            return False
+        return sharding.spec[:1] == (axis_name,)
 
     put = lambda leaf: leaf if is_there(leaf) else _put(leaf, default)
     return (
@@ -65,3 +67,25 @@ def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(
         whole.shape, sharding, lambda index: whole[index]
     )
+
+
+def explicit_mesh(leaf: Any) -> Mesh | None:
+    """The mesh of an array, where its axes are explicit."""
+    sharding = None if isinstance(leaf, jax.core.Tracer) else leaf.sharding
+    if not isinstance(sharding, NamedSharding) or not isinstance(sharding.mesh, Mesh):
+        return None
+    return sharding.mesh if AxisType.Explicit in sharding.mesh.axis_types else None
+
+
+def with_axes(kind: AxisType, tree: Any) -> Any:
+    """The same arrays where they are, on meshes whose axes are of one kind."""
+
+    def move(leaf: jax.Array) -> jax.Array:
+        sharding = leaf.sharding
+        if not isinstance(sharding, NamedSharding):
+            return leaf
+        mesh, kinds = sharding.mesh, (kind,) * len(sharding.mesh.axis_names)
+        own = Mesh(mesh.devices, mesh.axis_names, axis_types=kinds)
+        return jax.device_put(leaf, NamedSharding(own, sharding.spec))
+
+    return jax.tree.map(move, tree)
