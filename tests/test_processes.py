@@ -96,7 +96,7 @@ def test_no_other_page_has_code_of_ours_that_does_not_run():
     assert ours == ["processes.md"]
 
 
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.matrix)])
 def test_a_mesh_of_workers_spans_processes(processes):
     """A worker on each of two processes, and each worker on two of four.
 
