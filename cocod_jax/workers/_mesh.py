@@ -71,7 +71,8 @@ def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
 
 def explicit_mesh(leaf: Any) -> Mesh | None:
     """The mesh of an array, where its axes are explicit."""
-    sharding = None if isinstance(leaf, jax.core.Tracer) else leaf.sharding
+    is_traced = isinstance(leaf, jax.core.Tracer)
+    sharding = None if is_traced else getattr(leaf, "sharding", None)
     if not isinstance(sharding, NamedSharding) or not isinstance(sharding.mesh, Mesh):
         return None
     return sharding.mesh if AxisType.Explicit in sharding.mesh.axis_types else None
