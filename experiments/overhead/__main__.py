@@ -6,6 +6,7 @@ library's programs for a model of many leaves, against a plain step that average
 gradients.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -139,7 +140,8 @@ def tables(records: list[dict[str, Any]]) -> Iterator[Table]:
                 spread,
             )
         else:
-            ratio = record["processor_seconds"] / plain["processor_seconds"]
+            base = plain.get("processor_seconds", math.nan)
+            ratio = record["processor_seconds"] / base
             compiled.add_row(
                 str(record["leaves"]),
                 record["program"],
@@ -184,6 +186,8 @@ def measure(
             }
     for leaves in config.leaves:
         for program, function, args in compiling(config, mlp(leaves // 2, 16, 8)):
+            if program not in config.compiled:
+                continue
             show.now(f"{leaves} leaves: compiling {program}")
             measured = compile_seconds(function, args)
             yield {"leaves": leaves, "program": program, **measured}

@@ -28,5 +28,7 @@ class OverheadConfig:
     """For which a program runs in a measurement, one round at least."""
     leaves: tuple[int, ...] = (1000,)
     """Numbers of arrays in the models that are compiled; () compiles none."""
+    compiled: tuple[str, ...] = ("plain", "step", "send", "merge", "round", "every")
+    """Which programs are compiled, for models whose compilation takes long."""
     out: Path = Path("runs/overhead")
     """Folder for the log."""
