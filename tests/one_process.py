@@ -38,6 +38,13 @@ def main(rank: int, processes: int, address: str) -> None:
         cj.workers.check_equal_start(state._replace(params=shifted))
     except ValueError as error:
         refused = str(error)
+    disagreed = ""
+    settings = {"seed": 0, "optimizer": {"rate": 0.1 * rank, "name": "sgd"}}
+    cj.workers.check_agreement({"seed": 0})
+    try:
+        cj.workers.check_agreement(settings | ({"width": 3} if rank else {}))
+    except ValueError as error:
+        disagreed = str(error)
     own = jax.tree.map(
         lambda leaf: leaf[rank : rank + 1], problems.batches(workers=processes)
     )
@@ -64,7 +71,7 @@ def main(rank: int, processes: int, address: str) -> None:
     params, weight = jax.tree.map(loaded, (state.params, state.weight))
     own = state._replace(params=params, weight=weight)
     record["loaded"] = numbers(cj.consensus(own))
-    print(json.dumps(record | {"refused": refused}))
+    print(json.dumps(record | {"refused": refused, "disagreed": disagreed}))
     jax.distributed.shutdown()
 
 

@@ -55,6 +55,13 @@ def test_processes_agree_with_one_process_to_the_bit(processes):
     else:
         assert "see process 1" in refused[0]
         assert "differs from the first worker's" in refused[1]
+    disagreed = (
+        "the processes do not agree: optimizer.rate is 0.0 in process 0 and 0.1 in "
+        "process 1; width is missing in process 0 and 3 in process 1. Start all of "
+        "them alike."
+    )
+    for record in records:
+        assert record["disagreed"] == (disagreed if processes > 1 else "")
 
 
 # A block that tests/test_readme.py does not run.

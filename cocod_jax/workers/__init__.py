@@ -1,5 +1,6 @@
 """From one worker to N and back, and workers of unequal speed."""
 
+from cocod_jax.workers._agreement import check_agreement as check_agreement
 from cocod_jax.workers._capability import batch_shares as batch_shares
 from cocod_jax.workers._capability import gather_capabilities as gather_capabilities
 from cocod_jax.workers._capability import measure_capability as measure_capability
