@@ -72,9 +72,9 @@ class RunConfig:
         raise NotImplementedError
 
     @property
-    def devices_each(self) -> int:
-        """The devices of a worker."""
-        return 1
+    def sharing(self) -> tuple[int, int]:
+        """How many devices share a worker's model, by "fsdp" and by "tensor"."""
+        return 1, 1
 
     @property
     def log(self) -> Path:
@@ -167,6 +167,8 @@ class TextConfig(RunConfig):
     """Whether the backward pass computes each block again, for less memory."""
     fsdp: int = 1
     """Devices of each worker, which share its model and its batches."""
+    tensor: int = 1
+    """For each of these, so many devices, which share heads and hidden channels."""
 
     data_file: Path | None = None
     """A UTF-8 text; default: the language reference that comes with Python, as pydoc
@@ -191,17 +193,17 @@ class TextConfig(RunConfig):
 
     def __post_init__(self):
         check_positive(epochs=self.epochs, learning_rate=self.learning_rate)
-        check_counts(context=self.context, fsdp=self.fsdp)
-        if self.fsdp > 1:
-            self._check_fsdp()
+        check_counts(context=self.context, fsdp=self.fsdp, tensor=self.tensor)
+        if self.sharing != (1, 1):
+            self._check_shared()
         check_non_negative(temperature=self.temperature)
 
     @property
-    def devices_each(self) -> int:
-        """The devices of a worker."""
-        return self.fsdp
+    def sharing(self) -> tuple[int, int]:
+        """How many devices share a worker's model, by "fsdp" and by "tensor"."""
+        return self.fsdp, self.tensor
 
-    def _check_fsdp(self) -> None:
+    def _check_shared(self) -> None:
         if self.batch_size % self.fsdp:
             raise ValueError(
                 f"batch_size={self.batch_size} must be a multiple of fsdp={self.fsdp}, "
@@ -211,8 +213,8 @@ class TextConfig(RunConfig):
         for name, value in other.items():
             if value not in (None, "fused"):
                 raise ValueError(
-                    f"{name}={value!r} is for workers of one device, and fsdp="
-                    f"{self.fsdp}; leave one of them out."
+                    f"{name}={value!r} is for workers of one device, not for fsdp="
+                    f"{self.fsdp} and tensor={self.tensor}; leave one of them out."
                 )
 
     @property

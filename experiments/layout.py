@@ -1,4 +1,4 @@
-"""Where workers are: on a device each, or on several that share the model (FSDP)."""
+"""Where workers are: on a device each, or on several that share the model."""
 
 import functools
 from typing import Any, NamedTuple
@@ -10,33 +10,61 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 import cocod_jax as cj
 from experiments.algorithms import AXIS
 from experiments.models.sharding import partition_specs
+from experiments.peaks import peak
 
-AXES = (AXIS, "fsdp")
-AUTO = (AxisType.Auto,) * 2
+AXES = (AXIS, "fsdp", "tensor")
+AUTO = (AxisType.Auto,) * len(AXES)
+BATCHES = PartitionSpec(AXIS, None, "fsdp")
+"""How the devices of a worker share its batches; those of "tensor" all have them."""
 
 
 class Layout(NamedTuple):
     """The devices of a run.
 
     Attributes:
-      devices: of all workers, one worker's after another's.
-      fsdp: how many each worker has.
+      devices: of all workers and all processes, one worker's after another's.
+      fsdp: among how many a worker divides its parameters and its batches.
+      tensor: among how many it divides its heads and hidden channels.
     """
 
     devices: list[jax.Device]
-    fsdp: int
+    fsdp: int = 1
+    tensor: int = 1
+
+    @property
+    def each(self) -> int:
+        """The devices of a worker."""
+        return self.fsdp * self.tensor
 
     @property
     def workers(self) -> int:
         """Their number."""
-        return len(self.devices) // self.fsdp
+        return len(self.devices) // self.each
+
+    @property
+    def own_device(self) -> jax.Device:
+        """The first device of this process."""
+        return next(d for d in self.devices if d.process_index == jax.process_index())
+
+    @property
+    def own_workers(self) -> range:
+        """The workers that have a device of this process."""
+        process = jax.process_index()
+        own = [i for i, d in enumerate(self.devices) if d.process_index == process]
+        return range(own[0] // self.each, own[-1] // self.each + 1)
+
+    @property
+    def peak(self) -> float | None:
+        """What all devices can do, in floating-point operations per second."""
+        one = peak(self.devices[0])
+        return None if one is None else one * len(self.devices)
 
     @property
     def mesh(self) -> Mesh | None:
         """The mesh of all devices, where workers have several."""
-        if self.fsdp == 1:
+        if self.each == 1:
             return None
-        devices = np.reshape(self.devices, (self.workers, self.fsdp))
+        devices = np.reshape(self.devices, (self.workers, self.fsdp, self.tensor))
         return Mesh(devices, AXES, axis_types=AUTO)
 
     def initial_state(self, round_: cj.Round, init: Any, key: jax.Array) -> Any:
@@ -45,42 +73,86 @@ class Layout(NamedTuple):
         No device ever has more of a shared model than its part.
         """
         if self.mesh is None:
-            return cj.replicate(round_.init(*init(key), key=key), self.workers)
+            state = round_.init(*init(key), key=key)
+            return cj.replicate(state, len(self.own_workers))
         on = functools.partial(NamedSharding, self.mesh)
         shapes, _ = jax.eval_shape(init, key)
-        shardings = jax.tree.map(on, fsdp_specs(shapes))
+        shardings = jax.tree.map(on, partition_specs(shapes))
         made = jax.jit(init, out_shardings=(shardings, on(PartitionSpec())))(key)
         return cj.replicate(round_.init(*made, key=key), mesh=self.mesh)
 
     def distribute(self, round_: cj.Round, **options: Any) -> Any:
-        """The round on all workers, which takes batches from the host."""
+        """The round on all workers.
+
+        It takes batches from the host, those of :attr:`own_workers`, and returns the
+        metrics of all workers to every process.
+        """
         if self.mesh is None:
-            return cj.distribute(round_, AXIS, devices=self.devices, **options)
-        run = cj.distribute(round_, via="shard_map", mesh=self.mesh)
-        sharding = NamedSharding(self.mesh, PartitionSpec(AXIS, None, "fsdp"))
-        return lambda state, batches: run(state, jax.device_put(batches, sharding))
+            run = cj.distribute(round_, AXIS, devices=self.devices, **options)
+        else:
+            run = cj.distribute(round_, via="shard_map", mesh=self.mesh)
+
+        def run_own(state: Any, batches: Any) -> tuple[Any, Any]:
+            if self.mesh is not None:
+                batches = jax.tree.map(self._of_all_workers, batches)
+            state, metrics = run(state, batches)
+            return state, metrics if jax.process_count() == 1 else self._shown(metrics)
+
+        return run_own
+
+    def _of_all_workers(self, batches: np.ndarray) -> jax.Array:
+        """Batches of this process's workers as its part of those of all."""
+        first = self.own_workers.start
+        assert self.mesh is not None
+
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None  # for a pyrefly that takes jax at its word
+            workers, *others = index
+            start, stop, _ = workers.indices(self.workers)
+            return batches[start - first : stop - first, *others]
+
+        shape = self.workers, *batches.shape[1:]
+        sharding = NamedSharding(self.mesh, BATCHES)
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    def _shown(self, metrics: Any) -> Any:
+        """The metrics of all workers, in each process; nothing waits for them."""
+        mesh = self.mesh or Mesh(np.array(self.devices), AXIS)
+        by_worker = NamedSharding(mesh, PartitionSpec(AXIS))
+
+        def of_all(leaf: jax.Array) -> jax.Array:
+            if not leaf.is_fully_addressable:
+                return leaf
+            own = [shard.data for shard in leaf.addressable_shards]
+            shape = self.workers, *leaf.shape[1:]
+            return jax.make_array_from_single_device_arrays(shape, by_worker, own)
+
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        return _copied(everywhere)(jax.tree.map(of_all, metrics))
 
 
-def fsdp_specs(params: Any) -> Any:
-    """How the devices of a worker share each of its parameters."""
-    keep = lambda name: name if name in AXES else None
-    return jax.tree.map(
-        lambda spec: PartitionSpec(*map(keep, spec)),
-        partition_specs(params),
-        is_leaf=lambda node: isinstance(node, PartitionSpec),
-    )
+@functools.cache
+def _copied(sharding: NamedSharding) -> Any:
+    """The program that brings a tree there."""
+    return jax.jit(lambda tree: tree, out_shardings=sharding)
 
 
-def shared_shapes(state: Any, batches: Any, workers: int, fsdp: int) -> tuple[Any, Any]:
+def shared_shapes(state: Any, batches: Any, layout: tuple[int, int, int]) -> Any:
     """Shapes of a state and batches of all workers, shared as on a mesh.
 
     What the optimizer keeps of a parameter is shared as the parameter is.
+
+    Args:
+      state: the shapes of a state of all workers.
+      batches: those of a round's batches.
+      layout: the sizes of the mesh's axes.
     """
-    mesh = AbstractMesh((workers, fsdp), AXES, axis_types=AUTO)
+    mesh = AbstractMesh(layout, AXES, axis_types=AUTO)
     specs = {
         jax.tree_util.keystr(path): spec
         for path, spec in jax.tree.leaves_with_path(
-            fsdp_specs(state.params), is_leaf=lambda x: isinstance(x, PartitionSpec)
+            partition_specs(state.params),
+            is_leaf=lambda x: isinstance(x, PartitionSpec),
         )
     }
 
@@ -90,6 +162,5 @@ def shared_shapes(state: Any, batches: Any, workers: int, fsdp: int) -> tuple[An
         own = specs[max(endings, key=len)] if endings else ()
         return leaf.update(sharding=NamedSharding(mesh, PartitionSpec(AXIS, *own)))
 
-    spec = PartitionSpec(AXIS, None, "fsdp")
-    shared = lambda leaf: leaf.update(sharding=NamedSharding(mesh, spec))
+    shared = lambda leaf: leaf.update(sharding=NamedSharding(mesh, BATCHES))
     return jax.tree.map_with_path(spread, state), jax.tree.map(shared, batches)

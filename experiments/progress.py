@@ -133,15 +133,21 @@ class Training:
         self._done, self._first_done = 0, 0.0
         self._round, self._result = "", ""
 
-    def round_done(self, epoch: int, loss: float, speed: float) -> None:
+    def round_done(
+        self, epoch: int, loss: float, speed: float, utilisation: float | None = None
+    ) -> None:
         """After every round: the finished epochs, and how this one goes."""
         self._first_done = self._first_done or time.monotonic()
         self._done += 1
         self._round = (
             f"epoch {min(epoch + 1, self._epochs):g}/{self._epochs:g}   "
-            f"loss {loss:.4f}   {speed:,.0f} {self._unit}/s"
+            f"loss {loss:.4f}   {self._speed(speed, utilisation)}"
         )
         self._now()
+
+    def _speed(self, speed: float, utilisation: float | None) -> str:
+        mfu = "" if utilisation is None else f"   MFU {utilisation:.1%}"
+        return f"{speed:,.0f} {self._unit}/s{mfu}"
 
     def _now(self) -> None:
         self._reporter.now(f"{self._round}{self._result}", self._done, self._rounds)
@@ -156,12 +162,14 @@ class Training:
         self._now()
         if self._reporter.console.is_terminal:
             return
-        speed = record[f"{self._unit}_per_second"]
+        speed = self._speed(
+            record[f"{self._unit}_per_second"], record.get("model_flops_utilisation")
+        )
         # The first round is not counted: it was compiled.
         since = time.monotonic() - self._first_done
         left = (self._rounds - self._done) * since / max(self._done - 1, 1)
         self._reporter.line(
             f"epoch {record['epoch']:3.4g}/{self._epochs:g}   "
             f"round {self._done}/{self._rounds}   loss {record['train_loss']:.4f}"
-            f"{self._result}   {speed:,.0f} {self._unit}/s   ETA {left:.0f} s"
+            f"{self._result}   {speed}   ETA {left:.0f} s"
         )

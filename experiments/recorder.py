@@ -24,6 +24,8 @@ class Recorder:
       task: says what an epoch's result is.
       per_step: what all workers see in a local step, in the task's unit.
       weights: of the workers, in the mean of their losses; None for equal ones.
+      peak: what all devices can do in a second, in floating-point operations; None
+        where nobody knows.
     """
 
     def __init__(
@@ -33,9 +35,10 @@ class Recorder:
         task: Task,
         per_step: int,
         weights: tuple[int, ...] | None,
+        peak: float | None = None,
     ):
         self._log, self._show, self._task = log, show, task
-        self._per_step, self._weights = per_step, weights
+        self._per_step, self._weights, self._peak = per_step, weights, peak
         self._alarm = cj.DriftAlarm(weights)
         self._pending: tuple[int, Any] | None = None
         self._epoch = 0
@@ -67,11 +70,19 @@ class Recorder:
             self._log.write("alarm", step=step, sentence=sentence)
             self._show.alarm(sentence)
         self._losses.extend(np.average(metrics.loss, axis=0, weights=self._weights))
-        self._show.round_done(self._epoch, scalars["loss"], self._speed())
+        self._show.round_done(
+            self._epoch, scalars["loss"], self._speed(), self._utilisation()
+        )
 
     def _speed(self) -> float:
         """Per second of this epoch, in the task's unit."""
         return len(self._losses) * self._per_step / self._seconds
+
+    def _utilisation(self) -> float | None:
+        """The share of the peak that the model's own operations take (MFU)."""
+        if self._peak is None or self._task.flops is None:
+            return None
+        return self._speed() * self._task.flops / self._peak
 
     def epoch_done(self, epoch: float, evaluation: dict[str, float]) -> None:
         """Logs an epoch, all rounds of which have been flushed."""
@@ -81,6 +92,8 @@ class Recorder:
             f"{self._task.unit}_per_second": self._speed(),
             **evaluation,
         }
+        if (utilisation := self._utilisation()) is not None:
+            record["model_flops_utilisation"] = utilisation
         self._log.write("epoch", **record)
         self._show.epoch_done(record, self._task.result(record)[1])
         self._epoch = int(epoch)

@@ -7,6 +7,7 @@ every epoch as it ends, so that a run that is stopped leaves a log that can be u
 """
 
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +22,13 @@ import cocod_jax as cj
 from cocod_jax.observe.loggers import Logbook, read_jsonl
 from experiments import command, figures, logbook, progress
 from experiments.algorithms import make_rounds, total_steps
-from experiments.config import RunConfig, config_type, parse
+from experiments.command import UsageError
+from experiments.config import WITHOUT_INFLUENCE, RunConfig, config_type, parse
 from experiments.devices import start_devices
 from experiments.layout import Layout, shared_shapes
 from experiments.models import parameter_count
 from experiments.recorder import Recorder
+from experiments.rendezvous import join_processes
 from experiments.signals import exit_status
 from experiments.tasks import Data, Task, task_of
 
@@ -41,16 +44,40 @@ class Job(NamedTuple):
     main: cj.Round
 
 
-def prepare(config: RunConfig) -> Job:
-    """Loads the data, builds the model and the rounds."""
-    layout = Layout(
-        start_devices(config.workers, config.devices_each), config.devices_each
-    )
+def prepare(config: RunConfig, layout: Layout) -> Job:
+    """Loads the data, builds the model and the rounds, alike in all processes."""
     task = task_of(config)
     data = task.load(layout.workers)
+    check_agreement(config, data)
     optimizer = task.optimizer(layout.workers, data.steps_per_epoch)
     warm, main = make_rounds(config, task.loss_fn, optimizer)
     return Job(config, layout, task, data, warm, main)
+
+
+def layout_of(config: RunConfig) -> Layout:
+    """The devices of a run, of all its processes."""
+    processes = join_processes()
+    each = math.prod(config.sharing)
+    if processes > 1 and each == 1 and config.via != "pmap":
+        raise UsageError(
+            f"via={config.via!r} is for one process, or for workers of several "
+            "devices; leave it out."
+        )
+    return Layout(start_devices(config.workers, each, processes), *config.sharing)
+
+
+def check_agreement(config: RunConfig, data: Data) -> None:
+    """Makes sure that no process trains something else.
+
+    Raises:
+      UsageError: a ValueError, when one has another configuration or other data.
+    """
+    own = logbook.plain(config)
+    settings = {name: own[name] for name in own if name not in WITHOUT_INFLUENCE}
+    try:
+        cj.workers.check_agreement({**settings, "data": data.digest})
+    except ValueError as error:
+        raise UsageError(error) from None
 
 
 def certifiable(argv: list[str], devices: int) -> tuple[cj.Round, Any, Any]:
@@ -67,7 +94,7 @@ def certifiable(argv: list[str], devices: int) -> tuple[cj.Round, Any, Any]:
         that is no one program.
     """
     config = parse(argv)
-    each = config.devices_each
+    each = math.prod(config.sharing)
     workers, rest = divmod(devices, each)
     if rest or config.workers not in (None, workers):
         raise ValueError(
@@ -88,7 +115,8 @@ def certifiable(argv: list[str], devices: int) -> tuple[cj.Round, Any, Any]:
     first = lambda: cj.replicate(round_.init(*task.init(key), key=key), workers)
     state = jax.eval_shape(first)
     if each > 1:
-        state, batches = shared_shapes(state, batches, workers, each)
+        sizes = workers, *config.sharing
+        state, batches = shared_shapes(state, batches, sizes)
     return round_, state, batches
 
 
@@ -108,7 +136,9 @@ def train(job: Job, log: Logbook, show: progress.Training) -> cj.RoundState:
     key = jax.random.key(config.seed)
     state = job.layout.initial_state(job.main, job.task.init, key)
     cj.workers.check_equal_start(state)
-    recorder = Recorder(log, show, job.task, data.per_step, config.micro_batches)
+    recorder = Recorder(
+        log, show, job.task, data.per_step, config.micro_batches, job.layout.peak
+    )
     phases = [*zip((job.warm, job.main), number_of_rounds(job), strict=True)]
     end = sum(round_.period * count for round_, count in phases)
     step, epoch = 0, 0
@@ -118,7 +148,10 @@ def train(job: Job, log: Logbook, show: progress.Training) -> cj.RoundState:
                 round_, via=config.via, execution=config.execution
             )
             for batches in data.rounds(
-                first_step=step, period=round_.period, count=count
+                first_step=step,
+                period=round_.period,
+                count=count,
+                workers=job.layout.own_workers,
             ):
                 state, metrics = run(state, batches)
                 step += round_.period
@@ -135,17 +168,23 @@ def train(job: Job, log: Logbook, show: progress.Training) -> cj.RoundState:
 
 
 def consensus(job: Job, state: cj.RoundState) -> tuple[Any, Any]:
-    """The parameters and the model state to evaluate, on one device."""
-    device = job.layout.devices[0]
+    """The parameters and the model state to evaluate, on one device of each process."""
+    device = job.layout.own_device
     return cj.consensus(state, device), cj.consensus_model_state(state, device)
 
 
 def main(config: RunConfig) -> int:
-    """Trains, and leaves a log, a figure and a table; returns the exit status."""
-    console, path, status, sample = Console(), config.log, 0, None
+    """Trains, and leaves a log, a figure and a table; returns the exit status.
+
+    All processes train and evaluate; the first one speaks and writes.
+    """
+    layout, status, sample = layout_of(config), 0, None
+    first = jax.process_index() == 0
+    console = Console(quiet=not first)
+    path = config.log if first else Path(os.devnull)
     with progress.report(console) as reporter:
         reporter.now(f"loading {config.subject} and building {config.model}")
-        job = prepare(config)
+        job = prepare(config, layout)
         for note in job.data.notes:
             reporter.line(note)
         size = {
@@ -168,6 +207,8 @@ def main(config: RunConfig) -> int:
         except KeyboardInterrupt as stop:
             reporter.line("Interrupted; the log holds everything up to here.")
             status = exit_status(stop)
+    if not first:
+        return status
     epochs = read_jsonl(path).get("epoch", [])
     if epochs:
         figures.training_curves([path], path.with_suffix(".png"))
@@ -182,8 +223,10 @@ def closing_table(job: Job, epochs: list[dict[str, float]], path: Path) -> Table
     table = Table(show_header=False, title=f"{job.config.algorithm}", min_width=60)
     layout = job.layout
     shape = f"{layout.workers} workers on {layout.devices[0].platform}"
-    if layout.fsdp > 1:
-        shape += f", {layout.fsdp} devices each"
+    if layout.each > 1:
+        shape += f", {layout.each} devices each"
+    if jax.process_count() > 1:
+        shape += f", {jax.process_count()} processes"
     table.add_row("run", f"{job.config.model} on {job.config.subject}, {shape}")
     table.add_row("parameters", f"{parameter_count(job.task.init):,}")
     if epochs:
@@ -193,6 +236,8 @@ def closing_table(job: Job, epochs: list[dict[str, float]], path: Path) -> Table
         table.add_row("training loss", f"{last['train_loss']:.4f}")
         table.add_row(name, f"{value} (consensus)")
         table.add_row("speed", f"{last[f'{unit}_per_second']:,.0f} {unit}/s")
+        if (utilisation := last.get("model_flops_utilisation")) is not None:
+            table.add_row("model FLOPs utilisation", f"{utilisation:.1%}")
         table.add_row("figure", str(path.with_suffix(".png")))
     table.add_row("log", str(path))
     return table

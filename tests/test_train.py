@@ -78,7 +78,7 @@ def kinds(log):
 def run_here(monkeypatch):
     """The main job in this process, by its command line: its configuration."""
     monkeypatch.setattr(
-        train, "start_devices", lambda n, each: jax.devices()[: n * each]
+        train, "start_devices", lambda n, each, processes: jax.devices()[: n * each]
     )
     monkeypatch.setenv("COLUMNS", "300")
 
@@ -207,7 +207,7 @@ def numbers(config):
     def loss_fn(params, model_state, batch, key):
         return jnp.mean((params - batch) ** 2), model_state
 
-    def rounds(*, first_step, period, count):
+    def rounds(*, first_step, period, count, workers):
         return iter(np.ones([count, 2, period, 3], np.float32))
 
     return Task(
@@ -221,6 +221,7 @@ def numbers(config):
             evaluate=lambda params, model_state: {
                 "test_loss": float((1 - params) ** 2)
             },
+            digest="",
         ),
         batch_shapes=lambda workers, period: None,
         unit="numbers",
@@ -397,10 +398,11 @@ def test_runs_that_differ_have_logs_that_differ():
 )
 def test_the_job_that_is_certified_is_the_one_that_runs(options, monkeypatch):
     monkeypatch.setattr(
-        train, "start_devices", lambda n, each: jax.devices()[: n * each]
+        train, "start_devices", lambda n, each, processes: jax.devices()[: n * each]
     )
     arguments = [*SMALL, *options.split()]
-    job = train.prepare(tyro.cli(TrainConfig, args=arguments))
+    config = tyro.cli(TrainConfig, args=arguments)
+    job = train.prepare(config, train.layout_of(config))
     period = job.main.period
     (batches,) = job.data.rounds(first_step=0, period=period, count=1)
     with jax.default_prng_impl("rbg"):

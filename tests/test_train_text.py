@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -14,10 +15,12 @@ from cocod_jax.certify import certify
 from cocod_jax.certify.__main__ import main as certify_main
 from cocod_jax.observe.loggers import read_jsonl
 from docs.generate import DOCS
-from experiments import command, compare, logbook, train
+from experiments import command, compare, layout, logbook, train
 from experiments.algorithms import make_rounds
 from experiments.config import TextConfig, TrainConfig, config_type, parse
 from experiments.layout import Layout
+from experiments.models import transformer
+from experiments.peaks import peak
 from experiments.tasks import task_of, text
 from tests.marks import needs_compiler
 
@@ -37,7 +40,7 @@ def small(tmp_path):
 def run_here(monkeypatch):
     """The main job in this process, by its command line."""
     monkeypatch.setattr(
-        train, "start_devices", lambda n, each: jax.devices()[: n * each]
+        train, "start_devices", lambda n, each, processes: jax.devices()[: n * each]
     )
     monkeypatch.setenv("COLUMNS", "300")
 
@@ -62,8 +65,10 @@ def run_here(monkeypatch):
     ],
 )
 def test_it_learns_and_leaves_a_log_a_figure_and_a_sample(
-    algorithm, options, run_here, small, capsys
+    algorithm, options, run_here, small, capsys, monkeypatch
 ):
+    if algorithm == "streamed":  # on devices whose peak is known
+        monkeypatch.setattr(layout, "peak", lambda device: 2e9)
     # What is the same in both is compiled once.
     both = ["--tokenizer=characters", "--dtype=bfloat16"]
     arguments = [*small, *both, "--algorithm", algorithm, *options.split()]
@@ -89,6 +94,13 @@ def test_it_learns_and_leaves_a_log_a_figure_and_a_sample(
     # In each of 28 steps two workers with 8 sequences of 16 tokens.
     seconds = records["round"][6]["seconds"]
     assert epochs[0]["tokens_per_second"] == pytest.approx(28 * 256 / seconds)
+    assert (" tokens/s   MFU " in out) == (algorithm == "streamed")
+    if algorithm == "streamed":
+        devices = 2 * math.prod(config.sharing)
+        vocabulary = len(set(TEXT))
+        flops = transformer.flops("tiny", vocabulary=vocabulary, context=16)
+        share = epochs[0]["tokens_per_second"] * flops / (devices * 2e9)
+        assert epochs[0]["model_flops_utilisation"] == pytest.approx(share)
 
     for note in records["data"][0]["notes"]:
         assert note in out
@@ -198,10 +210,11 @@ def test_a_study_compares_losses(small, tmp_path):
 )
 def test_the_job_that_is_certified_is_the_one_that_runs(options, small, monkeypatch):
     monkeypatch.setattr(
-        train, "start_devices", lambda n, each: jax.devices()[: n * each]
+        train, "start_devices", lambda n, each, processes: jax.devices()[: n * each]
     )
     arguments = [*small, *options.split()]
-    job = train.prepare(parse(arguments))
+    config = parse(arguments)
+    job = train.prepare(config, train.layout_of(config))
     (batches,) = job.data.rounds(first_step=0, period=job.main.period, count=1)
     with jax.default_prng_impl("rbg"):
         state = job.layout.initial_state(
@@ -226,25 +239,28 @@ def test_cocod_is_hidden_on_h100(small):
 def test_devices_that_share_a_worker_train_the_same_model(small):
     arguments = [*small, "--algorithm", "cocod", "--workers", "2"]
     found = []
-    for options in ([], ["--fsdp", "2"]):
-        config = parse([*arguments, *options])
-        layout = Layout(jax.devices()[: 2 * config.devices_each], config.devices_each)
+    for options in ("", "--fsdp 2", "--tensor 2", "--fsdp 2 --tensor 2"):
+        config = parse([*arguments, *options.split()])
+        each = math.prod(config.sharing)
+        shared = Layout(jax.devices()[: 2 * each], *config.sharing)
         task = task_of(config)
-        data = task.load(layout.workers)
+        data = task.load(shared.workers)
         _, round_ = make_rounds(config, task.loss_fn, task.optimizer(2, 10))
-        state = layout.initial_state(round_, task.init, jax.random.key(0))
-        kernels = jax.tree.leaves(state.params) + jax.tree.leaves(state.opt_state)
-        largest = max(kernels, key=lambda leaf: leaf.size)
-        parts = {shard.data.size for shard in largest.addressable_shards}
-        assert parts == {largest.size // (2 * config.devices_each)} or not options
-        run = layout.distribute(round_)
+        state = shared.initial_state(round_, task.init, jax.random.key(0))
+        for path, leaf in jax.tree.leaves_with_path((state.params, state.opt_state)):
+            if "gate" in jax.tree_util.keystr(path):  # Adam's moments as well
+                parts = {shard.data.size for shard in leaf.addressable_shards}
+                assert each == 1 or parts == {leaf.size // (2 * each)}
+        run = shared.distribute(round_)
         metrics: Any = None
         for batches in data.rounds(first_step=0, period=round_.period, count=2):
             state, metrics = run(state, batches)
         found.append((metrics.loss, cj.consensus(state, jax.devices()[0])))
-    for own, other in zip(*map(jax.tree.leaves, found), strict=True):
-        # Adam divides gradients by their size, small ones of rounding as well.
-        np.testing.assert_allclose(own, other, rtol=1e-3, atol=2e-4)
+    alone, *others = map(jax.tree.leaves, found)
+    for own in others:
+        for leaf, expected in zip(own, alone, strict=True):
+            # Adam divides gradients by their size, small ones of rounding as well.
+            np.testing.assert_allclose(leaf, expected, rtol=1e-3, atol=2e-4)
 
 
 @pytest.mark.parametrize(
@@ -253,6 +269,7 @@ def test_devices_that_share_a_worker_train_the_same_model(small):
         ("--fsdp 3", "batch_size=8 must be a multiple of fsdp=3"),
         ("--fsdp 2 --micro-batches 1 1", "is for workers of one device"),
         ("--fsdp 2 --execution split", "is for workers of one device"),
+        ("--tensor 2 --execution split", "is for workers of one device"),
         ("--fsdp 0", "fsdp=0"),
     ],
 )
@@ -262,11 +279,53 @@ def test_what_shared_workers_cannot_do_is_said(options, message, small, capsys):
     assert message in str(error.value) + capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--tensor 3", "tensor=3 does not divide the 4 heads of model='tiny'"),
+        ("--fsdp 3 --batch-size 9", "fsdp times tensor=3 does not divide the 64 chan"),
+    ],
+)
+def test_what_devices_cannot_share_is_said(options, message, small):
+    with pytest.raises(ValueError, match=message):
+        task_of(parse([*small, *options.split()]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "rate"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-40GB", 312e12),
+        ("TPU v5 lite", 197e12),
+        ("TPU v5", 459e12),
+        ("cpu", None),
+    ],
+)
+def test_the_peak_of_a_device_is_known_by_its_kind(kind, rate):
+    assert peak(SimpleNamespace(device_kind=kind)) == rate
+
+
+def shown_certificate(page):
+    """The command line of the certificate of shared workers, and what it prints."""
+    found = re.findall(
+        r"-m cocod_jax.certify (experiments[^\n]*--fsdp.*?)\n```\n\n"
+        r"```text\n(hidden beside.*?)```",
+        page.read_text(),
+        re.S,
+    )
+    (shown,) = found
+    return shown
+
+
+def test_the_readme_shows_the_same_certificate():
+    page = DOCS / "how-to" / "language-model.md"
+    assert shown_certificate(DOCS.parent / "README.md") == shown_certificate(page)
+
+
 @needs_compiler
 @pytest.mark.matrix
 def test_the_page_prints_the_certificate_of_shared_workers(capsys):
-    page = (DOCS / "how-to" / "language-model.md").read_text()
-    (command_line,) = re.findall(r"-m cocod_jax.certify (experiments.*--fsdp.*)", page)
-    (printed,) = re.findall(r"```text\n(hidden beside.*?)```", page, re.S)
+    command_line, printed = shown_certificate(DOCS / "how-to" / "language-model.md")
     assert certify_main(command_line.split()) == 0
     assert capsys.readouterr().out == printed

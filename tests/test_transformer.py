@@ -1,6 +1,7 @@
 """The language model: what it computes, how it is divided, and what it writes."""
 
 import functools
+import math
 import re
 from pathlib import Path
 from typing import Any, get_args
@@ -263,10 +264,11 @@ def test_every_parameter_is_divided_evenly_by_its_role(size, mesh):
     whole = divided = 0
     for (path, leaf), spec in zip(flat, roles, strict=True):
         assert len(spec) == leaf.ndim, path
-        ways = [mesh.get(axis, 1) for axis in spec]
+        axes = [axis if isinstance(axis, tuple) else (axis,) for axis in spec]
+        ways = [math.prod(mesh.get(name, 1) for name in names) for names in axes]
         assert not any(n % w for n, w in zip(leaf.shape, ways, strict=True)), path
         # Nothing but the norms is kept whole on all devices of "fsdp".
-        assert ("fsdp" in spec) == (leaf.ndim > 1), path
+        assert any("fsdp" in names for names in axes) == (leaf.ndim > 1), path
         whole += leaf.size if leaf.ndim == 1 else 0
         divided += leaf.size
     assert whole < 0.01 * divided
@@ -287,3 +289,14 @@ def test_an_unknown_parameter_is_an_error():
     for params in ({"blocks": {0: {"mystery": {"kernel": 0}}}}, {"kernel": 0}):
         with pytest.raises(ValueError, match=r"params.*\['kernel'\] is none of"):
             partition_specs(params)
+
+
+def test_the_operations_of_the_training_are_those_that_xla_counts():
+    """Three times the forward pass; XLA counts additions and norms as well."""
+    model = transformer.build("10m", vocabulary=256)
+    params, _ = jax.eval_shape(model.init, jax.random.key(0))
+    forward = lambda params, tokens: model.apply(params, {}, tokens, train=True)[0]
+    tokens = jax.ShapeDtypeStruct((2, 256), jnp.int32)
+    costs: Any = jax.jit(forward).lower(params, tokens).cost_analysis()
+    ours = transformer.flops("10m", vocabulary=256, context=256)
+    assert 3 * costs["flops"] / tokens.size == pytest.approx(ours, rel=0.01)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from experiments.data import builtin, cifar
 from experiments.data.dataset import Dataset as Dataset
+from experiments.data.dataset import digest as digest
 from experiments.data.dataset import image_example as image_example
 from experiments.data.dataset import normalised as normalised
 from experiments.data.partition import partition as partition

@@ -1,5 +1,6 @@
 """What a data set is, and how its images become the input of a network."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -83,6 +84,14 @@ def make_dataset(
         crop=crop,
         flip=flip,
     )
+
+
+def digest(dataset: Dataset) -> str:
+    """A SHA-256 of all images and labels."""
+    content = hashlib.sha256()
+    for part in dataset[:4]:
+        content.update(part.tobytes())
+    return content.hexdigest()
 
 
 def normalised(dataset: Dataset, images: np.ndarray) -> np.ndarray:

@@ -86,40 +86,57 @@ class Pipeline:
         self.steps_per_epoch = min(steps)
         self.examples_per_step = sum(self._batch_sizes)
 
-    def rounds(self, *, first_step: int, period: int, count: int) -> Iterator[Any]:
+    def rounds(
+        self,
+        *,
+        first_step: int,
+        period: int,
+        count: int,
+        workers: range | None = None,
+    ) -> Iterator[Any]:
         """``count`` rounds of ``period`` local steps, prefetched in the background.
 
+        Args:
+          first_step: where the first of them begins, in local steps.
+          period: k.
+          count: how many rounds.
+          workers: whose batches; None takes all workers'.
+
         Yields:
-          The parts of the examples by their names, each [N, period, batch, ...]; with
-          micro-batches a :class:`cocod_jax.MicroBatches` of them, with one more axis
-          before the batch axis. A round may cross from one epoch into the next.
+          The parts of the examples by their names, each [workers, period, batch, ...];
+          with micro-batches a :class:`cocod_jax.MicroBatches` of them, with one more
+          axis before the batch axis. A round may cross from one epoch into the next.
         """
+        workers = workers or range(len(self._shards))
         stream = grain.MapDataset.range(count).map(
-            lambda r: self._round(first_step + r * period, period)
+            lambda r: self._round(first_step + r * period, period, workers)
         )
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
         return iter(stream.to_iter_dataset(options))
 
-    def _round(self, first_step: int, period: int) -> Any:
-        example, workers = self._source.example, len(self._shards)
+    def _round(self, first_step: int, period: int, workers: range) -> Any:
+        example, count = self._source.example, len(self._shards)
         shapes = batch_shapes(
-            example, workers, period, self._batch_size, self._micro_batches
+            example, count, period, self._batch_size, self._micro_batches
         )
-        batches = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+        batches = jax.tree.map(
+            lambda leaf: np.zeros((len(workers), *leaf.shape[1:]), leaf.dtype), shapes
+        )
         if self._micro_batches is None:
             data = batches
         else:
             data = batches.data
-            batches.count[:] = np.array(self._micro_batches)[:, None]
+            batches.count[:] = np.array(self._micro_batches)[workers, None]
         # Views, in which the examples of a step have one axis, with micro-batches too.
         views = {
-            name: data[name].reshape(workers, period, -1, *part.shape)
+            name: data[name].reshape(len(workers), period, -1, *part.shape)
             for name, part in example.items()
         }
-        for worker, own in enumerate(self._batch_sizes):
+        for row, worker in enumerate(workers):
+            own = self._batch_sizes[worker]
             for t in range(period):
                 for name, part in self._batch(first_step + t, worker).items():
-                    views[name][worker, t, :own] = part
+                    views[name][row, t, :own] = part
         return batches
 
     def _batch(self, step: int, worker: int) -> dict[str, Any]:

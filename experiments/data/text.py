@@ -39,11 +39,13 @@ class Corpus(NamedTuple):
     Attributes:
       tokens: integers [n], the whole text.
       tokenizer: what they are.
+      digest: the text's SHA-256.
       notes: sentences on it for people.
     """
 
     tokens: np.ndarray
     tokenizer: Tokenizer
+    digest: str
     notes: tuple[str, ...]
 
 
@@ -69,7 +71,7 @@ def load(file: Path | None, tokenizer: Literal["bytes", "characters"]) -> Corpus
         f"{name}: {len(tokens):,} tokens ({tokenizer}), a vocabulary of {made.size}, "
         f"SHA-256 {digest[:12]}."
     )
-    return Corpus(tokens, made, (first, *notes))
+    return Corpus(tokens, made, digest, (first, *notes))
 
 
 def pydoc_topics() -> tuple[str, tuple[str, ...]]:

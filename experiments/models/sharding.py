@@ -8,8 +8,9 @@ from jax.sharding import PartitionSpec
 # By the module that has the parameter. What enters a layer is whole on every device
 # of "tensor", and what leaves its first matrix is divided by heads or hidden channels.
 _ROLES = {
-    # A vocabulary of bytes or characters is small, and any number.
-    "embedding": PartitionSpec(None, "fsdp"),
+    # A vocabulary of bytes or characters is small, and any number. XLA aborts at a
+    # lookup in a table that one of two axes divides.
+    "embedding": PartitionSpec(None, ("fsdp", "tensor")),
     "qkv": PartitionSpec("fsdp", "tensor"),
     "gate": PartitionSpec("fsdp", "tensor"),
     "up": PartitionSpec("fsdp", "tensor"),

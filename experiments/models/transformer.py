@@ -69,6 +69,19 @@ def build(
     return as_functions(module)
 
 
+def flops(size: Size, *, vocabulary: int, context: int) -> float:
+    """Floating-point operations of the training on one token.
+
+    Six for each parameter of a matrix, the logits' with them, and twelve for each
+    channel, position and layer of the attention, causal or not (Chowdhery et al.,
+    PaLM, 2022, appendix B).
+    """
+    shape = SIZES[size]
+    block = shape.width * (4 * shape.width + 3 * shape.hidden)
+    matrices = shape.layers * block + vocabulary * shape.width
+    return 6 * matrices + 12 * shape.layers * shape.width * context
+
+
 class Transformer(nnx.Module):
     """Tokens to the logits of the tokens that follow them."""
 

@@ -62,6 +62,7 @@ def load(config: TrainConfig, model: models.Model, workers: int) -> Data:
         per_step=pipeline.examples_per_step,
         rounds=pipeline.rounds,
         evaluate=evaluator(model, dataset),
+        digest=data.digest(dataset),
     )
 
 

@@ -13,9 +13,11 @@ class Data(NamedTuple):
     Attributes:
       steps_per_epoch: local steps of each worker in one pass.
       per_step: what all workers together see in a local step, in the task's unit.
-      rounds: ``(*, first_step, period, count) -> iterator`` of ``count`` rounds'
-        batches; every leaf is [N, period, ...].
+      rounds: ``(*, first_step, period, count, workers) -> iterator`` of ``count``
+        rounds' batches of these workers, a range, or of all; every leaf is
+        [workers, period, ...].
       evaluate: ``(params, model_state) -> {name: value}``, one model on the test data.
+      digest: of the data; equal where they are.
       notes: sentences on the data for people, shown before the training and logged.
       sample: ``(params, model_state) -> text`` of the trained model, shown and logged
         at the end; None for models that write nothing.
@@ -25,6 +27,7 @@ class Data(NamedTuple):
     per_step: int
     rounds: Callable[..., Iterator[Any]]
     evaluate: Callable[[Any, Any], dict[str, float]]
+    digest: str
     notes: tuple[str, ...] = ()
     sample: Callable[[Any, Any], str] | None = None
 
@@ -41,6 +44,8 @@ class Task(NamedTuple):
       batch_shapes: ``(workers, period) -> tree`` of :class:`jax.ShapeDtypeStruct`,
         like a round's batches.
       unit: what speed is counted in.
+      flops: floating-point operations of the training on one of them, without those
+        that ``remat`` repeats; None where nobody counted.
       result: ``(record) -> (name, value)``, an epoch's result for people.
     """
 
@@ -51,3 +56,4 @@ class Task(NamedTuple):
     batch_shapes: Callable[[int, int], Any]
     unit: str
     result: Callable[[Mapping[str, float]], tuple[str, str]]
+    flops: float | None = None

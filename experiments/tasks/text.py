@@ -10,6 +10,7 @@ import optax
 
 from experiments import data
 from experiments.algorithms import clipped_adamw
+from experiments.command import UsageError
 from experiments.config import TextConfig
 from experiments.data import text
 from experiments.models import Model, transformer
@@ -24,6 +25,7 @@ PROMPT = 20
 
 def task(config: TextConfig) -> Task:
     """The transformer of a configuration on its text."""
+    _check_shared(config)
     corpus = text.load(config.data_file, config.tokenizer)
     model = transformer.build(
         config.model,
@@ -50,7 +52,26 @@ def task(config: TextConfig) -> Task:
         batch_shapes=batch_shapes,
         unit="tokens",
         result=result,
+        flops=transformer.flops(
+            config.model, vocabulary=corpus.tokenizer.size, context=config.context
+        ),
     )
+
+
+def _check_shared(config: TextConfig) -> None:
+    """Raises UsageError unless the devices of a worker can divide its model."""
+    shape = transformer.SIZES[config.model]
+    both, tensor = config.fsdp * config.tensor, config.tensor
+    for name, parts, what, size in (
+        ("tensor", tensor, "heads", shape.heads),
+        ("tensor", tensor, "hidden channels", shape.hidden),
+        ("fsdp times tensor", both, "channels", shape.width),
+    ):
+        if size % parts:
+            raise UsageError(
+                f"{name}={parts} does not divide the {size} {what} of "
+                f"model={config.model!r}; take a divisor of them."
+            )
 
 
 def load(config: TextConfig, model: Model, corpus: text.Corpus, workers: int) -> Data:
@@ -78,6 +99,7 @@ def load(config: TextConfig, model: Model, corpus: text.Corpus, workers: int) ->
         per_step=pipeline.examples_per_step * config.context,
         rounds=pipeline.rounds,
         evaluate=lambda *trained: evaluate(*trained) | {"unigram_entropy": entropy},
+        digest=corpus.digest,
         notes=(*corpus.notes, note),
         sample=writer(config, model, corpus, test.windows[0, :PROMPT]),
     )
