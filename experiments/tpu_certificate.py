@@ -29,6 +29,7 @@ from experiments.streaming_certificate import (
     streamed,
     transformer_step,
 )
+from experiments.train import certifiable
 
 WIDTH, BATCH = 256, 1024
 
@@ -54,12 +55,21 @@ def mlp_round(*, streamed: bool) -> Program:
     return round_, (jax.eval_shape(start), batches)
 
 
+def shared_round(algorithm: str) -> Program:
+    """A round of the language model, by two workers of four chips each."""
+    job = "--task text --model mini --context 256 --batch-size 8 --fsdp 4 --algorithm"
+    round_, *shapes = certifiable([*job.split(), algorithm], WORKERS)
+    return round_, tuple(shapes)
+
+
 PROGRAMS: dict[str, Callable[[], Program]] = {
     "MLP, whole round": lambda: mlp_round(streamed=False),
     "MLP, streamed round": lambda: mlp_round(streamed=True),
     "transformer, AdamW, streamed every": lambda: transformer_step(
         streamed(optax.adamw(1e-3))
     ),
+    "workers of 4 chips, whole round": lambda: shared_round("cocod"),
+    "workers of 4 chips, streamed round": lambda: shared_round("streamed"),
 }
 
 

@@ -132,7 +132,7 @@ REASONS = {
             "keeps no other collective in flight.",
             "Stream the exchange (streamed=True), and compile with "
             "cj.compiler_options(); or give each worker one device, where the model "
-            "fits on it.",
+            "fits on it. On v5e neither of the first two was enough.",
         ),
         Reason(
             "compiler",
