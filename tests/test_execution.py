@@ -283,9 +283,16 @@ def test_what_gave_nan_on_v6e_is_warned_of_however_a_round_runs(monkeypatch):
         cj.distribute(make_round(), devices=[V6E], via="shard_map")
 
 
-@pytest.mark.parametrize("device", [AMD, V4, jax.devices()[0], "cpu", "tpu", None])
+@pytest.mark.parametrize("device", [AMD, V4, jax.devices()[0], "cpu", None])
 def test_where_no_schedule_was_read_there_are_no_options(device):
     assert cj.compiler_options(device) == {}
+
+
+def test_the_options_of_a_name_that_is_none_are_refused():
+    assert cj.compiler_options("cpu") == {}
+    for name in ("h100", "tpu"):
+        with pytest.raises(ValueError, match=rf"device='{name}' .* are all 'gpu'"):
+            cj.compiler_options(name)
 
 
 @pytest.mark.parametrize(

@@ -95,13 +95,16 @@ def compiler_options(device: jax.Device | str | None = None) -> Options:
     into ``LIBTPU_INIT_ARGS``.
 
     Args:
-      device: where the program runs, or ``"gpu"``, ``"v5e"``, ``"v5p"`` or ``"v6e"``;
-        None is the first of ``jax.devices()``.
+      device: where the program runs, or ``"cpu"``, ``"gpu"``, ``"v5e"``, ``"v5p"`` or
+        ``"v6e"``; None is the first of ``jax.devices()``.
 
     Returns:
       Names and values for ``jax.jit(step, compiler_options=...)``. Empty on CPUs, where
       no exchange can be hidden within one program, and on AMD's GPUs and other TPUs,
       for which this library knows none.
+
+    Raises:
+      ValueError: when it is another name.
 
     Examples:
       >>> step = jax.jit(lambda x: x + 1, compiler_options=cj.compiler_options())
@@ -114,11 +117,15 @@ def compiler_options(device: jax.Device | str | None = None) -> Options:
     if device is None:
         device = jax.devices()[0]
     if isinstance(device, str):
-        if device in ("gpu", "cuda"):
-            return EARLY_START | {SCHEDULER: True}
-        return dict(TPU_FLAGS.get(device, {}))
+        named = {"cpu": {}, "gpu": EARLY_START | {SCHEDULER: True}} | TPU_FLAGS
+        if device not in named:
+            raise ValueError(
+                f"device={device!r} must be one of {', '.join(named)}, a device, or "
+                "None; those of NVIDIA's are all 'gpu'."
+            )
+        return dict(named[device])
     if device.platform == "tpu":
-        return compiler_options(tpu_generation(device))
+        return dict(TPU_FLAGS.get(tpu_generation(device), {}))
     if device.platform != "gpu" or _is_amd(device):
         return {}
     return EARLY_START | ({SCHEDULER: True} if needs_scheduler(device) else {})
