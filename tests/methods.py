@@ -1,0 +1,66 @@
+"""All rules and exchanges, each with the loop that it must follow."""
+
+from typing import Any
+
+import numpy as np
+import optax
+
+import cocod_jax as cj
+from tests import contract, problems, reference
+from tests.problems import PERIOD, N
+
+RATE = 0.05
+NESTEROV = {"learning_rate": 0.7, "momentum": 0.9}
+METHODS = (
+    "int8",
+    "finite",
+    "diloco",
+    "diloco_mixed",
+    "vrl_sgd",
+    "easgd",
+    "overlap_local_sgd",
+    "overwriting",
+)
+
+
+def made(name, x0=None):
+    """The rule, and its loop: how the reference averages, merges and corrects."""
+    mean = cj.mean("workers")
+    x0 = problems.params(np.float64) if x0 is None else x0
+    merge = lambda i, m, x, s: reference.merged(m, x, s)
+    loop: dict[str, Any] = {"average": reference.weighted_mean, "merge": merge}
+    match name:
+        case "overwriting":
+            rule = contract.overwriting(mean)
+            loop["merge"] = lambda i, m, x, s: m
+        case "int8":
+            rule = cj.cocod(contract.int8_with_feedback("workers"))
+            loop["average"] = reference.Int8WithFeedback(N)
+        case "finite":
+            rule = contract.healing(contract.finite_workers("workers"))
+            loop["average"] = reference.finite_mean
+        case "diloco":
+            rule = cj.rules.diloco(mean, optax.sgd(**NESTEROV, nesterov=True))
+            anchor = reference.NesterovAnchor(x0, **NESTEROV)
+            loop["merge"] = lambda i, m, x, s: reference.merged(
+                anchor.moved(m, N), x, s
+            )
+        case "diloco_mixed":
+            rule = cj.rules.diloco(mean, optax.sgd(0.7), alpha=0.25)
+            anchor = reference.NesterovAnchor(x0, 0.7, 0.0)
+            loop["merge"] = lambda i, m, x, s: reference.tree_map(
+                lambda x, z: 0.25 * x + 0.75 * z, x, anchor.moved(m, N)
+            )
+        case "easgd":
+            rule = cj.rules.easgd(mean)
+            loop["merge"] = reference.Elastic(x0, N, 0.9).merge
+        case "overlap_local_sgd":
+            rule = cj.rules.overlap_local_sgd(mean)
+            loop["merge"] = reference.PulledToAnchor(x0, N, 0.6, 0.7).merge
+        case "vrl_sgd":
+            rule = cj.rules.vrl_sgd(mean, learning_rate=RATE, period=PERIOD)
+            drifts = reference.Drifts(x0, N, RATE, PERIOD)
+            loop |= {"merge": drifts.merge, "correct": drifts.correct}
+        case _:
+            raise ValueError(name)
+    return rule, loop
