@@ -20,6 +20,9 @@ METHODS = (
     "easgd",
     "overlap_local_sgd",
     "overwriting",
+    "slowmo",
+    "slowmo_scheduled",
+    "bmuf",
 )
 
 
@@ -61,6 +64,17 @@ def made(name, x0=None):
             rule = cj.rules.vrl_sgd(mean, learning_rate=RATE, period=PERIOD)
             drifts = reference.Drifts(x0, N, RATE, PERIOD)
             loop |= {"merge": drifts.merge, "correct": drifts.correct}
+        case "slowmo":
+            rule = cj.rules.slowmo(mean, beta=0.4, alpha=0.8)
+            slow = reference.SlowMomentum(x0, N, 0.4, 0.8, lambda r: RATE)
+            loop["merge"] = slow.merge
+        case "slowmo_scheduled":
+            falling = lambda r: 0.5 / (1 + r)
+            rule = cj.rules.slowmo(mean, learning_rate=falling)
+            loop["merge"] = reference.SlowMomentum(x0, N, 0.5, 1.0, falling).merge
+        case "bmuf":
+            rule = cj.rules.slowmo(mean, beta=1 - 1 / N)
+            loop["merge"] = reference.BlockMomentum(x0, N, 1 - 1 / N, 1.0).merge
         case _:
             raise ValueError(name)
     return rule, loop

@@ -232,6 +232,42 @@ class NesterovAnchor:
         return self.anchor
 
 
+class SlowMomentum:
+    """Wang et al. 2020, Algorithm 1: u in units of gradients, a rate for each round."""
+
+    def __init__(self, anchor, workers, beta, alpha, rate):
+        self.anchor, self.u = anchor, tree_map(np.zeros_like, anchor)
+        self.workers, self.beta, self.alpha, self.rate = workers, beta, alpha, rate
+        self.done = 0
+
+    def merge(self, i, arriving, x, snapshot):
+        if self.done % self.workers == 0:
+            gamma = self.rate(max(self.done // self.workers - 1, 0))
+            slow = lambda u, z, m: self.beta * u + (z - m) / gamma
+            self.u = tree_map(slow, self.u, self.anchor, arriving)
+            step = lambda z, u: z - self.alpha * gamma * u
+            self.anchor = tree_map(step, self.anchor, self.u)
+        self.done += 1
+        return merged(self.anchor, x, snapshot)
+
+
+class BlockMomentum:
+    """Chen and Huo 2016, BMUF: what the blocks gain passes through a filter."""
+
+    def __init__(self, model, workers, eta, zeta):
+        self.model, self.delta = model, tree_map(np.zeros_like, model)
+        self.workers, self.eta, self.zeta, self.done = workers, eta, zeta, 0
+
+    def merge(self, i, arriving, x, snapshot):
+        if self.done % self.workers == 0:
+            gain = tree_map(lambda m, w: m - w, arriving, self.model)
+            pass_on = lambda d, g: self.eta * d + self.zeta * g
+            self.delta = tree_map(pass_on, self.delta, gain)
+            self.model = tree_map(lambda w, d: w + d, self.model, self.delta)
+        self.done += 1
+        return merged(self.model, x, snapshot)
+
+
 class Drifts:
     """Liang et al. 2019: what each worker's gradients are corrected by."""
 

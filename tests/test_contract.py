@@ -96,6 +96,14 @@ EQUAL = {
         cj.rules.overlap_local_sgd("workers", alpha=1.0, beta=0.0),
         contract.overwriting(cj.mean("workers")),
     ),
+    "slowmo without momentum": (
+        cj.rules.slowmo("workers", beta=0.0),
+        cj.cocod("workers"),
+    ),
+    "slowmo at a constant rate": (
+        cj.rules.slowmo("workers", learning_rate=lambda r: 0.3),
+        cj.rules.diloco("workers", optax.sgd(1.0, momentum=0.5)),
+    ),
     "diloco that keeps nothing of its own": (
         cj.rules.diloco("workers", optax.sgd(1.0), alpha=0.0),
         contract.overwriting(cj.mean("workers")),

@@ -26,6 +26,7 @@ EXCHANGING = {
     "diloco": cj.rules.diloco("workers"),
     "easgd": cj.rules.easgd("workers"),
     "overlap_local_sgd": cj.rules.overlap_local_sgd("workers"),
+    "slowmo": cj.rules.slowmo("workers"),
     "vrl_sgd": cj.rules.vrl_sgd("workers", learning_rate=0.1, period=2),
 }
 SILENT = {"independent", "nothing"}  # no worker hears of another
@@ -35,6 +36,7 @@ LACKING = {
     "diloco": MOVING,
     "easgd": MOVING | {testing.assert_identical_workers_agree},  # pulled by beta / N
     "overlap_local_sgd": MOVING,
+    "slowmo": MOVING,
 }
 
 

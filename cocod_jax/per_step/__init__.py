@@ -6,4 +6,6 @@ from cocod_jax.per_step._gradients import (
 )
 from cocod_jax.per_step._gradients import mean_gradients as mean_gradients
 from cocod_jax.per_step._gradients import stale_mean_gradients as stale_mean_gradients
+from cocod_jax.per_step._reset import ResetEveryState as ResetEveryState
+from cocod_jax.per_step._reset import reset_every as reset_every
 from cocod_jax.per_step._state import EveryState as EveryState

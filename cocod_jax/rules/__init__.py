@@ -11,4 +11,5 @@ from cocod_jax.rules.overlap_local_sgd import (
     OverlapLocalSGDState as OverlapLocalSGDState,
 )
 from cocod_jax.rules.overlap_local_sgd import overlap_local_sgd as overlap_local_sgd
+from cocod_jax.rules.slowmo import slowmo as slowmo
 from cocod_jax.rules.vrl_sgd import vrl_sgd as vrl_sgd
