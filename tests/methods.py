@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 
 import cocod_jax as cj
 from tests import contract, problems, reference
-from tests.problems import PERIOD, N
+from tests.problems import PERIOD, ROUNDS, N
 
 RATE = 0.05
 NESTEROV = {"learning_rate": 0.7, "momentum": 0.9}
@@ -23,7 +24,13 @@ METHODS = (
     "slowmo",
     "slowmo_scheduled",
     "bmuf",
+    "eager_diloco",
+    "co2",
+    "delay_compensated",
+    "loscar",
+    "sparse_loco",
 )
+STREAMED = [name for name in METHODS if name != "loscar"]
 
 
 def made(name, x0=None):
@@ -75,6 +82,46 @@ def made(name, x0=None):
         case "bmuf":
             rule = cj.rules.slowmo(mean, beta=1 - 1 / N)
             loop["merge"] = reference.BlockMomentum(x0, N, 1 - 1 / N, 1.0).merge
+        case "eager_diloco":
+            rule = cj.rules.eager_diloco(mean)
+            eager = reference.Eager(x0, N, **NESTEROV)
+            loop |= {"average": eager.average, "merge": eager.merge}
+        case "co2":
+            # The clip takes effect: steps are larger than it.
+            rule = cj.rules.co2(mean, beta=0.6, alpha=0.9, penalty=1.5, clip=0.01)
+            stale = reference.StaleOuterMomentum(x0, N, 0.6, 0.9, 1.5, 0.01)
+            loop |= {"average": stale.average, "merge": stale.merge}
+        case "delay_compensated":
+            rule = cj.rules.delay_compensated(mean)
+            anchor = reference.NesterovAnchor(x0, **NESTEROV)
+            loop["merge"] = lambda i, m, x, s: reference.delay_compensated(
+                anchor.moved(m, N), x, s, 0.2
+            )
+        case "loscar":
+            rule = cj.rules.loscar(mean, 0.25)
+            loop["merge"] = reference.SparseAverage(masks(rule, x0), N).merge
+        case "sparse_loco":
+            own = {"k": 3, "chunk": 16, "decay": 0.95}
+            exchange = cj.exchanges.top_k("workers", **own)
+            rule = cj.rules.sparse_loco(exchange, optax.sgd(0.8))
+            sent = reference.Differences(x0, N, 0.8, reference.TopK(N, **own))
+            loop |= {"average": sent.average, "merge": sent.merge}
         case _:
             raise ValueError(name)
     return rule, loop
+
+
+def masks(rule, x0):
+    """Which coordinates a rule sends in each round: it is given their places."""
+    leaves, treedef = jax.tree.flatten(x0)
+    starts = np.cumsum([0, *map(np.size, leaves)])
+    places = [
+        np.arange(start, start + np.size(leaf), dtype=np.float64).reshape(leaf.shape)
+        for start, leaf in zip(starts, leaves, strict=False)
+    ]
+    of_round = []
+    for r in range(ROUNDS):
+        sent = rule.outgoing(np.int32(r), places)
+        own = np.concatenate([np.asarray(part) for part in jax.tree.leaves(sent)])
+        of_round.append(treedef.unflatten([np.isin(leaf, own) for leaf in places]))
+    return of_round

@@ -251,6 +251,134 @@ class SlowMomentum:
         return merged(self.anchor, x, snapshot)
 
 
+class Eager:
+    """Kale et al. 2025, one outer optimizer for each worker.
+
+    ``sent[i]`` is how far worker i went from snapshot to snapshot, and ``fresh[i]`` the
+    end of that way, which it alone has counted.
+    """
+
+    def __init__(self, x0, workers, learning_rate, momentum):
+        zeros = tree_map(np.zeros_like, x0)
+        self.theta, self.fresh = [x0] * workers, [zeros] * workers
+        self.outer = [
+            MomentumSGD(x0, learning_rate, momentum, nesterov=True)
+            for _ in range(workers)
+        ]
+
+    def average(self, snapshots, p):
+        since = lambda a, z, s: a + z - s
+        own = zip(self.fresh, self.theta, snapshots, strict=True)
+        return weighted_mean([tree_map(since, *one) for one in own], p)
+
+    def merge(self, i, arriving, x, snapshot):
+        own = tree_map(lambda s, x: s - x, snapshot, x)
+        renewed = tree_map(
+            lambda d, new, old: new / len(self.theta) + (d - old / len(self.theta)),
+            arriving,
+            own,
+            self.fresh[i],
+        )
+        self.fresh[i] = own
+        self.theta[i] = self.outer[i].step(self.theta[i], renewed)
+        return self.theta[i]
+
+
+class StaleOuterMomentum:
+    """Sun et al. 2024: all go on from z; ``fresh[i]`` as in ``Eager``."""
+
+    def __init__(self, x0, workers, beta, alpha, penalty, clip):
+        zeros = tree_map(np.zeros_like, x0)
+        self.z, self.m, self.done = x0, zeros, 0
+        self.fresh, self.workers = [zeros] * workers, workers
+        self.beta, self.alpha, self.penalty, self.clip = beta, alpha, penalty, clip
+
+    def average(self, snapshots, p):
+        since = lambda a, z, s: a + z - s
+        own = zip(self.fresh, snapshots, strict=True)
+        return weighted_mean([tree_map(since, a, self.z, s) for a, s in own], p)
+
+    def merge(self, i, arriving, x, snapshot):
+        if self.done % self.workers == 0:
+            add = lambda m, d: np.clip(
+                self.beta * m + d / self.penalty, -self.clip, self.clip
+            )
+            self.m = tree_map(add, self.m, arriving)
+            self.z = tree_map(lambda z, m: z - self.alpha * m, self.z, self.m)
+        self.done += 1
+        self.fresh[i] = tree_map(lambda s, x: s - x, snapshot, x)
+        return self.z
+
+
+def delay_compensated(z, x, snapshot, strength):
+    """Zhu et al. 2025: the progress, as a gradient at z by a Taylor expansion."""
+    g = tree_map(lambda s, x: s - x, snapshot, x)
+    bend = tree_map(lambda g, z, s: g * g * (z - s), g, z, snapshot)
+    length = lambda tree: np.sqrt(sum((x**2).sum() for x in jax.tree.leaves(tree)))
+    scale = strength * length(g) / length(bend) if length(bend) else 0.0
+    return tree_map(lambda z, g, b: z - (g + scale * b), z, g, bend)
+
+
+class SparseAverage:
+    """Maziane et al. 2026: the mean on ``masks[r]``, the coordinates of round r."""
+
+    def __init__(self, masks, workers):
+        self.masks, self.workers, self.done = masks, workers, 0
+
+    def merge(self, i, arriving, x, snapshot):
+        on_mask = lambda j, m, x, s: np.where(j, m + (x - s), x)
+        mask = self.masks[self.done // self.workers]
+        self.done += 1
+        return tree_map(on_mask, mask, arriving, x, snapshot)
+
+
+class TopK:
+    """Sarfi et al. 2025: the largest of every chunk of what was not sent yet."""
+
+    def __init__(self, workers, k, chunk, decay):
+        self.errors = [0.0] * workers
+        self.k, self.chunk, self.decay = k, chunk, decay
+
+    def __call__(self, trees, p):
+        received = []
+        for i, tree in enumerate(trees):
+            leaves, treedef = jax.tree.flatten(tree)
+            wanted = np.concatenate([np.ravel(leaf) for leaf in leaves])
+            wanted = wanted + self.decay * self.errors[i]
+            sent = np.zeros_like(wanted)
+            for start in range(0, len(wanted), self.chunk):
+                own = wanted[start : start + self.chunk]
+                for j in np.argsort(-np.abs(own), kind="stable")[: self.k]:
+                    sent[start + j] = own[j]
+            self.errors[i] = wanted - sent
+            ends = np.cumsum([np.size(leaf) for leaf in leaves])[:-1]
+            parts = [
+                part.reshape(np.shape(leaf))
+                for part, leaf in zip(np.split(sent, ends), leaves, strict=True)
+            ]
+            received.append(jax.tree.unflatten(treedef, parts))
+        return weighted_mean(received, p)
+
+
+class Differences:
+    """DiLoCo whose workers send the way back to the anchor, by another average."""
+
+    def __init__(self, x0, workers, learning_rate, average_of):
+        self.anchor, self.workers, self.done = x0, workers, 0
+        self.learning_rate, self.average_of = learning_rate, average_of
+
+    def average(self, snapshots, p):
+        ways = [tree_map(lambda z, s: z - s, self.anchor, s) for s in snapshots]
+        return self.average_of(ways, p)
+
+    def merge(self, i, arriving, x, snapshot):
+        if self.done % self.workers == 0:
+            step = lambda z, g: z - self.learning_rate * g
+            self.anchor = tree_map(step, self.anchor, arriving)
+        self.done += 1
+        return merged(self.anchor, x, snapshot)
+
+
 class BlockMomentum:
     """Chen and Huo 2016, BMUF: what the blocks gain passes through a filter."""
 

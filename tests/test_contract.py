@@ -104,6 +104,22 @@ EQUAL = {
         cj.rules.slowmo("workers", learning_rate=lambda r: 0.3),
         cj.rules.diloco("workers", optax.sgd(1.0, momentum=0.5)),
     ),
+    "delay_compensated that does not": (
+        cj.rules.delay_compensated("workers", optax.sgd(1.0), strength=0.0),
+        cj.cocod("workers"),
+    ),
+    "loscar of all coordinates": (
+        cj.rules.loscar("workers", 1.0),
+        cj.cocod("workers"),
+    ),
+    "sparse_loco that sends all": (
+        cj.rules.sparse_loco(cj.exchanges.top_k("workers", k=4, chunk=4)),
+        cj.cocod("workers"),
+    ),
+    "sparse_loco with a mean": (
+        cj.rules.sparse_loco(cj.mean("workers"), optax.sgd(0.7, momentum=0.9)),
+        cj.rules.diloco("workers", optax.sgd(0.7, momentum=0.9)),
+    ),
     "diloco that keeps nothing of its own": (
         cj.rules.diloco("workers", optax.sgd(1.0), alpha=0.0),
         contract.overwriting(cj.mean("workers")),
@@ -117,6 +133,32 @@ def test_rules_that_are_others_in_a_special_case(names, delay):
     with jax.enable_x64(True):
         batches = problems.batches(np.float64)
         ours, known = (train(rule, delay, batches, via="vmap") for rule in EQUAL[names])
+        chex.assert_trees_all_close(ours.params, known.params, rtol=1e-10)
+
+
+EQUAL_WITHOUT_DELAY = {
+    "eager_diloco": (
+        cj.rules.eager_diloco("workers"),
+        cj.rules.diloco("workers"),
+    ),
+    "co2 without penalty and clip": (
+        cj.rules.co2("workers", beta=0.6, alpha=0.8),
+        cj.rules.slowmo("workers", beta=0.6, alpha=0.8),
+    ),
+    "delay_compensated": (
+        cj.rules.delay_compensated("workers"),
+        cj.rules.diloco("workers"),
+    ),
+}
+
+
+@pytest.mark.parametrize("names", EQUAL_WITHOUT_DELAY)
+def test_rules_that_are_others_without_delay(names):
+    with jax.enable_x64(True):
+        batches = problems.batches(np.float64)
+        ours, known = (
+            train(rule, 0, batches, via="vmap") for rule in EQUAL_WITHOUT_DELAY[names]
+        )
         chex.assert_trees_all_close(ours.params, known.params, rtol=1e-10)
 
 
