@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -76,9 +77,10 @@ def made(name, x0=None):
             slow = reference.SlowMomentum(x0, N, 0.4, 0.8, lambda r: RATE)
             loop["merge"] = slow.merge
         case "slowmo_scheduled":
-            falling = lambda r: 0.5 / (1 + r)
+            falling = lambda r: 0.5 / (1 + jnp.asarray(r, float))
             rule = cj.rules.slowmo(mean, learning_rate=falling)
-            loop["merge"] = reference.SlowMomentum(x0, N, 0.5, 1.0, falling).merge
+            rate = lambda r: 0.5 / (1 + r)
+            loop["merge"] = reference.SlowMomentum(x0, N, 0.5, 1.0, rate).merge
         case "bmuf":
             rule = cj.rules.slowmo(mean, beta=1 - 1 / N)
             loop["merge"] = reference.BlockMomentum(x0, N, 1 - 1 / N, 1.0).merge
