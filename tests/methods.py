@@ -9,7 +9,7 @@ import optax
 
 import cocod_jax as cj
 from tests import contract, problems, reference
-from tests.problems import PERIOD, ROUNDS, N
+from tests.problems import PERIOD, WEIGHTS, N
 
 RATE = 0.05
 NESTEROV = {"learning_rate": 0.7, "momentum": 0.9}
@@ -101,7 +101,9 @@ def made(name, x0=None):
             )
         case "loscar":
             rule = cj.rules.loscar(mean, 0.25)
-            loop["merge"] = reference.SparseAverage(masks(rule, x0), N).merge
+            loop["merge"] = reference.SparseAverage(
+                lambda r: mask(rule, x0, r), N
+            ).merge
         case "sparse_loco":
             own = {"k": 3, "chunk": 16, "decay": 0.95}
             exchange = cj.exchanges.top_k("workers", **own)
@@ -113,17 +115,22 @@ def made(name, x0=None):
     return rule, loop
 
 
-def masks(rule, x0):
-    """Which coordinates a rule sends in each round: it is given their places."""
+def mask(rule, x0, r):
+    """Which coordinates the rule sends in round r: it is given their places."""
     leaves, treedef = jax.tree.flatten(x0)
-    starts = np.cumsum([0, *map(np.size, leaves)])
-    places = [
-        np.arange(start, start + np.size(leaf), dtype=np.float64).reshape(leaf.shape)
-        for start, leaf in zip(starts, leaves, strict=False)
-    ]
-    of_round = []
-    for r in range(ROUNDS):
-        sent = rule.outgoing(np.int32(r), places)
-        own = np.concatenate([np.asarray(part) for part in jax.tree.leaves(sent)])
-        of_round.append(treedef.unflatten([np.isin(leaf, own) for leaf in places]))
-    return of_round
+    ends = np.cumsum([np.size(leaf) for leaf in leaves])
+    places = np.split(np.arange(float(ends[-1])), ends[:-1])
+    sent = jax.tree.leaves(rule.outgoing(np.int32(r), places))
+    parts = zip(places, leaves, strict=True)
+    return treedef.unflatten(
+        [np.isin(place, sent).reshape(np.shape(leaf)) for place, leaf in parts]
+    )
+
+
+# Everything that exchanges, one row for each public rule and exchange.
+EXCHANGING = {
+    "cocod": cj.cocod("workers"),
+    "cocod_weighted": cj.cocod("workers", WEIGHTS),
+    "mean": cj.cocod(cj.mean("workers")),
+    "top_k": cj.cocod(cj.exchanges.top_k("workers", k=8, chunk=8)),  # all of it
+} | {name: made(name)[0] for name in METHODS}

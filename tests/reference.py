@@ -320,14 +320,14 @@ def delay_compensated(z, x, snapshot, strength):
 
 
 class SparseAverage:
-    """Maziane et al. 2026: the mean on ``masks[r]``, the coordinates of round r."""
+    """Maziane et al. 2026: the mean on ``mask(r)``, the coordinates of round r."""
 
-    def __init__(self, masks, workers):
-        self.masks, self.workers, self.done = masks, workers, 0
+    def __init__(self, mask, workers):
+        self.mask, self.workers, self.done = mask, workers, 0
 
     def merge(self, i, arriving, x, snapshot):
         on_mask = lambda j, m, x, s: np.where(j, m + (x - s), x)
-        mask = self.masks[self.done // self.workers]
+        mask = self.mask(self.done // self.workers)
         self.done += 1
         return tree_map(on_mask, mask, arriving, x, snapshot)
 

@@ -49,25 +49,37 @@ def loop_of(loop, delay, batches):
     return problems.stacked(workers)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", METHODS)
-def test_methods_follow_their_loops(name, way):
+def check_method(name, way, delay):
     options = dict(WAYS[way])
     if way == "elsewhere":
         options["devices"], options["exchange_devices"] = cj.execution.device_pairs()
     with jax.enable_x64(True):
-        for delay in (2,) if way == "elsewhere" else (0, 2, PERIOD):
-            rule, loop = made(name)
-            batches = problems.batches(np.float64)
-            state = train(rule, delay, batches, **options)
-            # The int8 exchange sends scales and shares in float32.
-            tolerance = 1e-5 if name == "int8" else 1e-10
-            chex.assert_trees_all_close(
-                jax.tree.map(np.asarray, state.params),
-                loop_of(loop, delay, batches),
-                rtol=tolerance,
-                atol=tolerance,
-            )
+        rule, loop = made(name)
+        batches = problems.batches(np.float64)
+        state = train(rule, delay, batches, **options)
+        # The int8 exchange sends scales and shares in float32.
+        tolerance = 1e-5 if name == "int8" else 1e-10
+        chex.assert_trees_all_close(
+            jax.tree.map(np.asarray, state.params),
+            loop_of(loop, delay, batches),
+            rtol=tolerance,
+            atol=tolerance,
+        )
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_follow_their_loops(name, way):
+    for delay in {"vmap split": (0, 2, PERIOD), "pmap fused": (PERIOD,)}.get(way, (2,)):
+        check_method(name, way, delay)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("delay", range(PERIOD + 1))
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_follow_their_loops_at_every_delay(name, way, delay):
+    check_method(name, way, delay)
 
 
 def test_the_exchanges_state_stays_with_the_exchange():

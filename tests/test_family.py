@@ -28,6 +28,13 @@ def rounds(rule, delay=PERIOD, inner=None, workers=N, batches=None):
         yield state
 
 
+def test_equal_weights_are_none():
+    with jax.enable_x64(True):
+        *_, equal = rounds(cj.cocod("workers", (3,) * N))
+        *_, none = rounds(cj.cocod("workers"))
+        chex.assert_trees_all_close(equal.params, none.params, rtol=1e-12)
+
+
 @pytest.mark.parametrize("delay", range(PERIOD + 1))
 def test_eager_progress_of_one_worker_is_all_of_it(delay):
     """Nothing is stale: with outer SGD of rate 1 it is the inner optimizer alone."""

@@ -17,36 +17,22 @@ from hypothesis import strategies as st
 import cocod_jax as cj
 from cocod_jax import testing
 from tests import problems
-from tests.problems import WEIGHTS, N
+from tests.methods import EXCHANGING
+from tests.problems import N
 
-EXCHANGING = {
-    "cocod": cj.cocod("workers"),
-    "cocod_weighted": cj.cocod("workers", WEIGHTS),
-    "mean": cj.cocod(cj.mean("workers")),
-    "diloco": cj.rules.diloco("workers"),
-    "co2": cj.rules.co2("workers"),
-    "delay_compensated": cj.rules.delay_compensated("workers"),
-    "eager_diloco": cj.rules.eager_diloco("workers"),
-    "easgd": cj.rules.easgd("workers"),
-    "loscar": cj.rules.loscar("workers", 0.5),
-    "sparse_loco": cj.rules.sparse_loco("workers"),
-    "top_k": cj.cocod(cj.exchanges.top_k("workers", k=8, chunk=8)),
-    "overlap_local_sgd": cj.rules.overlap_local_sgd("workers"),
-    "slowmo": cj.rules.slowmo("workers"),
-    "vrl_sgd": cj.rules.vrl_sgd("workers", learning_rate=0.1, period=2),
-}
 SILENT = {"independent", "nothing"}  # no worker hears of another
 INVARIANTS = [made for name, made in vars(testing).items() if name[:7] == "assert_"]
 MOVING = {testing.assert_mean_preserved}
-LACKING = {
-    "co2": MOVING,
-    "delay_compensated": MOVING,
-    "diloco": MOVING,
-    "easgd": MOVING | {testing.assert_identical_workers_agree},  # pulled by beta / N
-    # Its own progress counts by 1 / N, until the others' arrives.
+ANCHORED = (
+    *("diloco", "diloco_mixed", "slowmo", "slowmo_scheduled", "bmuf", "co2"),
+    *("delay_compensated", "sparse_loco", "overlap_local_sgd"),
+)
+LACKING = dict.fromkeys(ANCHORED, MOVING) | {
+    "overwriting": MOVING,
+    # Pulled by beta / N; and its own progress counts by 1 / N until all have heard.
+    "easgd": MOVING | {testing.assert_identical_workers_agree},
     "eager_diloco": MOVING | {testing.assert_identical_workers_agree},
-    "overlap_local_sgd": MOVING,
-    "slowmo": MOVING,
+    "int8": MOVING | {testing.assert_fixed_point},  # beyond the tolerance
 }
 
 
