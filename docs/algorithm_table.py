@@ -96,6 +96,30 @@ Every gradient is one step old, which asks for a smaller learning rate than S-SG
         "As many bytes as S-SGD.",
     ),
     Row(
+        name="ACCO",
+        code="`cj.per_step.acco(inner, axis)`",
+        seconds="*k* max(*Tc*, *Tm*)",
+        exchanges="*k*",
+        timeline=timeline.PipeSGD(),
+        source=cj.per_step.acco,
+        example="""\
+import optax
+import cocod_jax as cj
+
+optimizer = cj.per_step.acco(optax.adamw(1e-3), "workers")
+""",
+        text="""\
+A step is half a batch here: *Tc* is the time of that.""",
+        use="""\
+Take it where Pipe-SGD would do, but its gradients of the last step hurt: here no
+gradient is older than the parameters that it is applied to, and half of those of a
+batch are taken at an estimate of them. The batch must divide in two halves that are
+still large enough for the device. When *Tm* is longer than half a batch takes, it hides
+only a part, and a rule with a period hides more.""",
+        cost="Three more trees like the parameters, and the optimizer's update twice "
+        "in a batch. Twice as many bytes as S-SGD with the same batch.",
+    ),
+    Row(
         name=ALGORITHMS["local_sgd"][0],
         code="`make_round(..., cj.cocod(axis), period=k, delay=0)`",
         seconds="*k Tc* + *Tm*",

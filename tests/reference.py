@@ -8,6 +8,8 @@ Each function returns the points at which gradients were taken, ``points[t][i]``
 step t and worker i, and the workers' parameters at the end.
 """
 
+import copy
+
 import jax
 import numpy as np
 
@@ -508,3 +510,23 @@ def pipe_sgd(gradient, x0, batches, p, warmup_steps=0, **sgd):
         arrived = tree_map(np.zeros_like, x0) if in_flight is None else in_flight
         x, in_flight = optimizer.step(x, arrived), g
     return points, [x for _ in workers]
+
+
+def acco(gradient, x0, halves, p, optimizer):
+    """Nabli et al. 2024: an estimate by one half-batch, the commit by both.
+
+    ``halves[i][h]`` are worker i's half-batches, and ``optimizer`` takes the commits.
+    Returns the parameters before each half-batch, and at the end.
+    """
+    mean_at = lambda x, h: weighted_mean([gradient(x, own[h]) for own in halves], p)
+    theta, points, h = x0, [x0, x0], 0
+    early = mean_at(theta, 0)
+    while h + 2 < len(halves[0]):
+        estimate = copy.deepcopy(optimizer).step(theta, early)
+        late = mean_at(theta, h + 1)  # beside the exchange of the early half
+        both = tree_map(lambda e, g: (e + g) / 2, early, late)
+        early = mean_at(estimate, h + 2)  # beside the exchange of the late half
+        theta = optimizer.step(theta, both)
+        points += [estimate, theta]
+        h += 2
+    return points

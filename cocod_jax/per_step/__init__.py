@@ -1,5 +1,7 @@
 """Training loops that call an optimizer step by step: optax transforms."""
 
+from cocod_jax.per_step._acco import ACCOState as ACCOState
+from cocod_jax.per_step._acco import acco as acco
 from cocod_jax.per_step._every import every as every
 from cocod_jax.per_step._gradients import (
     StaleMeanGradientsState as StaleMeanGradientsState,
