@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import cocod_jax as cj
-from tests import problems
+from tests import problems, reference
 from tests.problems import PERIOD, ROUNDS, WEIGHTS, N
 
 
@@ -33,6 +33,25 @@ def test_equal_weights_are_none():
         *_, equal = rounds(cj.cocod("workers", (3,) * N))
         *_, none = rounds(cj.cocod("workers"))
         chex.assert_trees_all_close(equal.params, none.params, rtol=1e-12)
+
+
+def test_eager_diloco_and_co2_are_the_papers_rounds():
+    """At the papers' delay of a round, without what other delays need."""
+    x0, p = problems.params(np.float64), problems.shares(None)
+    outer = {"learning_rate": 0.7, "momentum": 0.9, "nesterov": True}
+    of_co2 = {"beta": 0.6, "alpha": 0.9, "penalty": 1.5, "clip": 0.05}
+    outers = [reference.MomentumSGD(x0, **outer) for _ in range(N)]
+    with jax.enable_x64(True):
+        *_, eager = rounds(cj.rules.eager_diloco("workers", optax.sgd(**outer)))
+        *_, co2 = rounds(cj.rules.co2("workers", **of_co2))
+        data = problems.per_worker(problems.batches(np.float64))
+    given = (problems.numpy_gradient, x0, data, p, PERIOD, 0.05)
+    for state, loop in (
+        (eager, reference.eager_diloco(*given, outers)),
+        (co2, reference.co2(*given, **of_co2)),
+    ):
+        params = jax.tree.map(np.asarray, state.params)
+        chex.assert_trees_all_close(params, problems.stacked(loop), rtol=1e-10)
 
 
 @pytest.mark.parametrize("delay", range(PERIOD + 1))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import cocod_jax as cj
-from tests import problems, reference
+from tests import merges, problems
 from tests.problems import WEIGHTS, N
 
 
@@ -30,7 +30,7 @@ def over_workers(exchange):
 def test_it_follows_its_loop(chunk, weights):
     """13 numbers of four leaves, in chunks that do and do not divide them."""
     exchange = cj.exchanges.top_k("workers", k=2, chunk=chunk, weights=weights)
-    loop = reference.TopK(N, k=2, chunk=chunk, decay=0.95)
+    loop = merges.TopK(N, k=2, chunk=chunk, decay=0.95)
     run, p = over_workers(exchange), problems.shares(weights)
     tree = problems.stacked([problems.params()] * N)
     state = jax.vmap(exchange.init)(tree)
