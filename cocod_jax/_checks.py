@@ -38,6 +38,15 @@ def check_shares(**values: float) -> None:
             )
 
 
+def check_fractions(**values: float) -> None:
+    """Raises ValueError, with name and value, unless all are above 0, up to 1."""
+    for name, value in values.items():
+        if not (isinstance(value, Real) and 0 < value <= 1):
+            raise ValueError(
+                f"{name}={shown(value)} must be above 0, up to 1{_not_of_jax(value)}."
+            )
+
+
 def is_transform(value: Any) -> bool:
     """Whether it has the functions of an optax transform."""
     return all(callable(getattr(value, name, None)) for name in ("init", "update"))

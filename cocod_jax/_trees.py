@@ -1,4 +1,4 @@
-"""Operations on whole trees: compare, copy, cast, hold back."""
+"""Operations on whole trees: compare, measure, copy, cast, hold back."""
 
 from numbers import Number
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import lax
 
 from cocod_jax._text import shown
@@ -88,6 +89,16 @@ def few_leaves(tree: Any) -> list[jax.Array]:
     small = [wide(leaf).ravel() for leaf in leaves if is_small(leaf)]
     few = [leaf for leaf in leaves if not is_small(leaf)]
     return [*few, jnp.concatenate(small)] if small else few
+
+
+def norm(tree: Any) -> jax.Array:
+    """The Euclidean norm of a tree, in float32 at least.
+
+    It is the norm of the leaves' norms. The sum of their squares would be one kernel to
+    XLA, whose compilation takes a time quadratic in the number of leaves.
+    """
+    norms = [optax.tree.norm(wide(leaf)) for leaf in few_leaves(tree)]
+    return optax.tree.norm(jnp.array(norms))  # of none as well
 
 
 def at(tree: Any, index: jax.Array | int) -> Any:

@@ -96,6 +96,30 @@ Every gradient is one step old, which asks for a smaller learning rate than S-SG
         "As many bytes as S-SGD.",
     ),
     Row(
+        name="ACCO",
+        code="`cj.per_step.acco(inner, axis)`",
+        seconds="*k* max(*Tc*, *Tm*)",
+        exchanges="*k*",
+        timeline=timeline.PipeSGD(),
+        source=cj.per_step.acco,
+        example="""\
+import optax
+import cocod_jax as cj
+
+optimizer = cj.per_step.acco(optax.adamw(1e-3), "workers")
+""",
+        text="""\
+A step is half a batch here: *Tc* is the time of that.""",
+        use="""\
+Take it where Pipe-SGD would do, but its gradients of the last step hurt: here no
+gradient is older than the parameters that it is applied to, and half of those of a
+batch are taken at an estimate of them. The batch must divide in two halves that are
+still large enough for the device. When *Tm* is longer than half a batch takes, it hides
+only a part, and a rule with a period hides more.""",
+        cost="Three more trees like the parameters, and the optimizer's update twice "
+        "in a batch. Twice as many bytes as S-SGD with the same batch.",
+    ),
+    Row(
         name=ALGORITHMS["local_sgd"][0],
         code="`make_round(..., cj.cocod(axis), period=k, delay=0)`",
         seconds="*k Tc* + *Tm*",
@@ -290,6 +314,82 @@ The outer rate has to be tuned; with a delay the papers take a smaller one. With
 `outer=optax.sgd(1.0)` it is CoCoD-SGD.""",
         cost="An anchor and the outer optimizer's state, as large as the parameters "
         "each, beside what CoCoD-SGD keeps.",
+    ),
+    _rule(
+        name="SlowMo",
+        call="cj.rules.slowmo(axis)",
+        source=cj.rules.slowmo,
+        example='rule = cj.rules.slowmo("workers", beta=0.5)',
+        use="""\
+Take it where Local SGD or CoCoD-SGD falls behind S-SGD at the period that the network
+asks for: the slow momentum carries across rounds what the workers agree on. The paper
+takes `beta` 0.4 to 0.8, more with more workers. It is DiLoCo with another outer
+optimizer: with AdamW inside and hundreds of local steps, take that.""",
+        cost="The anchor and its momentum, as large as the parameters each, beside "
+        "what CoCoD-SGD keeps.",
+    ),
+    _rule(
+        name="eager DiLoCo",
+        call="cj.rules.eager_diloco(axis)",
+        source=cj.rules.eager_diloco,
+        example="rule = cj.rules.eager_diloco("
+        '"workers", optax.sgd(0.7, momentum=0.9, nesterov=True))',
+        use="""\
+Take it where DiLoCo's outer optimizer, with its exchange a whole round late, learns
+from gradients that are too old: a worker's own part of them is fresh. With few workers
+that part is large. With delay 0 it is DiLoCo, and costs more.""",
+        cost="The anchor, the outer optimizer's state and the worker's fresh progress, "
+        "as large as the parameters each, beside what CoCoD-SGD keeps.",
+    ),
+    _rule(
+        name="CO2",
+        call="cj.rules.co2(axis)",
+        source=cj.rules.co2,
+        example='rule = cj.rules.co2("workers", beta=0.5, clip=1.0)',
+        use="""\
+Take it where workers should be equal after every merge although the exchange is hidden.
+The price is that all progress, the worker's own as well, is used a round late: the
+penalty and the clip are there to hold back what that does.""",
+        cost="The anchor, its momentum and the worker's fresh progress, as large as "
+        "the parameters each, beside what CoCoD-SGD keeps.",
+    ),
+    _rule(
+        name="CoCoDC",
+        call="cj.rules.delay_compensated(axis)",
+        source=cj.rules.delay_compensated,
+        example="rule = cj.rules.delay_compensated("
+        '"workers", optax.sgd(1.0), strength=0.2)',
+        use="""\
+Take it to see whether a worker's progress, made from its stale snapshot, is worth
+correcting for the anchor that it goes on from. With `outer=optax.sgd(1.0)` and
+`strength=0` it is CoCoD-SGD, and the comparison is with that.""",
+        cost="As DiLoCo. The merge takes two norms of the model.",
+    ),
+    _rule(
+        name="LOSCAR-SGD",
+        call="cj.rules.loscar(axis, fraction)",
+        source=cj.rules.loscar,
+        example='rule = cj.rules.loscar("workers", fraction=0.1)',
+        use="""\
+Take it where even a longer period does not hide the exchange of the whole model, and
+workers differ little: a tenth of the coordinates takes a tenth of *Tm*, and every
+coordinate is averaged once in ten rounds. [Streaming](streamed.md) also sends a part at
+a time, but all of them in every round, and in turns.""",
+        cost="No more than CoCoD-SGD. The draws, and the coordinates that they pick, "
+        "are computed twice in a round.",
+    ),
+    _rule(
+        name="SparseLoCo",
+        call="cj.rules.sparse_loco(axis)",
+        source=cj.rules.sparse_loco,
+        example='rule = cj.rules.sparse_loco("workers")',
+        use="""\
+Take it on links between sites, where bytes are what costs: 64 of 4,096 numbers, with
+their places, are 2.3 % of float32's bytes. What is left out goes with later rounds, so
+that short periods pay as well. All workers receive what each of them sends: with
+hundreds of workers the all-gather is no longer small.""",
+        cost="The anchor, and what was not sent yet, as large as the parameters each, "
+        "beside what CoCoD-SGD keeps; a top-k of every chunk in each round.",
     ),
     _rule(
         name="EASGD",

@@ -27,7 +27,7 @@ def int8_with_feedback(axis_name):
             wanted = buffer + state["error"][dtype]
             scale = jnp.maximum(jnp.abs(wanted).max(), 1e-30) / 127
             codes = jnp.round(wanted / scale).astype(jnp.int8)
-            errors[dtype] = wanted - codes * scale
+            errors[dtype] = wanted - codes.astype(dtype) * scale
             # One collective: a second one, of the scales, would have to wait for it.
             head = jnp.stack([scale, jnp.asarray(own_share(axis_name, None, weight))])
             head = lax.bitcast_convert_type(head.astype(jnp.float32), jnp.int8)

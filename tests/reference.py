@@ -8,6 +8,8 @@ Each function returns the points at which gradients were taken, ``points[t][i]``
 step t and worker i, and the workers' parameters at the end.
 """
 
+import copy
+
 import jax
 import numpy as np
 
@@ -181,108 +183,6 @@ class Streamed:
         return g
 
 
-class Int8WithFeedback:
-    """Numbers in 127 steps of either sign; what they leave out goes with the next."""
-
-    def __init__(self, workers):
-        self.errors = [None] * workers
-
-    def __call__(self, trees, p):
-        received = []
-        for i, tree in enumerate(trees):
-            leaves, treedef = jax.tree.flatten(tree)
-            wanted = np.concatenate([np.ravel(leaf) for leaf in leaves])
-            if self.errors[i] is not None:
-                wanted = wanted + self.errors[i]
-            scale = np.abs(wanted).max() / 127
-            decoded = np.round(wanted / scale) * scale
-            self.errors[i] = wanted - decoded
-            ends = np.cumsum([np.size(leaf) for leaf in leaves])[:-1]
-            parts = [
-                part.reshape(np.shape(leaf))
-                for part, leaf in zip(np.split(decoded, ends), leaves, strict=True)
-            ]
-            received.append(jax.tree.unflatten(treedef, parts))
-        return weighted_mean(received, p)
-
-
-def finite_mean(trees, p):
-    """The weighted mean of those that are finite."""
-    is_finite = lambda tree: all(
-        np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)
-    )
-    kept = [(tree, w) for tree, w in zip(trees, p, strict=True) if is_finite(tree)]
-    total = sum(w for _, w in kept)
-    return weighted_mean([tree for tree, _ in kept], [w / total for _, w in kept])
-
-
-class NesterovAnchor:
-    """Douillard et al. 2023: the outer optimizer's momentum, one for all workers."""
-
-    def __init__(self, anchor, learning_rate, momentum):
-        self.anchor, self.workers_done = anchor, 0
-        self.outer = MomentumSGD(anchor, learning_rate, momentum, nesterov=True)
-
-    def moved(self, arriving, workers):
-        """The anchor of this round; the first worker to ask moves it."""
-        if self.workers_done % workers == 0:
-            direction = tree_map(lambda a, m: a - m, self.anchor, arriving)
-            self.anchor = self.outer.step(self.anchor, direction)
-        self.workers_done += 1
-        return self.anchor
-
-
-class Drifts:
-    """Liang et al. 2019: what each worker's gradients are corrected by."""
-
-    def __init__(self, x0, workers, learning_rate, period):
-        self.of = [tree_map(np.zeros_like, x0) for _ in range(workers)]
-        self.length = learning_rate * period
-
-    def merge(self, i, arriving, x, snapshot):
-        step = lambda d, m, s: d + (m - s) / self.length
-        self.of[i] = tree_map(step, self.of[i], arriving, snapshot)
-        return merged(arriving, x, snapshot)
-
-    def correct(self, i, g):
-        return tree_map(lambda g, d: g - d, g, self.of[i])
-
-
-class Elastic:
-    """Zhang et al. 2015, synchronous: workers and centre pull at each other."""
-
-    def __init__(self, centre, workers, beta):
-        self.centre, self.workers, self.beta = centre, workers, beta
-        self.done = 0
-
-    def merge(self, i, arriving, x, snapshot):
-        alpha = self.beta / self.workers
-        pull = lambda x, s, z: x - alpha * (s - z)
-        pulled = tree_map(pull, x, snapshot, self.centre)
-        self.done += 1
-        if self.done % self.workers == 0:  # the forces are those of one moment
-            follow = lambda z, m: z + self.beta * (m - z)
-            self.centre = tree_map(follow, self.centre, arriving)
-        return pulled
-
-
-class PulledToAnchor:
-    """Wang, Liang, Joshi 2020: an anchor with momentum follows the stale mean."""
-
-    def __init__(self, anchor, workers, alpha, beta):
-        self.anchor, self.velocity = anchor, tree_map(np.zeros_like, anchor)
-        self.workers, self.alpha, self.beta, self.done = workers, alpha, beta, 0
-
-    def merge(self, i, arriving, x, snapshot):
-        if self.done % self.workers == 0:
-            follow = lambda v, m, z: self.beta * v + (m - z)
-            self.velocity = tree_map(follow, self.velocity, arriving, self.anchor)
-            self.anchor = tree_map(lambda z, v: z + v, self.anchor, self.velocity)
-        self.done += 1
-        pull = lambda x, z: (1 - self.alpha) * x + self.alpha * z
-        return tree_map(pull, x, self.anchor)
-
-
 def proportional_cocod_sgd(gradient, x0, samples, period, **sgd):
     """Shen et al. 2019, Algorithm 1, with proportional sampling: p_i = M_i / M.
 
@@ -344,3 +244,67 @@ def pipe_sgd(gradient, x0, batches, p, warmup_steps=0, **sgd):
         arrived = tree_map(np.zeros_like, x0) if in_flight is None else in_flight
         x, in_flight = optimizer.step(x, arrived), g
     return points, [x for _ in workers]
+
+
+def acco(gradient, x0, halves, p, optimizer):
+    """Nabli et al. 2024: an estimate by one half-batch, the commit by both.
+
+    ``halves[i][h]`` are worker i's half-batches, and ``optimizer`` takes the commits.
+    Returns the parameters before each half-batch, and at the end.
+    """
+    mean_at = lambda x, h: weighted_mean([gradient(x, own[h]) for own in halves], p)
+    theta, points, h = x0, [x0, x0], 0
+    early = mean_at(theta, 0)
+    while h + 2 < len(halves[0]):
+        estimate = copy.deepcopy(optimizer).step(theta, early)
+        late = mean_at(theta, h + 1)  # beside the exchange of the early half
+        both = tree_map(lambda e, g: (e + g) / 2, early, late)
+        early = mean_at(estimate, h + 2)  # beside the exchange of the late half
+        theta = optimizer.step(theta, both)
+        points += [estimate, theta]
+        h += 2
+    return points
+
+
+def eager_diloco(gradient, x0, batches, p, period, rate, outers):
+    """Kale et al. 2025: one round after the other, each worker's outer step its own."""
+    theta, last = [x0] * len(p), None
+    for t in range(0, len(batches[0]), period):
+        ends = walk(gradient, theta, batches, t, period, rate)
+        ways = [
+            tree_map(lambda z, x: z - x, *own) for own in zip(theta, ends, strict=True)
+        ]
+        if last is None:  # nothing has arrived yet
+            last = [tree_map(np.zeros_like, x0)] * len(p)
+        mean = weighted_mean(last, p)
+        for i in range(len(p)):
+            replace = lambda m, new, old: new / len(p) + (m - old / len(p))
+            way = tree_map(replace, mean, ways[i], last[i])
+            theta[i] = outers[i].step(theta[i], way)
+        last = ways
+    return theta
+
+
+def co2(gradient, x0, batches, p, period, rate, beta, alpha, penalty, clip):
+    """Sun et al. 2024, Algorithm 1: the mean of round t - 1 arrives in round t."""
+    start, m, last = x0, tree_map(np.zeros_like, x0), None
+    for t in range(0, len(batches[0]), period):
+        ends = walk(gradient, [start] * len(p), batches, t, period, rate)
+        following = start
+        if last is not None:
+            began, mean = last[0], weighted_mean(last[1], p)
+            add = lambda m, z, x: np.clip(beta * m + (z - x) / penalty, -clip, clip)
+            m = tree_map(add, m, began, mean)
+            following = tree_map(lambda z, m: z - alpha * m, start, m)
+        last, start = (start, ends), following
+    return [start] * len(p)
+
+
+def walk(gradient, x, batches, t, period, rate):
+    """Where plain SGD takes the workers in one round."""
+    x = list(x)
+    for tau in range(period):
+        for i in range(len(x)):
+            g = gradient(x[i], batches[i][t + tau])
+            x[i] = tree_map(lambda x, g: x - rate * g, x[i], g)
+    return x

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -186,3 +187,31 @@ def test_processes_gather_and_share_the_work():
     assert [record["taken"] for record in records] == [4, 12]
     alone = micro_batch_round((1, 3), slice(None))
     assert [record["w"] for record in records] == np.asarray(alone.params).tolist()
+
+
+def test_tokens_count_by_quantity_and_quality():
+    """Equal batches leave the steps, equal steps the squared batch."""
+    weigh = cj.workers.token_weights
+    assert weigh((30, 10), (3, 1)) == (300.0, 100.0)
+    assert weigh((30, 10), (2, 2)) == (450.0, 50.0)
+    rule, state = cj.cocod("workers"), jnp.array([1.0, 3.0])
+    round_ = cj.make_round(
+        lambda w, batch: 0 * w, optax.sgd(0.1), rule, period=1, delay=0
+    )
+    start = cj.replicate(round_.init(jnp.array(0.0)), 2)._replace(params=state)
+    start = cj.reweight(start, weigh((3, 1), steps=(1, 1)))
+    after, _ = cj.distribute(round_, via="vmap")(start, np.zeros([2, 1], np.float32))
+    np.testing.assert_allclose(after.params, [1.2, 1.2])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "steps", "message"),
+    [
+        ((0, 1), (1, 1), r"tokens\[0\]=0 must be a finite number above 0"),
+        ((1, 1), (1, 0), r"steps\[1\]=0 must be an integer of at least 1"),
+        ((1, 1, 1), (1, 1), "tokens are of 3 workers, but steps of 2"),
+    ],
+)
+def test_workers_that_took_no_part_have_no_weight(tokens, steps, message):
+    with pytest.raises(ValueError, match=message):
+        cj.workers.token_weights(tokens, steps)

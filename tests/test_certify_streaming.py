@@ -134,8 +134,16 @@ def test_without_the_options_it_starts_late(run, target, expected):
 
 
 @needs_compiler
-def test_pipe_sgd_is_hidden_beside_its_step():
-    step, args = step_of(optax.chain(cj.stale_mean_gradients("workers"), SGD))
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.chain(cj.stale_mean_gradients("workers"), SGD),
+        cj.per_step.acco(SGD, "workers"),
+    ],
+    ids=["Pipe-SGD", "ACCO"],
+)
+def test_gradients_are_hidden_beside_the_next_ones(optimizer):
+    step, args = step_of(optimizer)
     for target in ("h100", "a100"):
         certify(step, *args, target=target, compiler_options=OPTIONS).check()
 

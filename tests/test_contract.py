@@ -11,10 +11,9 @@ import pytest
 
 import cocod_jax as cj
 from tests import contract, problems, reference
+from tests.methods import METHODS, RATE, made
 from tests.problems import PERIOD, ROUNDS, WEIGHTS, N
 
-RATE = 0.05
-NESTEROV = {"learning_rate": 0.7, "momentum": 0.9}
 WAYS: dict[str, dict[str, Any]] = {
     "pmap fused": {"execution": "fused"},
     "pmap split": {"execution": "split"},
@@ -22,59 +21,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "vmap split": {"via": "vmap", "execution": "split"},
     "elsewhere": {},  # the exchange on devices of its own
 }
-METHODS = (
-    "int8",
-    "finite",
-    "diloco",
-    "diloco_mixed",
-    "vrl_sgd",
-    "easgd",
-    "overlap_local_sgd",
-    "overwriting",
-)
-
-
-def made(name, x0=None):
-    """The rule, and its loop: how the reference averages, merges and corrects."""
-    mean = cj.mean("workers")
-    x0 = problems.params(np.float64) if x0 is None else x0
-    merge = lambda i, m, x, s: reference.merged(m, x, s)
-    loop: dict[str, Any] = {"average": reference.weighted_mean, "merge": merge}
-    match name:
-        case "overwriting":
-            rule = contract.overwriting(mean)
-            loop["merge"] = lambda i, m, x, s: m
-        case "int8":
-            rule = cj.cocod(contract.int8_with_feedback("workers"))
-            loop["average"] = reference.Int8WithFeedback(N)
-        case "finite":
-            rule = contract.healing(contract.finite_workers("workers"))
-            loop["average"] = reference.finite_mean
-        case "diloco":
-            rule = cj.rules.diloco(mean, optax.sgd(**NESTEROV, nesterov=True))
-            anchor = reference.NesterovAnchor(x0, **NESTEROV)
-            loop["merge"] = lambda i, m, x, s: reference.merged(
-                anchor.moved(m, N), x, s
-            )
-        case "diloco_mixed":
-            rule = cj.rules.diloco(mean, optax.sgd(0.7), alpha=0.25)
-            anchor = reference.NesterovAnchor(x0, 0.7, 0.0)
-            loop["merge"] = lambda i, m, x, s: reference.tree_map(
-                lambda x, z: 0.25 * x + 0.75 * z, x, anchor.moved(m, N)
-            )
-        case "easgd":
-            rule = cj.rules.easgd(mean)
-            loop["merge"] = reference.Elastic(x0, N, 0.9).merge
-        case "overlap_local_sgd":
-            rule = cj.rules.overlap_local_sgd(mean)
-            loop["merge"] = reference.PulledToAnchor(x0, N, 0.6, 0.7).merge
-        case "vrl_sgd":
-            rule = cj.rules.vrl_sgd(mean, learning_rate=RATE, period=PERIOD)
-            drifts = reference.Drifts(x0, N, RATE, PERIOD)
-            loop |= {"merge": drifts.merge, "correct": drifts.correct}
-        case _:
-            raise ValueError(name)
-    return rule, loop
 
 
 def train(rule, delay, batches, **way):
@@ -103,25 +49,37 @@ def loop_of(loop, delay, batches):
     return problems.stacked(workers)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", METHODS)
-def test_methods_follow_their_loops(name, way):
+def check_method(name, way, delay):
     options = dict(WAYS[way])
     if way == "elsewhere":
         options["devices"], options["exchange_devices"] = cj.execution.device_pairs()
     with jax.enable_x64(True):
-        for delay in (2,) if way == "elsewhere" else (0, 2, PERIOD):
-            rule, loop = made(name)
-            batches = problems.batches(np.float64)
-            state = train(rule, delay, batches, **options)
-            # The int8 exchange sends scales and shares in float32.
-            tolerance = 1e-5 if name == "int8" else 1e-10
-            chex.assert_trees_all_close(
-                jax.tree.map(np.asarray, state.params),
-                loop_of(loop, delay, batches),
-                rtol=tolerance,
-                atol=tolerance,
-            )
+        rule, loop = made(name)
+        batches = problems.batches(np.float64)
+        state = train(rule, delay, batches, **options)
+        # The int8 exchange sends scales and shares in float32.
+        tolerance = 1e-5 if name == "int8" else 1e-10
+        chex.assert_trees_all_close(
+            jax.tree.map(np.asarray, state.params),
+            loop_of(loop, delay, batches),
+            rtol=tolerance,
+            atol=tolerance,
+        )
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_follow_their_loops(name, way):
+    for delay in {"vmap split": (0, 2, PERIOD), "pmap fused": (PERIOD,)}.get(way, (2,)):
+        check_method(name, way, delay)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("delay", range(PERIOD + 1))
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_follow_their_loops_at_every_delay(name, way, delay):
+    check_method(name, way, delay)
 
 
 def test_the_exchanges_state_stays_with_the_exchange():
@@ -150,6 +108,30 @@ EQUAL = {
         cj.rules.overlap_local_sgd("workers", alpha=1.0, beta=0.0),
         contract.overwriting(cj.mean("workers")),
     ),
+    "slowmo without momentum": (
+        cj.rules.slowmo("workers", beta=0.0),
+        cj.cocod("workers"),
+    ),
+    "slowmo at a constant rate": (
+        cj.rules.slowmo("workers", learning_rate=lambda r: 0.3),
+        cj.rules.diloco("workers", optax.sgd(1.0, momentum=0.5)),
+    ),
+    "delay_compensated that does not": (
+        cj.rules.delay_compensated("workers", optax.sgd(1.0), strength=0.0),
+        cj.cocod("workers"),
+    ),
+    "loscar of all coordinates": (
+        cj.rules.loscar("workers", 1.0),
+        cj.cocod("workers"),
+    ),
+    "sparse_loco that sends all": (
+        cj.rules.sparse_loco(cj.exchanges.top_k("workers", k=4, chunk=4)),
+        cj.cocod("workers"),
+    ),
+    "sparse_loco with a mean": (
+        cj.rules.sparse_loco(cj.mean("workers"), optax.sgd(0.7, momentum=0.9)),
+        cj.rules.diloco("workers", optax.sgd(0.7, momentum=0.9)),
+    ),
     "diloco that keeps nothing of its own": (
         cj.rules.diloco("workers", optax.sgd(1.0), alpha=0.0),
         contract.overwriting(cj.mean("workers")),
@@ -163,6 +145,32 @@ def test_rules_that_are_others_in_a_special_case(names, delay):
     with jax.enable_x64(True):
         batches = problems.batches(np.float64)
         ours, known = (train(rule, delay, batches, via="vmap") for rule in EQUAL[names])
+        chex.assert_trees_all_close(ours.params, known.params, rtol=1e-10)
+
+
+EQUAL_WITHOUT_DELAY = {
+    "eager_diloco": (
+        cj.rules.eager_diloco("workers"),
+        cj.rules.diloco("workers"),
+    ),
+    "co2 without penalty and clip": (
+        cj.rules.co2("workers", beta=0.6, alpha=0.8),
+        cj.rules.slowmo("workers", beta=0.6, alpha=0.8),
+    ),
+    "delay_compensated": (
+        cj.rules.delay_compensated("workers"),
+        cj.rules.diloco("workers"),
+    ),
+}
+
+
+@pytest.mark.parametrize("names", EQUAL_WITHOUT_DELAY)
+def test_rules_that_are_others_without_delay(names):
+    with jax.enable_x64(True):
+        batches = problems.batches(np.float64)
+        ours, known = (
+            train(rule, 0, batches, via="vmap") for rule in EQUAL_WITHOUT_DELAY[names]
+        )
         chex.assert_trees_all_close(ours.params, known.params, rtol=1e-10)
 
 

@@ -17,24 +17,22 @@ from hypothesis import strategies as st
 import cocod_jax as cj
 from cocod_jax import testing
 from tests import problems
-from tests.problems import WEIGHTS, N
+from tests.methods import EXCHANGING
+from tests.problems import N
 
-EXCHANGING = {
-    "cocod": cj.cocod("workers"),
-    "cocod_weighted": cj.cocod("workers", WEIGHTS),
-    "mean": cj.cocod(cj.mean("workers")),
-    "diloco": cj.rules.diloco("workers"),
-    "easgd": cj.rules.easgd("workers"),
-    "overlap_local_sgd": cj.rules.overlap_local_sgd("workers"),
-    "vrl_sgd": cj.rules.vrl_sgd("workers", learning_rate=0.1, period=2),
-}
 SILENT = {"independent", "nothing"}  # no worker hears of another
 INVARIANTS = [made for name, made in vars(testing).items() if name[:7] == "assert_"]
 MOVING = {testing.assert_mean_preserved}
-LACKING = {
-    "diloco": MOVING,
-    "easgd": MOVING | {testing.assert_identical_workers_agree},  # pulled by beta / N
-    "overlap_local_sgd": MOVING,
+ANCHORED = (
+    *("diloco", "diloco_mixed", "slowmo", "slowmo_scheduled", "bmuf", "co2"),
+    *("delay_compensated", "sparse_loco", "overlap_local_sgd"),
+)
+LACKING = dict.fromkeys(ANCHORED, MOVING) | {
+    "overwriting": MOVING,
+    # Pulled by beta / N; and its own progress counts by 1 / N until all have heard.
+    "easgd": MOVING | {testing.assert_identical_workers_agree},
+    "eager_diloco": MOVING | {testing.assert_identical_workers_agree},
+    "int8": MOVING | {testing.assert_fixed_point},  # beyond the tolerance
 }
 
 
@@ -64,7 +62,7 @@ def test_update_is_merge_after_send(name):
     def halves(progress, snapshot):
         state: Any = rule.init(snapshot)
         sent, _ = rule.send(state, snapshot)
-        arriving = rule.exchange.receive(sent, snapshot)
+        arriving = rule.receive(sent, rule.outgoing(state.rule_state, snapshot))
         params = jax.tree.map(jnp.add, snapshot, progress)
         merged, _ = rule.merge(arriving, params, state.rule_state, snapshot)
         return jax.tree.map(jnp.subtract, merged, snapshot)

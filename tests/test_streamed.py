@@ -14,9 +14,9 @@ import pytest
 import cocod_jax as cj
 from cocod_jax.rounds._types import of_whole_rounds, on_host
 from tests import contract, problems, reference
+from tests.methods import RATE, STREAMED
+from tests.methods import made as made_whole
 from tests.problems import PERIOD, ROUNDS, STEPS, WEIGHTS, N
-from tests.test_contract import METHODS, RATE
-from tests.test_contract import made as made_whole
 from tests.test_per_step import over_mesh, over_mesh_unchecked
 
 INNER: dict[str, Any] = {
@@ -182,7 +182,7 @@ def made(name):
 
 
 @pytest.mark.parametrize("way", ["shard_map fused", "elsewhere", "every vmap"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", STREAMED)
 def test_methods_follow_their_loops_piece_by_piece(name, way):
     with jax.enable_x64(True):
         rule, pieces = made(name)

@@ -12,8 +12,8 @@ import pytest
 
 import cocod_jax as cj
 from tests import contract, problems, reference
+from tests.methods import RATE
 from tests.problems import PERIOD, WEIGHTS, N
-from tests.test_contract import RATE
 
 make_round = functools.partial(cj.make_round, period=PERIOD, streamed=True)
 SGD = optax.sgd(RATE)

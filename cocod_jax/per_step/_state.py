@@ -32,7 +32,7 @@ def given(params: Params | None) -> Params:
     """The parameters; ValueError where there are none."""
     if params is None:
         raise ValueError(
-            "cj.every needs the parameters: call update(gradients, state, params); "
-            "params was None."
+            "this optimizer needs the parameters: call update(gradients, state, "
+            "params); params was None."
         )
     return params

@@ -2,21 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from cocod_jax._trees import barrier, few_leaves, same_shapes, wide
+from cocod_jax._trees import barrier, few_leaves, norm, same_shapes, wide
 from cocod_jax._typing import Params, Tree
 from cocod_jax.rounds._types import MergeMetrics
-
-
-def norm(tree: Tree) -> jax.Array:
-    """The Euclidean norm of a tree, in float32 at least.
-
-    It is the norm of the leaves' norms. The sum of their squares would be one kernel to
-    XLA, whose compilation takes a time quadratic in the number of leaves.
-    """
-    norms = [optax.tree.norm(wide(leaf)) for leaf in few_leaves(tree)]
-    return optax.tree.norm(jnp.array(norms))  # of none as well
 
 
 def merge_metrics(

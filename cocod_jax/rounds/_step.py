@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cocod_jax._trees import cast_like
+from cocod_jax._trees import cast_like, norm
 from cocod_jax._typing import Batch, LossFn, ModelState, Params
 from cocod_jax.rounds._checks import check_loss, check_same_types
 from cocod_jax.rounds._inner import with_what_it_takes
-from cocod_jax.rounds._metrics import norm
 from cocod_jax.rounds._micro_batches import (
     GradientFn,
     MicroBatches,

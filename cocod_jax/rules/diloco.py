@@ -95,22 +95,17 @@ def diloco(
         check_shares(alpha=alpha)
 
     def init(params: Params) -> DiLoCoState:
-        anchor = jax.tree.map(jnp.array, params)
-        return DiLoCoState(anchor, outer.init(anchor))
+        return anchored(outer, params)
 
     def merge(
         arriving: Params, params: Params, state: Any, snapshot: Params
     ) -> tuple[Params, DiLoCoState]:
-        updates, outer_state = outer.update(
-            optax.tree.sub(state.anchor, arriving), state.outer_state, state.anchor
-        )
-        anchor = optax.apply_updates(state.anchor, updates)
+        state = outer_step(outer, state, optax.tree.sub(state.anchor, arriving))
         if alpha is None:
             move = lambda z, x, s: z + (x - s)
         else:
             move = lambda z, x, s: alpha * x + (1 - alpha) * z
-        moved = jax.tree.map(move, anchor, params, snapshot)
-        return moved, DiLoCoState(anchor, outer_state)
+        return jax.tree.map(move, state.anchor, params, snapshot), state
 
     return MergeRule(as_exchange(axis_or_exchange, weights), merge, init=init)
 
@@ -130,3 +125,17 @@ def outer_optimizer(
             f"outer={shown(outer)} must be an optax transform, such as optax.sgd(0.7)."
         )
     return outer
+
+
+def anchored(outer: optax.GradientTransformation, params: Params) -> DiLoCoState:
+    """The state of an outer optimizer whose anchor begins here."""
+    anchor = jax.tree.map(jnp.array, params)
+    return DiLoCoState(anchor, outer.init(anchor))
+
+
+def outer_step(
+    outer: optax.GradientTransformation, state: DiLoCoState, gradient: Params
+) -> DiLoCoState:
+    """The state with an anchor that the outer optimizer moved along a gradient."""
+    updates, outer_state = outer.update(gradient, state.outer_state, state.anchor)
+    return DiLoCoState(optax.apply_updates(state.anchor, updates), outer_state)

@@ -270,9 +270,11 @@ def _merge(
     merges: int = 3,
 ) -> Any:
     """The workers after some merges; each goes on from where the last one ended."""
+    # As in a round, what a rule remembers begins alike on all workers.
+    start = jax.tree.map(lambda leaf: leaf.mean(axis=0), snapshot)
 
     def one_worker(snapshot: Any, progress: Any, weight: Any) -> Any:
-        state: Any = rule.init(snapshot)
+        state: Any = rule.init(start)
         params = jax.tree.map(jnp.add, snapshot, progress)
         for _ in range(merges):
             params, state = rule.merge_now(params, state, snapshot, weight)

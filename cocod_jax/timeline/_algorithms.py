@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, NamedTuple, Protocol
 
-from cocod_jax._checks import check_counts, check_period
+from cocod_jax._checks import check_counts, check_fractions, check_period
 
 
 class Transfer(NamedTuple):
@@ -69,10 +69,7 @@ class SSGD:
     period = 1
 
     def __post_init__(self):
-        if not 0 < self.sends_after <= 1:
-            raise ValueError(
-                f"sends_after={self.sends_after!r} must be above 0, up to 1."
-            )
+        check_fractions(sends_after=self.sends_after)
 
     def transfers(self, steps: int) -> list[Transfer]:
         """See :class:`Algorithm`."""

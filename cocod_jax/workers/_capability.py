@@ -148,3 +148,45 @@ def batch_shares(
     for i in by_remainder[: total - sum(shares)]:
         shares[i] += 1
     return tuple(shares)
+
+
+def token_weights(tokens: Sequence[float], steps: Sequence[int]) -> tuple[float, ...]:
+    r"""Weights of workers that got through unequal data in unequal numbers of steps.
+
+    .. math:: w_i = c_i \cdot \frac{c_i}{k_i} \propto p_i
+
+    The first factor is quantity, how much of the data a worker has seen; the second is
+    quality, how many tokens its mean gradient is of. With equal batches it leaves the
+    number of steps, and with equal steps the squared batch.
+
+    Args:
+      tokens: c_i, what each worker has learnt from since the last merge, above 0; any
+        unit will do, such as samples (shared).
+      steps: k_i, its local steps in that time, at least 1 (shared). Of
+        :class:`cocod_jax.MicroBatches` the round's period, since a worker takes one
+        step with all of them.
+
+    Returns:
+      w_i, one number for each worker, for :func:`cocod_jax.reweight`.
+
+    Raises:
+      TypeError: when one is no sequence.
+      ValueError: when a number is not positive and finite, or they are not of equally
+        many workers. A worker that takes no part has no place on the axis.
+
+    Examples:
+      >>> cj.workers.token_weights((600, 200), steps=(3, 2))
+      (120000.0, 20000.0)
+
+    References:
+      Douillard et al., `Decoupled DiLoCo for Resilient Distributed Pre-training
+      <https://arxiv.org/abs/2604.21428>`_, 2026, Section 3.2.
+    """
+    check_sequence(tokens=tokens, steps=steps)
+    check_positive(**{f"tokens[{i}]": c for i, c in enumerate(tokens)})
+    check_counts(**{f"steps[{i}]": k for i, k in enumerate(steps)})
+    if len(tokens) != len(steps):
+        raise ValueError(
+            f"tokens are of {len(tokens)} workers, but steps of {len(steps)}."
+        )
+    return tuple(float(c) ** 2 / k for c, k in zip(tokens, steps, strict=True))
