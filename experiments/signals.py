@@ -1,7 +1,7 @@
 """How a program is stopped: what ends it unwinds the stack, so that it can tidy up."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -23,10 +23,26 @@ def exit_status(stop: KeyboardInterrupt) -> int:
 
 
 @contextmanager
+def handled(
+    numbers: Iterable[int], handler: Callable[[int, FrameType | None], None]
+) -> Iterator[None]:
+    """Lets a handler take signals, save for those that this process is to ignore.
+
+    A shell starts background jobs that ignore Ctrl-C, and ``nohup`` starts what ignores
+    the end of its terminal.
+    """
+    heard = [each for each in numbers if signal.getsignal(each) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, handler) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler_before in previous.items():
+            signal.signal(number, handler_before)
+
+
+@contextmanager
 def like_ctrl_c() -> Iterator[None]:
     """Lets every signal of :data:`ENDS` unwind the stack, as Ctrl-C does.
-
-    Ctrl-C itself stays as it was: a shell starts background jobs that ignore it.
 
     Raises:
       Stopped: a KeyboardInterrupt, where the signal arrives.
@@ -35,12 +51,8 @@ def like_ctrl_c() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
 
-    previous = {number: signal.signal(number, stop) for number in ENDS}
-    try:
+    with handled(ENDS, stop):
         yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

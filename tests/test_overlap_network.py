@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ import pytest
 from experiments.cluster.network import Network, parse_rate
 from experiments.cluster.processes import run_workers
 from experiments.signals import Stopped, exit_status
+from tests.waiting import alive, wait_until
 
 
 def python(code: str) -> list[str]:
@@ -185,19 +185,6 @@ def test_workers_do_not_outlive_a_killed_run(tmp_path):
         assert alive(worker)
         run.kill()
     wait_until(lambda: not alive(worker))
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that is dead may still have its number."""
-    state = Path(f"/proc/{pid}/stat")
-    return state.exists() and ") Z " not in state.read_text()
-
-
-def wait_until(holds, seconds=20) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 def _why_no_network() -> str | None:

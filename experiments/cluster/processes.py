@@ -2,8 +2,6 @@
 
 import json
 import os
-import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -13,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from experiments import children
 from experiments.cluster.network import Network, free_port
-from experiments.signals import undisturbed
 
 _ENVIRONMENT = {
     # One thread computes. JAX gives a process as many as it has cores or devices; a
@@ -66,17 +64,15 @@ def run_workers(
     show(words="workers start")
     with ExitStack() as stack:
         workers: list[_Worker] = []
-        stack.callback(_end, workers)
+        stack.callback(lambda: children.end(worker.process for worker in workers))
         for i in range(network.workers):
             out, err = (stack.enter_context(tempfile.TemporaryFile()) for _ in "oe")
             with _pinned(i):
-                process = subprocess.Popen(
-                    [*_dies_with_parent(), *network.command(i, argv_of_worker(i))],
+                process = children.start(
+                    network.command(i, argv_of_worker(i)),
                     env=environment,
-                    stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=err,
-                    start_new_session=True,  # a group of its own, ended as a whole
                 )
             workers.append(_Worker(process, out, err))
         _wait(workers, timeout, show)
@@ -199,20 +195,6 @@ def _check(workers: Sequence[_Worker]) -> None:
             raise RuntimeError(
                 f"Worker {i} failed with status {status}:\n{worker.last_words()}"
             )
-
-
-def _end(workers: Sequence[_Worker]) -> None:
-    with undisturbed():  # by a second Ctrl-C
-        for worker in workers:
-            with suppress(ProcessLookupError):
-                os.killpg(worker.process.pid, signal.SIGKILL)
-            worker.process.wait()
-
-
-def _dies_with_parent() -> list[str]:
-    """Before a command: the kernel kills it when this process ends, however that is."""
-    setpriv = shutil.which("setpriv")  # from util-linux
-    return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
 
 
 @contextmanager
