@@ -94,19 +94,25 @@ class StreamingConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MlpRun:
-    """All that one program of the MLP trains: every split, rate and seed."""
+class MlpProblem:
+    """What is learnt: an MLP on digits, once for every split and seed."""
 
-    algorithm: Measured
-    period: int
-    optimizer: Optimizer
-    rates: tuple[float, ...]
     partitions: tuple[str, ...]
     seeds: tuple[int, ...]
     workers: int
     steps: int
     batch_size: int
     hidden: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MlpRun(MlpProblem):
+    """All that one program of the MLP trains: every split, rate and seed."""
+
+    algorithm: Measured
+    period: int
+    optimizer: Optimizer
+    rates: tuple[float, ...]
     out: Path
 
     @property

@@ -13,7 +13,7 @@ from experiments import data
 from experiments.algorithms import per_step
 from experiments.iterations.speedup import finite
 from experiments.iterations.trainer import trainer
-from experiments.streaming.config import JUST_IN_TIME, ROW, MlpRun
+from experiments.streaming.config import JUST_IN_TIME, ROW, MlpProblem, MlpRun
 
 
 @functools.cache
@@ -29,7 +29,7 @@ def digits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     }
 
 
-def initial(run: MlpRun) -> dict[str, np.ndarray]:
+def initial(run: MlpProblem) -> dict[str, np.ndarray]:
     """Parameters [runs, N, ...]: of a seed the same for every split and worker."""
     hidden = run.hidden
     first = [np.random.default_rng((0, seed)) for seed in run.seeds]
@@ -48,7 +48,7 @@ def initial(run: MlpRun) -> dict[str, np.ndarray]:
     return {name: spread(leaf) for name, leaf in seeds.items()}
 
 
-def batches(run: MlpRun) -> np.ndarray:
+def batches(run: MlpProblem) -> np.ndarray:
     """Which training examples each batch has, [rows, ROW, runs, N, batch].
 
     Every worker draws from its own shard with replacement.

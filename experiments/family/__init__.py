@@ -1,0 +1,1 @@
+"""The whole family of algorithms on one small problem."""
