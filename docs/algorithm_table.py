@@ -120,6 +120,28 @@ only a part, and a rule with a period hides more.""",
         "in a batch. Twice as many bytes as S-SGD with the same batch.",
     ),
     Row(
+        name="DES-LOC",
+        code="`cj.every(k, cj.per_step.averaged_moments(inner, axis, ...), ...)`",
+        seconds="*k* max(*Tc*, *l* + (*Tm* \N{MINUS SIGN} *l*) / *k*), and the moments",
+        exchanges="*k*",
+        source=cj.per_step.averaged_moments,
+        example="""\
+import optax
+import cocod_jax as cj
+
+adam = cj.per_step.averaged_moments(optax.adam(1e-3), "workers", mu=24, nu=48)
+optimizer = cj.every(8, adam, cj.cocod("workers"), streamed=True)
+""",
+        text="""\
+Its moments are streamed beside whatever exchanges the parameters.""",
+        use="""\
+Take it where workers' moments drift apart and it shows: with skewed data, long periods
+or large learning rates. With periods of 3 and 6 times that of the parameters the two
+moments of Adam add a half to the bytes.""",
+        cost="Two copies of a piece of each moment. The compiler combines the pieces "
+        "of parameters and moments into one exchange, if their periods differ.",
+    ),
+    Row(
         name=ALGORITHMS["local_sgd"][0],
         code="`make_round(..., cj.cocod(axis), period=k, delay=0)`",
         seconds="*k Tc* + *Tm*",
@@ -314,6 +336,36 @@ The outer rate has to be tuned; with a delay the papers take a smaller one. With
 `outer=optax.sgd(1.0)` it is CoCoD-SGD.""",
         cost="An anchor and the outer optimizer's state, as large as the parameters "
         "each, beside what CoCoD-SGD keeps.",
+    ),
+    Row(
+        name="Streaming DiLoCo",
+        code="`cj.rules.fragments(cj.rules.diloco, axis, masks)`, rounds in turn",
+        seconds="max(*k Tc*, *Tm* / *P*)",
+        exchanges="1",
+        source=cj.rules.fragments,
+        example="""\
+import jax.numpy as jnp, numpy as np, optax
+import cocod_jax as cj
+
+loss_fn = lambda params, batch: jnp.mean((batch @ params["in"] @ params["out"]) ** 2)
+masks = [{"in": True, "out": False}, {"in": False, "out": True}]
+rules = cj.rules.fragments(cj.rules.diloco, "workers", masks)
+make = lambda rule: cj.make_round(loss_fn, optax.sgd(0.1), rule, period=4, delay=2)
+rounds = [make(rule) for rule in rules]
+state = cj.replicate(rounds[0].init({"in": jnp.eye(3), "out": jnp.ones(3)}), 2)
+runs = [cj.distribute(round_, via="vmap") for round_ in rounds]
+for turn in range(6):
+    state, metrics = runs[turn % 2](state, np.ones([2, 4, 8, 3], np.float32))
+""",
+        text="""\
+*P* is the number of fragments, and the whole model travels once in *P k* steps.""",
+        use="""\
+Take it as published, with layers for fragments, or where parts of the model want rules
+or periods of their own. [Streaming](streamed.md) with the same rule cuts all layers
+into pieces that are equally large, and sends one in every step.""",
+        cost="As the rule: DiLoCo's anchor and outer state. One compilation for each "
+        "fragment.",
+        references=cj.rules.fragments,
     ),
     _rule(
         name="SlowMo",

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
+from cocod_jax._parts import whole_of
 from cocod_jax._trees import at, barrier, choose, put_at
 from cocod_jax._typing import Params, Tree
 from cocod_jax.exchanges._shards import Shards, between_shards
 from cocod_jax.exchanges._wire import check_floats, cut
-from cocod_jax.rounds._trainable import whole_of
 from cocod_jax.rules import MergeRule, RuleState
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cocod_jax._parts import whole_of
 from cocod_jax._trees import cast_like, norm
 from cocod_jax._typing import Batch, LossFn, ModelState, Params
 from cocod_jax.rounds._checks import check_loss, check_same_types
@@ -17,7 +18,6 @@ from cocod_jax.rounds._micro_batches import (
     over_micro_batches,
 )
 from cocod_jax.rounds._portion import Portion
-from cocod_jax.rounds._trainable import whole_of
 from cocod_jax.rounds._types import RoundState, StepMetrics
 from cocod_jax.rules import MergeRule
 
