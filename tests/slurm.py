@@ -2,7 +2,7 @@
 
 It needs root and the packages of Debian 12: ``apt-get install --no-install-recommends
 munge slurm-client slurmctld slurmd``. All it writes is in a temporary folder, its ports
-are free ones of 127.0.0.1, and nothing of it stays.
+are free ones of 127.0.0.1, and nothing of it stays, whatever but SIGKILL ends it.
 """
 
 import os

@@ -138,7 +138,7 @@ def test_the_page_on_processes_runs_on_ray(tmp_path):
         text=True,
         check=True,
     )
-    assert run.stdout.splitlines()[-1] == printed.strip()
+    assert printed.strip() in run.stdout.splitlines()  # among Ray's
 
 
 def test_no_other_page_has_code_of_ours_that_does_not_run():
