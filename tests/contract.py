@@ -1,13 +1,11 @@
 """Exchanges and rules that use the whole contract, for tests only.
 
-Each stands for what the library is to carry: an exchange with state on a narrow wire,
-one that divides after the collective, a rule that keeps an anchor, one that corrects
-gradients, and one that overwrites.
+An exchange with a state on a narrow wire, in as few lines as will do, and a rule that
+overwrites.
 """
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 
 import cocod_jax as cj
@@ -47,37 +45,6 @@ def int8_with_feedback(axis_name):
         return unravel(means, like)
 
     return cj.Exchange(init, send, receive, axis_name)
-
-
-def finite_workers(axis_name):
-    """The mean of the workers whose numbers are all finite."""
-
-    def send(state, tree, weight=None):
-        share, sums = own_share(axis_name, None, weight), {}
-        for dtype, buffer in ravel(tree).items():
-            finite = jnp.isfinite(buffer).all()
-            counted = jnp.where(finite, buffer, 0) * jnp.asarray(share, dtype)
-            own = jnp.where(finite, jnp.asarray(share, dtype), 0)
-            sums[dtype] = lax.psum(jnp.append(counted, own), axis_name)
-        return sums, state
-
-    def receive(sent, like):
-        return unravel({d: total[:-1] / total[-1] for d, total in sent.items()}, like)
-
-    nothing = lambda tree: optax.EmptyState()
-    return cj.Exchange(nothing, send, receive, axis_name)
-
-
-def healing(exchange):
-    """CoCoD-SGD, but a worker that is not finite takes what arrives."""
-
-    def merge(arriving, params, state, snapshot):
-        leaves = jax.tree.leaves((params, snapshot))
-        finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
-        move = lambda m, x, s: jnp.where(finite, m + (x - s), m)
-        return jax.tree.map(move, arriving, params, snapshot), state
-
-    return cj.MergeRule(exchange, merge)
 
 
 def overwriting(exchange):

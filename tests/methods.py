@@ -48,7 +48,7 @@ def made(name, x0=None):
             rule = cj.cocod(contract.int8_with_feedback("workers"))
             loop["average"] = merges.Int8WithFeedback(N)
         case "finite":
-            rule = contract.healing(contract.finite_workers("workers"))
+            rule = cj.cocod(cj.exchanges.finite("workers"))
             loop["average"] = merges.finite_mean
         case "diloco":
             rule = cj.rules.diloco(mean, optax.sgd(**NESTEROV, nesterov=True))

@@ -226,20 +226,6 @@ def test_every_gives_the_rounds_numbers(name, delay):
         )
 
 
-@pytest.mark.parametrize("execution", ["fused", "split"])
-def test_a_worker_that_is_not_finite_is_left_out_and_healed(execution):
-    rule = contract.healing(contract.finite_workers("workers"))
-    round_ = cj.make_round(problems.loss, optax.sgd(RATE), rule, period=PERIOD)
-    state = cj.replicate(round_.init(problems.params()), N)
-    broken = state.params["w"].at[1].set(jnp.nan)
-    state = state._replace(params=state.params | {"w": broken})
-    run = cj.distribute(round_, execution=execution)
-    state, _ = run(state, problems.round_batches(problems.batches(), 0))
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
-    # The healed worker has the mean of the others' snapshots, which were equal.
-    np.testing.assert_allclose(state.params["w"][1], problems.params()["w"], rtol=1e-6)
-
-
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("execution", ["fused", "split"])
 def test_workers_are_equal_after_a_merge_without_delay(execution, dtype):

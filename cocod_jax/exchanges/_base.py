@@ -40,6 +40,9 @@ class Exchange(NamedTuple):
         all workers count the same.
       streams: whether it may be given a piece of the model in every step; False where
         it needs the whole at once, such as the largest values of all.
+      heals: whether a worker whose numbers are not finite is left out, and healed by
+        what arrives: a round then makes all of such a worker NaN, and a merge gives it
+        what arrives.
 
     Examples:
       >>> exchange = cj.mean("workers")
@@ -56,6 +59,7 @@ class Exchange(NamedTuple):
     axis_name: AxisName | None
     weights: tuple[float, ...] | None = None
     streams: bool = True
+    heals: bool = False
 
     def average(self, tree: Tree, weight: Weight | None = None) -> Tree:
         """Sends and receives at once, with a state that is fresh and then dropped.
