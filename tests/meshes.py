@@ -20,6 +20,7 @@ MESHES = {
 }
 RULES = {
     "cocod": lambda: cj.cocod("workers"),
+    "finite": lambda: cj.cocod(cj.exchanges.finite("workers")),
     "diloco": lambda: cj.rules.diloco("workers"),
     "vrl_sgd": lambda: cj.rules.vrl_sgd("workers", learning_rate=0.05, period=PERIOD),
 }

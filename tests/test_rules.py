@@ -32,7 +32,9 @@ LACKING = dict.fromkeys(ANCHORED, MOVING) | {
     # Pulled by beta / N; and its own progress counts by 1 / N until all have heard.
     "easgd": MOVING | {testing.assert_identical_workers_agree},
     "eager_diloco": MOVING | {testing.assert_identical_workers_agree},
-    "int8": MOVING | {testing.assert_fixed_point},  # beyond the tolerance
+    # Sums are rounded, and the worker that rounds a sum keeps what is left out.
+    "int8": MOVING | {testing.assert_order_irrelevant},
+    "narrow": MOVING | {testing.assert_order_irrelevant},
 }
 
 

@@ -27,8 +27,9 @@ class Exchange(NamedTuple):
     binds ``axis_name``; ``init`` may run outside of it.
 
     Attributes:
-      init: ``(tree) -> state`` for trees like this one; ``optax.EmptyState()`` where
-        nothing is remembered from one exchange to the next.
+      init: ``(tree) -> state`` for trees like this one, which all workers have in
+        common at first; ``optax.EmptyState()`` where nothing is remembered from one
+        exchange to the next.
       send: ``(state, tree, weight) -> (sent, state)``. ``weight`` is this worker's
         share p_i, a scalar; the shares of all workers have sum 1. None takes
         ``weights``. ``sent`` is any tree of arrays, in the form in which it travels.
@@ -43,6 +44,10 @@ class Exchange(NamedTuple):
       heals: whether a worker whose numbers are not finite is left out, and healed by
         what arrives: a round then makes all of such a worker NaN, and a merge gives it
         what arrives.
+      halves: ``send`` in two, where it is two collectives of which the second needs
+        the first: ``(state, tree, weight) -> (halfway, state)`` and ``(state, halfway)
+        -> (sent, state)``. A round takes half of the steps between them. None where it
+        is one.
 
     Examples:
       >>> exchange = cj.mean("workers")
@@ -60,6 +65,7 @@ class Exchange(NamedTuple):
     weights: tuple[float, ...] | None = None
     streams: bool = True
     heals: bool = False
+    halves: tuple[Callable[..., Any], Callable[..., Any]] | None = None
 
     def average(self, tree: Tree, weight: Weight | None = None) -> Tree:
         """Sends and receives at once, with a state that is fresh and then dropped.
