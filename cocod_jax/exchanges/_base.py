@@ -162,6 +162,12 @@ def check_axis_name(axis_name: Any) -> None:
         )
 
 
+def check_one_axis(axis_name: Any) -> None:
+    """Raises TypeError unless ``axis_name`` is a string, the name of one axis."""
+    if not isinstance(axis_name, str):
+        raise TypeError(f"axis_name={shown(axis_name)} must be a string.")
+
+
 def workers_axis(exchange: Exchange, axis_name: str | None = None) -> str:
     """The one axis to map workers over: the exchange's.
 
@@ -174,8 +180,8 @@ def workers_axis(exchange: Exchange, axis_name: str | None = None) -> str:
       TypeError: when ``axis_name`` is not a string.
       ValueError: when the exchange has another axis, or several.
     """
-    if axis_name is not None and not isinstance(axis_name, str):
-        raise TypeError(f"axis_name={shown(axis_name)} must be a string.")
+    if axis_name is not None:
+        check_one_axis(axis_name)
     own = exchange.axis_name
     if own is None:
         return "workers" if axis_name is None else axis_name

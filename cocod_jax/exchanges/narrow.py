@@ -10,7 +10,13 @@ from jax import lax
 from cocod_jax._checks import check_counts
 from cocod_jax._trees import own_copy
 from cocod_jax._typing import Sent, Tree, Weight
-from cocod_jax.exchanges._base import Exchange, axis_size, normalised, own_share
+from cocod_jax.exchanges._base import (
+    Exchange,
+    axis_size,
+    check_one_axis,
+    normalised,
+    own_share,
+)
 from cocod_jax.exchanges._codecs import CODECS, Numbers
 from cocod_jax.exchanges._shards import shards_of
 from cocod_jax.exchanges._wire import ravel, unravel
@@ -128,8 +134,7 @@ def narrow(
        to what all know, and the server is spread over the workers. NaN makes its block
        NaN on all workers, and stays in e_i.
     """
-    if not isinstance(axis_name, str):
-        raise TypeError(f"axis_name={axis_name!r} must be a string.")
+    check_one_axis(axis_name)
     if numbers not in CODECS:
         raise ValueError(f"numbers={numbers!r} must be one of {', '.join(CODECS)}.")
     check_counts(block=block)
