@@ -97,6 +97,15 @@ def finite_mean(trees, p):
     return weighted_mean([tree for tree, _ in kept], [w / total for _, w in kept])
 
 
+def ring(trees, p):
+    """What each worker makes of itself and its two neighbours; all count the same."""
+    third = [1 / 3] * 3
+    return [
+        weighted_mean([trees[i - 1], tree, trees[(i + 1) % len(trees)]], third)
+        for i, tree in enumerate(trees)
+    ]
+
+
 class NesterovAnchor:
     """Douillard et al. 2023: the outer optimizer's momentum, one for all workers."""
 

@@ -16,6 +16,7 @@ NESTEROV = {"learning_rate": 0.7, "momentum": 0.9}
 METHODS = (
     "int8",
     "finite",
+    "gossip",
     "diloco",
     "diloco_mixed",
     "vrl_sgd",
@@ -51,6 +52,10 @@ def made(name, x0=None):
         case "finite":
             rule = cj.cocod(cj.exchanges.finite("workers"))
             loop["average"] = merges.finite_mean
+        case "gossip":
+            rule = cj.cocod(cj.exchanges.gossip("workers", "ring"))
+            loop["average"] = merges.ring
+            loop["merge"] = lambda i, m, x, s: reference.merged(m[i], x, s)
         case "diloco":
             rule = cj.rules.diloco(mean, optax.sgd(**NESTEROV, nesterov=True))
             anchor = merges.NesterovAnchor(x0, **NESTEROV)
