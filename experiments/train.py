@@ -6,6 +6,7 @@ The log is one JSON record a line: the circumstances of the run, then every roun
 every epoch as it ends, so that a run that is stopped leaves a log that can be used.
 """
 
+import itertools
 import math
 import os
 import sys
@@ -120,14 +121,18 @@ def certifiable(argv: list[str], devices: int) -> tuple[cj.Round, Any, Any]:
     return round_, state, batches
 
 
-def number_of_rounds(job: Job) -> tuple[int, int]:
-    """How many rounds warm up, and how many follow.
+def phases(job: Job) -> list[tuple[cj.Round, int]]:
+    """The rounds of a run in their order, and how often each comes in turn.
 
     The last round is whole: a run may be longer than its epochs by a part of one.
     """
+    plan = cj.plans.stages({0: job.warm, job.config.warmup_rounds: job.main})
     total = total_steps(job.config, job.data.steps_per_epoch)
-    warm = min(job.config.warmup_rounds, total)
-    return warm, math.ceil((total - warm) / job.main.period)
+    step, rounds = 0, []
+    while step < total:
+        rounds.append(plan(step))
+        step += rounds[-1].period
+    return [(round_, len([*same])) for round_, same in itertools.groupby(rounds)]
 
 
 def train(job: Job, log: Logbook, show: progress.Training) -> cj.RoundState:
@@ -139,11 +144,10 @@ def train(job: Job, log: Logbook, show: progress.Training) -> cj.RoundState:
     recorder = Recorder(
         log, show, job.task, data.per_step, config.micro_batches, job.layout.peak
     )
-    phases = [*zip((job.warm, job.main), number_of_rounds(job), strict=True)]
-    end = sum(round_.period * count for round_, count in phases)
+    end = sum(round_.period * count for round_, count in phases(job))
     step, epoch = 0, 0
     try:
-        for round_, count in phases:
+        for round_, count in phases(job):
             run = job.layout.distribute(
                 round_, via=config.via, execution=config.execution
             )
@@ -192,7 +196,7 @@ def main(config: RunConfig) -> int:
             "parameters": parameter_count(job.task.init),
         }
         reporter.line("Compiling; the first epoch takes longest.")
-        rounds = sum(number_of_rounds(job))
+        rounds = sum(count for _, count in phases(job))
         reporter.now("compiling", 0, rounds)
         show = progress.Training(reporter, config.epochs, rounds, job.task.unit)
         try:
