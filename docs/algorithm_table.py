@@ -270,8 +270,6 @@ hardly learnt](../results/20261129_streaming_study.md).
 
 A rule sees a piece as its model. One that needs the whole at once, such as its norm,
 says `streams=False` ([how](../how-to/own-rule.md#rules-that-stream)) and is refused.
-Workers that are not finite spoil in their next step what a merge has mended: leave
-such steps out, with `optax.apply_if_finite` as the inner optimizer.
 
 ## Relatives
 

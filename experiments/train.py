@@ -6,6 +6,7 @@ The log is one JSON record a line: the circumstances of the run, then every roun
 every epoch as it ends, so that a run that is stopped leaves a log that can be used.
 """
 
+import itertools
 import math
 import os
 import sys
@@ -121,20 +122,28 @@ def certifiable(argv: list[str], devices: int) -> tuple[cj.Round, Any, Any]:
     return round_, state, batches
 
 
-def number_of_rounds(job: Job) -> tuple[int, int]:
-    """How many rounds warm up, and how many follow.
+def phases(job: Job) -> list[tuple[cj.Round, int]]:
+    """The rounds of a run in their order, and how often each comes in turn.
 
     The last round is whole: a run may be longer than its epochs by a part of one.
     """
+    plan = cj.plans.stages({0: job.warm, job.config.warmup_rounds: job.main})
     total = total_steps(job.config, job.data.steps_per_epoch)
-    warm = min(job.config.warmup_rounds, total)
-    return warm, math.ceil((total - warm) / job.main.period)
+    step, rounds = 0, []
+    while step < total:
+        rounds.append(plan(step))
+        step += rounds[-1].period
+    return [(round_, len([*same])) for round_, same in itertools.groupby(rounds)]
 
 
-def last_step(job: Job) -> int:
-    """Local steps of the whole run."""
-    warm, main = number_of_rounds(job)
-    return warm * job.warm.period + main * job.main.period
+def rounds_left(job: Job, step: int) -> list[tuple[cj.Round, int, int]]:
+    """From the end of a round on: rounds, their first step and how many there are."""
+    begin, left = 0, []
+    for round_, count in phases(job):
+        first, begin = max(step, begin), begin + round_.period * count
+        if first < begin:
+            left.append((round_, first, (begin - first) // round_.period))
+    return left
 
 
 def train(
@@ -166,7 +175,8 @@ def train(
     recorder = Recorder(
         log, show, job.task, data.per_step, config.micro_batches, job.layout.peak
     )
-    step, end = 0, last_step(job)
+    step = 0
+    end = sum(round_.period * count for round_, count in phases(job))
     if position is not None:
         recorder.remember(position.recorder)
         step = position.step
@@ -200,26 +210,16 @@ def train(
     return state
 
 
-def rounds_until(job: Job, step: int) -> int:
-    """How many rounds end by a step that is the end of one."""
-    warm = min(step, number_of_rounds(job)[0] * job.warm.period)
-    return warm // job.warm.period + (step - warm) // job.main.period
-
-
 def each_round(job: Job, step: int) -> Iterator[tuple[Any, int, Any]]:
     """From a step on: what runs the round, its period, and its batches."""
-    begin = 0
-    for round_, count in zip((job.warm, job.main), number_of_rounds(job), strict=True):
-        first, begin = max(step, begin), begin + round_.period * count
-        if first >= begin:
-            continue
+    for round_, first, count in rounds_left(job, step):
         run = job.layout.distribute(
             round_, via=job.config.via, execution=job.config.execution
         )
         for batches in job.data.rounds(
             first_step=first,
             period=round_.period,
-            count=(begin - first) // round_.period,
+            count=count,
             workers=job.layout.own_workers,
         ):
             yield run, round_.period, batches
@@ -249,17 +249,18 @@ def main(config: RunConfig) -> int:
             "workers": job.layout.workers,
             "parameters": parameter_count(job.task.init),
         }
-        rounds = sum(number_of_rounds(job))
+        rounds = sum(count for _, count in phases(job))
         try:
             with saving.Saver(config, first=first) as saver:
                 start = beginning(job, saver)
                 position = start[1]
                 resumed = None if position is None else position.step
-                done = rounds_until(job, resumed or 0)
+                left = sum(count for *_, count in rounds_left(job, resumed or 0))
                 reporter.line("Compiling; the first epoch takes longest.")
-                reporter.now("compiling", done, rounds)
-                unit = job.task.unit
-                show = progress.Training(reporter, config.epochs, rounds, unit, done)
+                reporter.now("compiling", rounds - left, rounds)
+                show = progress.Training(
+                    reporter, config.epochs, rounds, job.task.unit, rounds - left
+                )
                 with logbook.opened(path, config, resumed=resumed, **size) as log:
                     if job.data.notes and resumed is None:
                         log.write("data", notes=job.data.notes)

@@ -20,6 +20,7 @@ MESHES = {
 }
 RULES = {
     "cocod": lambda: cj.cocod("workers"),
+    "finite": lambda: cj.cocod(cj.exchanges.finite("workers")),
     "diloco": lambda: cj.rules.diloco("workers"),
     "eager_diloco": lambda: cj.rules.eager_diloco("workers"),
     "co2": lambda: cj.rules.co2("workers"),

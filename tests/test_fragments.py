@@ -11,7 +11,7 @@ import pytest
 
 import cocod_jax as cj
 from cocod_jax.certify import certify
-from tests import contract, problems
+from tests import problems
 from tests.marks import needs_compiler
 from tests.problems import N
 from tests.test_conformance import FIXTURES
@@ -145,6 +145,6 @@ def test_what_it_refuses_is_named(make, masks, error, message):
 
 
 def test_an_exchange_with_a_state_is_refused():
-    rules = fragments(cj.cocod, contract.int8_with_feedback("workers"), [True])
+    rules = fragments(cj.cocod, cj.exchanges.narrow("workers", "int8"), [True])
     with pytest.raises(ValueError, match="which fragments cannot share"):
         rules[0].init(jnp.ones(3))
