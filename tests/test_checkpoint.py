@@ -8,7 +8,7 @@ import pytest
 
 import cocod_jax as cj
 from cocod_jax.execution import Checkpoints
-from tests import contract, meshes, problems
+from tests import meshes, problems
 from tests.problems import N
 
 
@@ -38,7 +38,7 @@ def bits(state):
     "rule",
     [
         cj.rules.diloco("workers"),
-        cj.cocod(contract.int8_with_feedback("workers")),
+        cj.cocod(cj.exchanges.narrow("workers", "int8")),
         cj.rules.vrl_sgd("workers", learning_rate=0.1, period=problems.PERIOD),
     ],
     ids=["diloco", "int8", "vrl_sgd"],
