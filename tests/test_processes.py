@@ -133,7 +133,9 @@ def test_the_page_on_processes_runs_on_ray(tmp_path):
     (tmp_path / "script.py").write_text(ray)
     run = subprocess.run(
         [sys.executable, tmp_path / "script.py"],
-        env=os.environ | {"PYTHONPATH": str(generate.DOCS.parent)},
+        # Ray keeps its results below HOME.
+        env=os.environ
+        | {"PYTHONPATH": str(generate.DOCS.parent), "HOME": str(tmp_path)},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
