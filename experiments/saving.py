@@ -40,11 +40,13 @@ class Saver:
     Args:
       config: of the run. Where it does not resume, what an earlier run with this name
         has left is removed.
+      digest: of its data.
       first: whether this is the process that writes the log.
     """
 
-    def __init__(self, config: RunConfig, *, first: bool):
+    def __init__(self, config: RunConfig, digest: str, *, first: bool):
         self._config, self._first = config, first
+        self._digest = digest
         if first and not config.resume:
             shutil.rmtree(config.folder, ignore_errors=True)
         if jax.process_count() > 1:
@@ -75,7 +77,8 @@ class Saver:
         log = self._config.log
         lines = log.read_bytes().count(b"\n") if self._first else 0
         position = Position(step, lines, recorder)
-        notes = {"config": _influential(self._config), **position._asdict()}
+        own = _influential(self._config, self._digest)
+        notes = {"config": own, **position._asdict()}
         self._checkpoints.save(step, state, notes=notes, score=score)
 
     def restored(self, like: cj.RoundState) -> tuple[cj.RoundState, Position] | None:
@@ -91,15 +94,15 @@ class Saver:
         if found is None:
             return None
         position = Position(**{name: found.notes[name] for name in Position._fields})
-        check_config(found.notes["config"], self._config)
+        own = _influential(self._config, self._digest)
+        check_config(found.notes["config"], own, self._config.folder)
         if self._first:
             _cut(self._config.log, position.lines)
         return found.state, position
 
 
-def check_config(saved: dict[str, Any], config: RunConfig) -> None:
-    """Raises UsageError unless a run with this configuration has saved it."""
-    own = _influential(config)
+def check_config(saved: dict[str, Any], own: dict[str, Any], folder: Path) -> None:
+    """Raises UsageError unless a run with the same configuration has saved it."""
     differ = [
         f"{name} was {saved.get(name)!r} and is {own.get(name)!r}"
         for name in sorted(saved | own)
@@ -107,14 +110,16 @@ def check_config(saved: dict[str, Any], config: RunConfig) -> None:
     ]
     if differ:
         raise UsageError(
-            f"the checkpoints in {config.folder} are of another run: "
+            f"the checkpoints in {folder} are of another run: "
             f"{'; '.join(differ)}. Leave --resume out to begin anew."
         )
 
 
-def _influential(config: RunConfig) -> dict[str, Any]:
-    own = logbook.plain(config)
-    return {name: own[name] for name in own if name not in WITHOUT_INFLUENCE}
+def _influential(config: RunConfig, digest: str) -> dict[str, Any]:
+    """What decides how the run goes: the data, and not where they are."""
+    own = logbook.plain(config) | {"data_digest": digest}
+    without = {*WITHOUT_INFLUENCE, "data_file"}
+    return {name: own[name] for name in own if name not in without}
 
 
 def _cut(log: Path, lines: int) -> None:

@@ -251,7 +251,7 @@ def main(config: RunConfig) -> int:
         }
         rounds = sum(count for _, count in phases(job))
         try:
-            with saving.Saver(config, first=first) as saver:
+            with saving.Saver(config, job.data.digest, first=first) as saver:
                 start = beginning(job, saver)
                 position = start[1]
                 resumed = None if position is None else position.step
@@ -261,7 +261,8 @@ def main(config: RunConfig) -> int:
                 show = progress.Training(
                     reporter, config.epochs, rounds, job.task.unit, rounds - left
                 )
-                with logbook.opened(path, config, resumed=resumed, **size) as log:
+                goes_on = resumed if first else None  # others have no log to go on in
+                with logbook.opened(path, config, resumed=goes_on, **size) as log:
                     if job.data.notes and resumed is None:
                         log.write("data", notes=job.data.notes)
                     trained = consensus(job, train(job, log, show, saver, start))

@@ -232,7 +232,7 @@ def test_processes_that_are_killed_go_on_to_the_bit(kill, text_file, tmp_path):
     process = subprocess.Popen(launch(tmp_path / "parts"))
     deadline = time.monotonic() + 200
     checkpoints = config.folder / "checkpoints"
-    while time.monotonic() < deadline and not list(checkpoints.glob("1[2-9]*")):
+    while time.monotonic() < deadline and not list(checkpoints.glob("1[2-9]")):
         time.sleep(0.05)
     if kill == "all":
         process.kill()
