@@ -27,7 +27,7 @@ def done(tmp_path_factory):
             patch.setattr(module, "METHODS", some)
         patch.setattr(study.figure, "METHODS", some)
         study.main(config)
-        return config, (config.out / "table.md").read_text(), report.best(config)
+        return config, (config.out / "tables.md").read_text(), report.best(config)
 
 
 @needs_compiler

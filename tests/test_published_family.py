@@ -24,7 +24,7 @@ def study():
 
 
 def test_the_table_is_that_of_the_logs():
-    assert (STUDY / "table.md").read_text() == report.report(CONFIG)
+    assert (STUDY / "tables.md").read_text() == report.report(CONFIG)
 
 
 def test_the_logs_are_those_of_the_defaults():

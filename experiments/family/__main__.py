@@ -15,7 +15,7 @@ from experiments.family.methods import METHODS
 
 
 def main(config: FamilyConfig) -> None:
-    """Trains what has not run yet; leaves logs, ``table.md`` and ``accuracy.png``."""
+    """Trains what has not run yet; leaves logs, ``tables.md`` and ``accuracy.png``."""
     runs = config.runs(tuple(METHODS))
     with progress.report() as show:
         for number, run in enumerate(runs):
@@ -24,7 +24,7 @@ def main(config: FamilyConfig) -> None:
                 with logbook.opened(run.log, run) as log:
                     train.train(run, log)
     text = report.report(config)
-    (config.out / "table.md").write_text(text)
+    (config.out / "tables.md").write_text(text)
     figure.draw(config, config.out / "accuracy.png")
     print(text)
 
