@@ -6,13 +6,17 @@ for published seconds. A run whose log says that it finished is not repeated.
 
 from experiments import command, logbook, progress
 from experiments.compare import finished
-from experiments.conformance import text
+from experiments.conformance import labels, report, text
 from experiments.conformance.config import ConformanceConfig
 
 
 def main(config: ConformanceConfig) -> None:
-    """Runs what has not run yet."""
+    """Runs what has not run yet; leaves logs and ``table.md``."""
     with progress.report() as show:
+        for run in config.labels_runs():
+            if not finished(run):
+                with logbook.opened(run.log, run) as log:
+                    labels.train(run, log, show)
         for run in config.text_runs():
             show.now(run.log.stem)
             if not finished(run):
@@ -20,6 +24,9 @@ def main(config: ConformanceConfig) -> None:
                     raise command.UsageError("give Tiny Shakespeare by --data-file.")
                 with logbook.opened(run.log, run) as log:
                     text.train(run, config.data_file, log)
+    table = report.report(config)
+    (config.out / "table.md").write_text(table)
+    print(table)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,10 @@ class ConformanceConfig:
 
     data_file: Path | None = None
     """Tiny Shakespeare, for the runs on text that are not finished."""
-    seeds: tuple[int, ...] = (0, 1)
-    """Each draws a network and batches, the same for all of its runs."""
+    text_seeds: tuple[int, ...] = (0,)
+    """Each draws a network and batches of text, the same for all of its runs."""
+    labels_seeds: tuple[int, ...] = (0,)
+    """The same, of digits."""
     out: Path = Path("runs/conformance")
     """Folder for the logs and the tables."""
 
@@ -26,10 +28,14 @@ class ConformanceConfig:
             TextRun(
                 period=period, outer_rate=rate, reset=reset, seed=seed, out=self.out
             )
-            for seed in self.seeds
+            for seed in self.text_seeds
             for reset in (False, True)
             for period, rate in best.items()
         ]
+
+    def labels_runs(self) -> list["LabelsRun"]:
+        """All algorithms, once for each seed."""
+        return [LabelsRun(seed=seed, out=self.out) for seed in self.labels_seeds]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,3 +62,29 @@ class TextRun:
         """Its log."""
         inner = "reset" if self.reset else "kept"
         return self.out / f"text-k{self.period}-{inner}-seed{self.seed}.jsonl"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelsRun:
+    """LeNet-5 on digits that are sorted by their label, in VRL-SGD's setting."""
+
+    seed: int
+    out: Path
+    algorithms: tuple[str, ...] = ("ssgd", "local_sgd", "vrl_sgd")
+    workers: int = 8
+    period: int = 20
+    rate: float = 0.005
+    weight_decay: float = 1e-4
+    batch_size: int = 32
+    start_accuracy: float = 0.876
+    """On the training data: S-SGD goes on until it is there, as published."""
+    longest_start: int = 4000
+    """Steps of it at most."""
+    epoch: int = 240
+    """Steps; 60,000 digits are 235, and these are whole rounds."""
+    epochs: int = 5
+
+    @property
+    def log(self) -> Path:
+        """Its log."""
+        return self.out / f"labels-seed{self.seed}.jsonl"

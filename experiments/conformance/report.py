@@ -1,0 +1,96 @@
+"""The tables of the comparisons: theirs, ours."""
+
+import numpy as np
+
+from cocod_jax.observe.loggers import read_jsonl
+from experiments.conformance import published, utilisation
+from experiments.conformance.config import ConformanceConfig
+
+TITLES = {"ssgd": "S-SGD", "local_sgd": "Local SGD", "vrl_sgd": "VRL-SGD"}
+MEASURES = {
+    "train_loss": "training loss",
+    "train_accuracy": "training accuracy [%]",
+    "test_loss": "test loss",
+    "test_accuracy": "test accuracy [%]",
+}
+
+
+def text_table(config: ConformanceConfig) -> str:
+    """Validation losses of DiLoCo on Tiny Shakespeare."""
+    losses: dict[tuple[int, bool], list[float]] = {}
+    for run in config.text_runs():
+        loss = read_jsonl(run.log)["result"][0]["validation_losses"][-1]
+        losses.setdefault((run.period, run.reset), []).append(loss)
+    rows = [["k", "outer rate", "theirs", "ours", "ours, AdamW reset in every round"]]
+    for period, (rate, theirs) in published.TEXT.items():
+        ours = (np.mean(losses[period, reset]) for reset in (False, True))
+        cells = (f"{loss:.3f}" for loss in (theirs, *ours))
+        rows.append([str(period), f"{rate:g}", *cells])
+    return table(rows)
+
+
+def labels_table(config: ConformanceConfig) -> str:
+    """LeNet-5 on digits that are sorted by their labels; means over the seeds."""
+    logs = [read_jsonl(run.log)["result"] for run in config.labels_runs()]
+    ours = {
+        name: {
+            key: [r[key] for log in logs for r in log if r["algorithm"] == name]
+            for key in MEASURES
+        }
+        for name in TITLES
+    }
+    rows = [
+        [
+            "",
+            *(
+                f"{title}, {whose}"
+                for title in MEASURES.values()
+                for whose in ("theirs", "ours")
+            ),
+        ]
+    ]
+    for name in ("start", *TITLES):
+        row = [TITLES.get(name, "start")]
+        for key in MEASURES:
+            scale, digits = (100, 1) if "accuracy" in key else (1, 3)
+            # Every algorithm has the same start.
+            curves = np.array(ours["ssgd" if name == "start" else name][key])
+            value = scale * curves[:, 0 if name == "start" else -1].mean()
+            theirs = getattr(published.LABELS[name], key)
+            row += [f"{theirs:.{digits}f}", f"{value:.{digits}f}"]
+        rows.append(row)
+    return table(rows)
+
+
+def utilisation_table() -> str:
+    """Percent of the time in which a GPU computes, measured and on the clock."""
+    rates = [f"{rate} Mbit/s" for rate in published.MEGABITS]
+    rows = [["algorithm", "k", *rates]]
+    for (algorithm, period), measured in published.UTILISATION.items():
+        cells = [
+            f"{theirs:.2f} / {utilisation.predicted(algorithm, period, rate):.2f}"
+            for theirs, rate in zip(measured, published.MEGABITS, strict=True)
+        ]
+        title = {"diloco": "DiLoCo"}.get(algorithm, "Local SGD")
+        rows.append([title, str(period), *cells])
+    return table(rows)
+
+
+def report(config: ConformanceConfig) -> str:
+    """All of them, as Markdown."""
+    return "\n".join(
+        [
+            "## Tiny Shakespeare: validation loss\n",
+            text_table(config),
+            "## Digits sorted by their labels, after five epochs\n",
+            labels_table(config),
+            "## Utilisation [%], measured / on the clock\n",
+            utilisation_table(),
+        ]
+    )
+
+
+def table(rows: list[list[str]]) -> str:
+    """A table in Markdown; its first row is the head."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]) + "\n"
