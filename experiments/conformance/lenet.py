@@ -41,7 +41,8 @@ def logits(params: Any, images: jax.Array) -> jax.Array:
     """float32 [batch, 32, 32, 1] to float32 [batch, 10]."""
 
     def layer(name: str, x: jax.Array) -> jax.Array:
-        return x @ params[name]["weights"] + params[name]["bias"]
+        bias = params[name]["bias"][(None,) * (x.ndim - 1)]
+        return x @ params[name]["weights"] + bias
 
     x = halved(jax.nn.relu(layer("first", patches(images))))
     x = halved(jax.nn.relu(layer("second", patches(x))))

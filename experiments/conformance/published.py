@@ -38,6 +38,8 @@ STEP_SECONDS = {"diloco": 4.7167 / 180, "local_sgd": 4.4399 / 180}
 """Of a local step, in the runs of 128 steps a round at 5 Gbit/s."""
 WINDOWS = {1: (10, 100), 8: (10, 150), 32: (10, 150), 128: (20, 200)}
 """By the local steps in a round: which steps were measured, from and to."""
+SHORTER = {(1, 50): (2, 12), (8, 50): (8, 80)}
+"""Where the link was so slow that fewer were: by the round's steps and Mbit/s."""
 UTILISATION = {
     ("diloco", 1): (0.07, 0.32, 1.74, 7.76),
     ("diloco", 8): (0.55, 2.48, 12.35, 40.24),

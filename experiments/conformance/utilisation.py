@@ -6,13 +6,14 @@ from experiments.conformance import published
 WORKERS = 4
 
 
-def predicted(algorithm: str, period: int, megabits: float) -> float:
+def predicted(algorithm: str, period: int, megabits: int) -> float:
     """Percent of the time in which a worker computes, in the window that was measured.
 
     The clock is given the seconds of a local step, the bytes and the nominal bandwidth,
     and nothing of how long an exchange took.
     """
-    first, last = published.WINDOWS[period]
+    whole = published.WINDOWS[period]
+    first, last = published.SHORTER.get((period, megabits), whole)
     timeline = simulate(
         LocalSGD(period),  # DiLoCo exchanges when Local SGD does
         Compute(published.STEP_SECONDS[algorithm], WORKERS),
@@ -25,7 +26,7 @@ def predicted(algorithm: str, period: int, megabits: float) -> float:
     return 100 * computing / (ends[-1] - ends[first - 1])
 
 
-def ratios() -> dict[tuple[str, int, float], float]:
+def ratios() -> dict[tuple[str, int, int], float]:
     """Predicted over measured, by algorithm, period and Mbit/s."""
     return {
         (algorithm, period, megabits): predicted(algorithm, period, megabits) / measured
