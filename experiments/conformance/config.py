@@ -1,13 +1,18 @@
 """The configuration of the comparisons with published results.
 
 ``python -m experiments.conformance --data-file tinyshakespeare.txt`` takes about a
-quarter of an hour on 2 quiet CPU cores, most of it for the text.
+quarter of an hour on 2 quiet CPU cores, most of it for the text. Expected: losses on
+text within two percent of the published ones, S-SGD before VRL-SGD before Local SGD on
+digits that are sorted by their labels, and a clock that is a quarter off at 50 Mbit/s.
 """
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 from experiments.conformance import published
+
+Compared = Literal["ssgd", "local_sgd", "vrl_sgd"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,11 +23,11 @@ class ConformanceConfig:
     """Tiny Shakespeare, for the runs on text that are not finished."""
     text_seeds: tuple[int, ...] = (0,)
     """Each draws a network and batches of text, the same for all of its runs."""
+    labels_seeds: tuple[int, ...] = (0,)
+    """The same, of digits."""
     resets: tuple[bool, ...] = (False,)
     """Whether AdamW begins anew in every round of text, as it did before the commit of
     the published grid; False True runs both."""
-    labels_seeds: tuple[int, ...] = (0,)
-    """The same, of digits."""
     out: Path = Path("runs/conformance")
     """Folder for the logs and the tables."""
 
@@ -74,7 +79,7 @@ class LabelsRun:
 
     seed: int
     out: Path
-    algorithms: tuple[str, ...] = ("ssgd", "local_sgd", "vrl_sgd")
+    algorithms: tuple[Compared, ...] = ("ssgd", "local_sgd", "vrl_sgd")
     workers: int = 8
     period: int = 20
     rate: float = 0.005

@@ -11,9 +11,9 @@ import optax
 import cocod_jax as cj
 from cocod_jax.observe.loggers import Logbook
 from experiments import data
-from experiments.algorithms import AXIS
+from experiments.algorithms import AXIS, per_step
 from experiments.conformance import lenet
-from experiments.conformance.config import LabelsRun
+from experiments.conformance.config import Compared, LabelsRun
 from experiments.iterations.trainer import trainer
 from experiments.progress import Reporter
 
@@ -23,17 +23,14 @@ EVALUATED = 500
 """Images that are evaluated at a time."""
 
 
-def optimizer(run: LabelsRun, name: str) -> optax.GradientTransformation:
+def optimizer(run: LabelsRun, name: Compared) -> optax.GradientTransformation:
     """An algorithm by its name, with plain SGD and its weight decay."""
     inner = optax.chain(
         optax.add_decayed_weights(run.weight_decay), optax.sgd(run.rate)
     )
-    if name == "ssgd":
-        return optax.chain(cj.mean_gradients(AXIS), inner)
-    if name == "local_sgd":
-        rule = cj.cocod(AXIS)
-    else:
-        rule = cj.rules.vrl_sgd(AXIS, learning_rate=run.rate, period=run.period)
+    if name != "vrl_sgd":
+        return per_step(name, inner, run.period)
+    rule = cj.rules.vrl_sgd(AXIS, learning_rate=run.rate, period=run.period)
     return cj.every(run.period, inner, rule, delay=0)
 
 
@@ -115,13 +112,17 @@ def train(run: LabelsRun, log: Logbook, show: Reporter) -> None:
         start, steps = after, steps + LOOK
     log.write("start", steps=steps)
     chosen = rows_of(batches(run, run.epochs * run.epoch, 1), run.epoch)
+
+    def curves(name: Compared) -> dict[str, jax.Array]:
+        each = trainer(lambda _: optimizer(run, name), batch_loss, evaluate)
+        (params, _), seen = each.advance(start, each.init(start), 0.0, chosen)
+        last = jax.jit(jax.vmap(evaluate))(params)
+        return jax.tree.map(lambda a, b: jnp.concatenate([a[:, 0], b]), seen, last)
+
     for name in run.algorithms:
         show.now(f"{run.log.stem}: {name}")
-        each = trainer(lambda _, name=name: optimizer(run, name), batch_loss, evaluate)
-        (params, _), seen = each.advance(start, each.init(start), 0.0, chosen)
-        last = jax.vmap(evaluate)(params)
-        curves = jax.tree.map(lambda a, b: jnp.concatenate([a[:, 0], b]), seen, last)
-        log.write("result", algorithm=name, **{k: _plain(v) for k, v in curves.items()})
+        plain = {key: _plain(curve) for key, curve in curves(name).items()}
+        log.write("result", algorithm=name, **plain)
 
 
 def _plain(curve: jax.Array) -> list[float]:

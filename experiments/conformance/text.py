@@ -94,6 +94,6 @@ def train(run: TextRun, data_file: Path, log: Logbook) -> None:
     params = jax.tree.map(spread, params)
     chosen = batches(run, len(train_on))
     (params, _), losses = each.advance(params, each.init(params), 0.0, chosen)
-    last = jax.vmap(validate)(params)
+    last = jax.jit(jax.vmap(validate))(params)
     log.write("text", digest=corpus.digest, vocabulary=corpus.tokenizer.size)
     log.write("result", validation_losses=[float(x) for x in (*losses[:, 0], last[0])])
