@@ -11,7 +11,7 @@ from experiments.conformance.config import ConformanceConfig
 
 
 def main(config: ConformanceConfig) -> None:
-    """Runs what has not run yet; leaves logs and ``table.md``."""
+    """Runs what has not run yet; leaves logs and ``tables.md``."""
     with progress.report() as show:
         for run in config.labels_runs():
             if not finished(run):
@@ -25,7 +25,7 @@ def main(config: ConformanceConfig) -> None:
                 with logbook.opened(run.log, run) as log:
                     text.train(run, config.data_file, log)
     table = report.report(config)
-    (config.out / "table.md").write_text(table)
+    (config.out / "tables.md").write_text(table)
     print(table)
 
 

@@ -17,17 +17,23 @@ MEASURES = {
 
 def text_table(config: ConformanceConfig) -> str:
     """Validation losses of DiLoCo on Tiny Shakespeare."""
-    losses: dict[tuple[int, bool], list[float]] = {}
-    for run in config.text_runs():
-        loss = read_jsonl(run.log)["result"][0]["validation_losses"][-1]
-        losses.setdefault((run.period, run.reset), []).append(loss)
     names = {False: "ours", True: "ours, AdamW reset in every round"}
     rows = [["k", "outer rate", "theirs", *(names[reset] for reset in config.resets)]]
     for period, (rate, theirs) in published.TEXT.items():
-        ours = (np.mean(losses[period, reset]) for reset in config.resets)
+        ours = (text_loss(config, period, reset) for reset in config.resets)
         cells = (f"{loss:.3f}" for loss in (theirs, *ours))
         rows.append([str(period), f"{rate:g}", *cells])
     return table(rows)
+
+
+def text_loss(config: ConformanceConfig, period: int, reset: bool) -> float:
+    """The validation loss at the end, the mean over the seeds."""
+    logs = [
+        read_jsonl(run.log)["result"][0]
+        for run in config.text_runs()
+        if (run.period, run.reset) == (period, reset)
+    ]
+    return float(np.mean([log["validation_losses"][-1] for log in logs]))
 
 
 def labels_table(config: ConformanceConfig) -> str:
