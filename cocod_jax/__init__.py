@@ -37,6 +37,7 @@ from cocod_jax.rounds import Round as Round
 from cocod_jax.rounds import RoundMetrics as RoundMetrics
 from cocod_jax.rounds import RoundState as RoundState
 from cocod_jax.rounds import make_round as make_round
+from cocod_jax.rounds import plans as plans
 from cocod_jax.rules import MergeRule as MergeRule
 from cocod_jax.rules import cocod as cocod
 from cocod_jax.rules import independent as independent

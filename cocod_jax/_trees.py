@@ -130,6 +130,17 @@ def choose(condition: jax.Array, tree: Any, other: Any) -> Any:
     return jax.tree.map(lambda x, y: lax.select(condition, x, y), tree, other)
 
 
+def is_float(leaf: Any) -> bool:
+    """Whether a leaf holds floating-point numbers, or complex ones."""
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
+def all_finite(tree: Any) -> jax.Array:
+    """Whether all floating-point numbers of a tree are finite; a scalar."""
+    finite = [jnp.isfinite(leaf).all() for leaf in few_leaves(tree) if is_float(leaf)]
+    return jnp.array(finite).all()
+
+
 def is_key(leaf: Any) -> bool:
     """Whether a leaf holds typed PRNG keys."""
     return jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)

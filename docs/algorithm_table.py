@@ -20,6 +20,11 @@ class Row:
       code: what to write, in a few words.
       seconds: the time of k steps.
       exchanges: all-reduces in k steps.
+      travels: what a worker sends, and how often.
+      merged: when what arrives takes effect.
+      memory: copies of the parameters that a worker holds beside them and its
+        optimizer, in flight and between rounds.
+      hidden: what can hide the exchange.
       timeline: the algorithm on the clock that draws its figure; None for a rule that
         has CoCoD-SGD's.
       source: whose docstring describes it.
@@ -35,6 +40,10 @@ class Row:
     code: str
     seconds: str
     exchanges: str
+    travels: str
+    merged: str
+    memory: str
+    hidden: str
     timeline: Algorithm | None = None
     source: Any
     example: str
@@ -53,6 +62,10 @@ class Row:
 FORMS = (
     Row(
         name=ALGORITHMS["ssgd"][0],
+        travels="gradients, every step",
+        merged="at once",
+        memory="nothing",
+        hidden="no",
         code="`cj.mean_gradients(axis)` in `optax.chain`",
         seconds="*k* (*Tc* + *Tm*)",
         exchanges="*k*",
@@ -75,6 +88,10 @@ Frameworks that send the gradients in buckets during the backward pass hide a pa
     ),
     Row(
         name=ALGORITHMS["pipe_sgd"][0],
+        travels="gradients, every step",
+        merged="one step later",
+        memory="1",
+        hidden="beside the step",
         code="`cj.stale_mean_gradients(axis)` in `optax.chain`",
         seconds="*k* max(*Tc*, *Tm*)",
         exchanges="*k*",
@@ -97,6 +114,10 @@ Every gradient is one step old, which asks for a smaller learning rate than S-SG
     ),
     Row(
         name="ACCO",
+        travels="gradients, every half-batch",
+        merged="half a batch later",
+        memory="3",
+        hidden="beside the half-batch",
         code="`cj.per_step.acco(inner, axis)`",
         seconds="*k* max(*Tc*, *Tm*)",
         exchanges="*k*",
@@ -120,7 +141,37 @@ only a part, and a rule with a period hides more.""",
         "in a batch. Twice as many bytes as S-SGD with the same batch.",
     ),
     Row(
+        name="DES-LOC",
+        travels="pieces of parameters and moments, every step",
+        merged="one step later",
+        memory="two pieces",
+        hidden="beside the step",
+        code="`cj.every(k, cj.per_step.averaged_moments(inner, axis, ...), ...)`",
+        seconds="*k* max(*Tc*, *l* + (*Tm* \N{MINUS SIGN} *l*) / *k*), and the moments",
+        exchanges="*k*",
+        source=cj.per_step.averaged_moments,
+        example="""\
+import optax
+import cocod_jax as cj
+
+adam = cj.per_step.averaged_moments(optax.adam(1e-3), "workers", mu=24, nu=48)
+optimizer = cj.every(8, adam, cj.cocod("workers"), streamed=True)
+""",
+        text="""\
+Its moments are streamed beside whatever exchanges the parameters.""",
+        use="""\
+Take it where workers' moments drift apart and it shows: with skewed data, long periods
+or large learning rates. With periods of 3 and 6 times that of the parameters the two
+moments of Adam add a half to the bytes.""",
+        cost="Two copies of a piece of each moment. The compiler combines the pieces "
+        "of parameters and moments into one exchange, if their periods differ.",
+    ),
+    Row(
         name=ALGORITHMS["local_sgd"][0],
+        travels="parameters, once in *k* steps",
+        merged="at once",
+        memory="nothing",
+        hidden="no",
         code="`make_round(..., cj.cocod(axis), period=k, delay=0)`",
         seconds="*k Tc* + *Tm*",
         exchanges="1",
@@ -149,6 +200,10 @@ the least drift of all algorithms that communicate once a round.""",
     ),
     Row(
         name=ALGORITHMS["cocod"][0],
+        travels="parameters, once in *k* steps",
+        merged="*k* steps later",
+        memory="2",
+        hidden="behind *k* steps",
         code="`make_round(..., cj.cocod(axis), period=k)`",
         seconds="max(*k Tc*, *Tm*)",
         exchanges="1",
@@ -180,6 +235,10 @@ deviate more than with Local SGD of the same period, in squares by the factor
     ),
     Row(
         name="just-in-time merge",
+        travels="parameters, once in *k* steps",
+        merged="*d* steps later",
+        memory="2",
+        hidden="behind *d* steps",
         code="`make_round(..., cj.cocod(axis), period=k, delay=d)`",
         seconds="max(*d Tc*, *Tm*) + (*k* \N{MINUS SIGN} *d*) *Tc*",
         exchanges="1",
@@ -210,6 +269,10 @@ better.""",
     ),
     Row(
         name="streamed",
+        travels="a *k*-th of the parameters, every step",
+        merged="one step later",
+        memory="two pieces",
+        hidden="beside the step",
         code="`cj.every(k, inner, cj.cocod(axis), streamed=True)`, or "
         "`make_round(..., streamed=True)`",
         seconds="*k* max(*Tc*, *l* + (*Tm* \N{MINUS SIGN} *l*) / *k*)",
@@ -248,8 +311,6 @@ hardly learnt](../results/20261129_streaming_study.md).
 
 A rule sees a piece as its model. One that needs the whole at once, such as its norm,
 says `streams=False` ([how](../how-to/own-rule.md#rules-that-stream)) and is refused.
-Workers that are not finite spoil in their next step what a merge has mended: leave
-such steps out, with `optax.apply_if_finite` as the inner optimizer.
 
 ## Relatives
 
@@ -279,13 +340,11 @@ is, and in what a worker does with what arrives.
 # Rules with CoCoD-SGD's times, at any delay.
 
 
-def _rule(name: str, call: str, source: Any, example: str, use: str, cost: str) -> Row:
+def _rule(call: str, example: str, **own: Any) -> Row:
     return Row(
-        name=name,
         code=f"`make_round(..., {call}, period=k)`",
         seconds="max(*k Tc*, *Tm*)",
         exchanges="1",
-        source=source,
         example=f"""\
 import jax.numpy as jnp, optax
 import cocod_jax as cj
@@ -294,14 +353,17 @@ loss_fn = lambda w, batch: jnp.mean((w - batch) ** 2)
 {example}
 round_ = cj.make_round(loss_fn, optax.sgd(0.1), rule, period=8)
 """,
-        use=use,
-        cost=cost,
+        **own,
     )
 
 
 RULES = (
     _rule(
         name="DiLoCo",
+        travels="parameters, once in *k* steps",
+        merged="*d* steps later",
+        memory="4",
+        hidden="behind *d* steps",
         call="cj.rules.diloco(axis)",
         source=cj.rules.diloco,
         example="rule = cj.rules.diloco("
@@ -315,8 +377,46 @@ The outer rate has to be tuned; with a delay the papers take a smaller one. With
         cost="An anchor and the outer optimizer's state, as large as the parameters "
         "each, beside what CoCoD-SGD keeps.",
     ),
+    Row(
+        name="Streaming DiLoCo",
+        travels="a fragment, once in *k* steps",
+        merged="*d* steps later",
+        memory="2, and 2 fragments",
+        hidden="behind *d* steps",
+        code="`cj.rules.fragments(cj.rules.diloco, axis, masks)`, rounds in turn",
+        seconds="max(*k Tc*, *Tm* / *P*)",
+        exchanges="1",
+        source=cj.rules.fragments,
+        example="""\
+import jax.numpy as jnp, numpy as np, optax
+import cocod_jax as cj
+
+loss_fn = lambda params, batch: jnp.mean((batch @ params["in"] @ params["out"]) ** 2)
+masks = [{"in": True, "out": False}, {"in": False, "out": True}]
+rules = cj.rules.fragments(cj.rules.diloco, "workers", masks)
+make = lambda rule: cj.make_round(loss_fn, optax.sgd(0.1), rule, period=4, delay=2)
+rounds = [make(rule) for rule in rules]
+state = cj.replicate(rounds[0].init({"in": jnp.eye(3), "out": jnp.ones(3)}), 2)
+runs = [cj.distribute(round_, via="vmap") for round_ in rounds]
+for turn in range(6):
+    state, metrics = runs[turn % 2](state, np.ones([2, 4, 8, 3], np.float32))
+""",
+        text="""\
+*P* is the number of fragments, and the whole model travels once in *P k* steps.""",
+        use="""\
+Take it as published, with layers for fragments, or where parts of the model want rules
+or periods of their own. [Streaming](streamed.md) with the same rule cuts all layers
+into pieces that are equally large, and sends one in every step.""",
+        cost="As the rule: DiLoCo's anchor and outer state. One compilation for each "
+        "fragment.",
+        references=cj.rules.fragments,
+    ),
     _rule(
         name="SlowMo",
+        travels="parameters, once in *k* steps",
+        merged="*d* steps later",
+        memory="4",
+        hidden="behind *d* steps",
         call="cj.rules.slowmo(axis)",
         source=cj.rules.slowmo,
         example='rule = cj.rules.slowmo("workers", beta=0.5)',
@@ -330,6 +430,10 @@ optimizer: with AdamW inside and hundreds of local steps, take that.""",
     ),
     _rule(
         name="eager DiLoCo",
+        travels="progress, once in *k* steps",
+        merged="*d* steps later, one's own at once",
+        memory="5",
+        hidden="behind *d* steps",
         call="cj.rules.eager_diloco(axis)",
         source=cj.rules.eager_diloco,
         example="rule = cj.rules.eager_diloco("
@@ -343,6 +447,10 @@ that part is large. With delay 0 it is DiLoCo, and costs more.""",
     ),
     _rule(
         name="CO2",
+        travels="progress, once in *k* steps",
+        merged="a round later",
+        memory="5",
+        hidden="behind *d* steps",
         call="cj.rules.co2(axis)",
         source=cj.rules.co2,
         example='rule = cj.rules.co2("workers", beta=0.5, clip=1.0)',
@@ -355,6 +463,10 @@ penalty and the clip are there to hold back what that does.""",
     ),
     _rule(
         name="CoCoDC",
+        travels="parameters, once in *k* steps",
+        merged="*d* steps later",
+        memory="4",
+        hidden="behind *d* steps",
         call="cj.rules.delay_compensated(axis)",
         source=cj.rules.delay_compensated,
         example="rule = cj.rules.delay_compensated("
@@ -367,6 +479,10 @@ correcting for the anchor that it goes on from. With `outer=optax.sgd(1.0)` and
     ),
     _rule(
         name="LOSCAR-SGD",
+        travels="a random part of the parameters",
+        merged="*d* steps later",
+        memory="1, and two parts",
+        hidden="behind *d* steps",
         call="cj.rules.loscar(axis, fraction)",
         source=cj.rules.loscar,
         example='rule = cj.rules.loscar("workers", fraction=0.1)',
@@ -380,6 +496,10 @@ a time, but all of them in every round, and in turns.""",
     ),
     _rule(
         name="SparseLoCo",
+        travels="the largest differences from an anchor",
+        merged="*d* steps later",
+        memory="3, and what is gathered",
+        hidden="behind *d* steps",
         call="cj.rules.sparse_loco(axis)",
         source=cj.rules.sparse_loco,
         example='rule = cj.rules.sparse_loco("workers")',
@@ -393,6 +513,10 @@ hundreds of workers the all-gather is no longer small.""",
     ),
     _rule(
         name="EASGD",
+        travels="parameters, once in *k* steps",
+        merged="*d* steps later",
+        memory="3",
+        hidden="behind *d* steps",
         call="cj.rules.easgd(axis)",
         source=cj.rules.easgd,
         example='rule = cj.rules.easgd("workers", beta=0.9)',
@@ -403,6 +527,10 @@ gently, and never made equal.""",
     ),
     _rule(
         name="Overlap Local SGD",
+        travels="parameters, once in *k* steps",
+        merged="*d* steps later",
+        memory="3",
+        hidden="behind *d* steps",
         call="cj.rules.overlap_local_sgd(axis)",
         source=cj.rules.overlap_local_sgd,
         example='rule = cj.rules.overlap_local_sgd("workers", alpha=0.6, beta=0.7)',
@@ -414,6 +542,10 @@ the pull to the anchor holds them, at the price of a part of their own progress.
     ),
     _rule(
         name="VRL-SGD",
+        travels="parameters, once in *k* steps",
+        merged="*d* steps later",
+        memory="3",
+        hidden="behind *d* steps",
         call="cj.rules.vrl_sgd(axis, ...)",
         source=cj.rules.vrl_sgd,
         example='rule = cj.rules.vrl_sgd("workers", learning_rate=0.1, period=8)',

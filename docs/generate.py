@@ -76,6 +76,7 @@ def substitutions() -> dict[str, Any]:
     composes = latest("composes") / "composes.jsonl"
     streaming = latest("streaming_certificate") / "table.txt"
     return {
+        "comparison": comparison_table(),
         "algorithms": algorithm_table(link=lambda row: f"algorithms/{row.slug}.md"),
         "algorithm_pages": "\n".join(["```{toctree}", ":hidden:", "", *pages, "```"]),
         "caption": _CAPTION,
@@ -139,6 +140,16 @@ def algorithm_table(link: Callable[[Row], str] | None = None) -> str:
         name = f"**{row.name}**" if row.emphasis else row.name
         name = f"[{name}]({link(row)})" if link else name
         rows.append([name, row.code, row.seconds, row.exchanges])
+    return _table(rows)
+
+
+def comparison_table() -> str:
+    """What travels, when it takes effect, and what is kept for it."""
+    head = ["algorithm", "what travels", "when it takes effect", "copies", "hidden"]
+    rows = [head]
+    for row in ROWS:
+        link = f"[{row.name}](algorithms/{row.slug}.md)"
+        rows.append([link, row.travels, row.merged, row.memory, row.hidden])
     return _table(rows)
 
 

@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parent.parent / "cocod_jax"
 # From the ground up. Packages of one layer do not import each other.
 LAYERS = (
     ("_text", "_typing", "_meshes", "style"),
-    ("_checks",),
+    ("_checks", "_parts"),
     ("_trees",),
     ("theory", "timeline"),
     ("exchanges",),

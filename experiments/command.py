@@ -1,6 +1,8 @@
 """The command line of every study: its options, and how it is stopped."""
 
+import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
 
@@ -39,6 +41,7 @@ def run(
         with 2 after a UsageError, whose message it prints.
     """
     config = tyro.cli(config_type, description=f"{description}{STOPPING}", args=args)
+    status: int | None = 1
     with like_ctrl_c():
         try:
             status = main(config)
@@ -48,4 +51,20 @@ def run(
         except UsageError as error:
             print(error, file=sys.stderr)
             status = 2
+        except Exception:
+            if not _is_one_of_several():
+                raise
+            traceback.print_exc()
+    if status and _is_one_of_several():
+        # At its exit JAX waits for the other processes for minutes, and they wait for
+        # this one in a collective.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     raise SystemExit(status)
+
+
+def _is_one_of_several() -> bool:
+    """Whether JAX has met other processes; those that never imported it have none."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()

@@ -12,9 +12,9 @@ import argparse
 import dataclasses
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -64,7 +64,18 @@ class RunConfig:
     execution: Literal["fused", "split"] | None = None
     """One program per round, which is the default, or one per step."""
     out: Path = Path("runs")
-    """Folder for the log and the figure."""
+    """Folder for the log, the figure, the checkpoints and the model."""
+    save_rounds: int | None = None
+    """Rounds from one checkpoint to the next; default: one after every epoch."""
+    keep: int = 2
+    """How many of the last checkpoints stay; the best one does anyway."""
+    resume: bool = False
+    """Whether to go on from the last checkpoint of this run, if there is one."""
+
+    def __post_init__(self):
+        check_counts(keep=self.keep)
+        if self.save_rounds is not None:
+            check_counts(save_rounds=self.save_rounds)
 
     @property
     def subject(self) -> str:
@@ -84,6 +95,11 @@ class RunConfig:
         so that runs that differ do not share a log: ``digits-cnn-ssgd-period=8-seed0``.
         """
         return self.out / f"{self._name()}.jsonl"
+
+    @property
+    def folder(self) -> Path:
+        """Where checkpoints and the model are."""
+        return self.log.with_suffix("")
 
     def _name(self) -> str:
         first = (self.subject, self.model, self.algorithm)
@@ -140,6 +156,7 @@ class TrainConfig(RunConfig):
     alone."""
 
     def __post_init__(self):
+        super().__post_init__()
         if self.data_dir is not None and not self.data.startswith("cifar"):
             raise ValueError(
                 f"data_dir={str(self.data_dir)!r} is for data='cifar10' or 'cifar100', "
@@ -192,6 +209,7 @@ class TextConfig(RunConfig):
     """Of the sample at the end; 0 takes the likeliest token each time."""
 
     def __post_init__(self):
+        super().__post_init__()
         check_positive(epochs=self.epochs, learning_rate=self.learning_rate)
         check_counts(context=self.context, fsdp=self.fsdp, tensor=self.tensor)
         if self.sharing != (1, 1):
@@ -225,8 +243,8 @@ class TextConfig(RunConfig):
 
 CONFIGS: dict[str, type[RunConfig]] = {"images": TrainConfig, "text": TextConfig}
 """By task, what its runs are configured by."""
-WITHOUT_INFLUENCE = ("data_dir", "out")
-"""Options that say where files are: the run is the same elsewhere."""
+WITHOUT_INFLUENCE = ("data_dir", "out", "save_rounds", "keep", "resume")
+"""Options that say where files are, and what stays: the run is the same without."""
 LONGEST_NAME = 160
 """Characters before a name is cut; file systems allow 255."""
 
@@ -238,6 +256,18 @@ def parse(args: Sequence[str]) -> RunConfig:
       SystemExit: when the command line is wrong, after saying why.
     """
     return tyro.cli(config_type(args), args=args)
+
+
+def from_plain(plain: Mapping[str, Any]) -> RunConfig:
+    """The configuration that a log or a model holds, as it came from JSON."""
+    own = CONFIGS[plain["task"]]
+    values: dict[str, Any] = {name: plain[name] for name in _fields(own) & plain.keys()}
+    for name, value in values.items():
+        if name in ("out", "data_dir", "data_file") and value is not None:
+            values[name] = Path(value)
+        elif isinstance(value, list):
+            values[name] = tuple(value)
+    return own(**values)
 
 
 def config_type(args: Sequence[str]) -> type[RunConfig]:

@@ -1,6 +1,7 @@
 """Where workers are: on a device each, or on several that share the model."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -99,6 +100,17 @@ class Layout(NamedTuple):
             return state, metrics if jax.process_count() == 1 else self._shown(metrics)
 
         return run_own
+
+    def any_process(self, says_so: Callable[[], bool]) -> Callable[[], bool]:
+        """Whether any process says so now; nothing waits before it is asked for."""
+        if jax.process_count() == 1:
+            return says_so
+        mesh = Mesh(np.array(self.devices), "devices")
+        each = NamedSharding(mesh, PartitionSpec("devices"))
+        own = np.full(len(self.devices), says_so())
+        flags = jax.make_array_from_callback(own.shape, each, lambda at: own[at])
+        found = _copied(NamedSharding(mesh, PartitionSpec()))(flags)
+        return lambda: bool(np.asarray(found).any())
 
     def _of_all_workers(self, batches: np.ndarray) -> jax.Array:
         """Batches of this process's workers as its part of those of all."""

@@ -21,20 +21,28 @@ from cocod_jax.observe.loggers import Logbook, to_jsonl
 
 
 @contextmanager
-def opened(path: Path, config: Any, **more: Any) -> Iterator[Logbook]:
+def opened(
+    path: Path, config: Any, *, resumed: int | None = None, **more: Any
+) -> Iterator[Logbook]:
     """A log that begins with a record "run" and ends with a record "end".
 
     Args:
       path: the file; one that is there is replaced.
       config: the configuration of the run, a dataclass.
-      **more: further fields of the record "run".
+      resumed: the step from which an earlier run goes on, in the file that is there;
+        the record is then "resumed".
+      **more: further fields of this record.
 
     Yields:
       The log. The record "end" has a status: "finished", "interrupted" after Ctrl-C or
       a signal like it, "failed" after another exception.
     """
-    with to_jsonl(path) as log:
-        log.write("run", **circumstances(config), **more)
+    with to_jsonl(path, append=resumed is not None) as log:
+        first = circumstances(config) | more
+        if resumed is None:
+            log.write("run", **first)
+        else:
+            log.write("resumed", step=resumed, **first)
         status = "failed"
         try:
             yield log

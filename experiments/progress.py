@@ -123,14 +123,17 @@ class Training:
       epochs: how many there are.
       rounds: how many there are.
       unit: what the speed counts, such as "images".
+      done: how many of the rounds an earlier program has done.
     """
 
-    def __init__(self, reporter: Reporter, epochs: float, rounds: int, unit: str):
+    def __init__(
+        self, reporter: Reporter, epochs: float, rounds: int, unit: str, done: int = 0
+    ):
         self._reporter = reporter
         self._epochs = epochs
         self._rounds = rounds
         self._unit = unit
-        self._done, self._first_done = 0, 0.0
+        self._done, self._before, self._first_done = done, done, 0.0
         self._round, self._result = "", ""
 
     def round_done(
@@ -167,7 +170,8 @@ class Training:
         )
         # The first round is not counted: it was compiled.
         since = time.monotonic() - self._first_done
-        left = (self._rounds - self._done) * since / max(self._done - 1, 1)
+        timed = max(self._done - self._before - 1, 1)
+        left = (self._rounds - self._done) * since / timed
         self._reporter.line(
             f"epoch {record['epoch']:3.4g}/{self._epochs:g}   "
             f"round {self._done}/{self._rounds}   loss {record['train_loss']:.4f}"

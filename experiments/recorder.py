@@ -1,6 +1,8 @@
 """What a training run logs and shows, one round behind the devices."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -46,7 +48,30 @@ class Recorder:
 
     def _begin_epoch(self) -> None:
         self._losses: list[float] = []
+        self._known = 0  # of them, those of an earlier program
         self._start, self._seconds = time.perf_counter(), 0.0
+
+    @contextmanager
+    def flushed(self) -> Iterator[None]:
+        """Logs the last round however the context ends."""
+        try:
+            yield
+        finally:
+            self.flush()
+
+    def memory(self) -> dict[str, Any]:
+        """What it remembers when all rounds are flushed, for JSON."""
+        return {
+            "epoch": self._epoch,
+            "losses": self._losses,
+            "alarm": self._alarm.memory(),
+        }
+
+    def remember(self, memory: dict[str, Any]) -> None:
+        """Goes on from what another one remembered."""
+        self._epoch, self._losses = memory["epoch"], memory["losses"]
+        self._known = len(self._losses)
+        self._alarm.remember(memory["alarm"])
 
     def dispatched(self, step: int, metrics: cj.RoundMetrics) -> None:
         """Takes the metrics of a round that has been dispatched, up to this step.
@@ -69,14 +94,16 @@ class Recorder:
         if sentence := self._alarm(metrics):
             self._log.write("alarm", step=step, sentence=sentence)
             self._show.alarm(sentence)
-        self._losses.extend(np.average(metrics.loss, axis=0, weights=self._weights))
+        losses = np.average(metrics.loss, axis=0, weights=self._weights)
+        self._losses.extend(map(float, losses))
         self._show.round_done(
             self._epoch, scalars["loss"], self._speed(), self._utilisation()
         )
 
     def _speed(self) -> float:
         """Per second of this epoch, in the task's unit."""
-        return len(self._losses) * self._per_step / self._seconds
+        own = len(self._losses) - self._known
+        return own * self._per_step / self._seconds if self._seconds else 0.0
 
     def _utilisation(self) -> float | None:
         """The share of the peak that the model's own operations take (MFU)."""

@@ -1,6 +1,7 @@
 """How the processes of a run meet, whatever started them."""
 
 import os
+from typing import Any
 
 import jax
 
@@ -9,6 +10,8 @@ from experiments.command import UsageError
 ADDRESS = "JAX_COORDINATOR_ADDRESS"
 NUMBER = "JAX_NUM_PROCESSES"
 INDEX = "JAX_PROCESS_ID"
+MISSED = 60
+"""Seconds after which a process that is not heard of any more ends the others."""
 
 
 def join_processes() -> int:
@@ -50,9 +53,7 @@ def _join_by_hand() -> int:
         raise UsageError(f"{INDEX}={index} must be below {NUMBER}={number}, from 0 on.")
     if number > 1:
         # JAX would look for a Slurm job, or for Kubernetes' server, around the process.
-        jax.distributed.initialize(
-            address, number, index, cluster_detection_method="deactivate"
-        )
+        _meet("deactivate", address, number, index)
     return number
 
 
@@ -64,15 +65,21 @@ def _join_open_mpi() -> int:
                 "OMPI_MCA_orte_hnp_uri is not set: JAX finds the processes of Open MPI "
                 f"4 only. Set {ADDRESS}, {NUMBER} and {INDEX}."
             )
-        jax.distributed.initialize(cluster_detection_method="ompi")
+        _meet("ompi")
     return number
 
 
 def _join_slurm() -> int:
     number = _integer("SLURM_STEP_NUM_TASKS")
     if number > 1:
-        jax.distributed.initialize(cluster_detection_method="slurm")
+        _meet("slurm")
     return number
+
+
+def _meet(detection: str, *how: Any) -> None:
+    jax.distributed.initialize(
+        *how, cluster_detection_method=detection, heartbeat_timeout_seconds=MISSED
+    )
 
 
 def _integer(name: str) -> int:

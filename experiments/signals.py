@@ -55,6 +55,41 @@ def like_ctrl_c() -> Iterator[None]:
         yield
 
 
+class Request:
+    """Whether a signal has asked this program to stop.
+
+    Attributes:
+      number: the signal's; None while none has come.
+    """
+
+    number: int | None = None
+
+    def obey(self) -> None:
+        """Raises Stopped; as SIGTERM where another process has got the signal."""
+        raise Stopped(signal.SIGTERM if self.number is None else self.number)
+
+
+@contextmanager
+def asked() -> Iterator[Request]:
+    """Lets the first signal ask for an end, where the program sees fit.
+
+    Yields:
+      What was asked for. A second signal unwinds the stack as Ctrl-C does.
+
+    Raises:
+      Stopped: a KeyboardInterrupt, where the second signal arrives.
+    """
+    request = Request()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if request.number is not None:
+            raise Stopped(number)
+        request.number = number
+
+    with handled((signal.SIGINT, *ENDS), ask):
+        yield request
+
+
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Holds signals back, Ctrl-C too; commands started meanwhile ignore them."""

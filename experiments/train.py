@@ -6,9 +6,11 @@ The log is one JSON record a line: the circumstances of the run, then every roun
 every epoch as it ends, so that a run that is stopped leaves a log that can be used.
 """
 
+import itertools
 import math
 import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +22,7 @@ from rich.text import Text
 
 import cocod_jax as cj
 from cocod_jax.observe.loggers import Logbook, read_jsonl
-from experiments import command, figures, logbook, progress
+from experiments import command, figures, logbook, progress, saving, signals
 from experiments.algorithms import make_rounds, total_steps
 from experiments.command import UsageError
 from experiments.config import WITHOUT_INFLUENCE, RunConfig, config_type, parse
@@ -120,51 +122,107 @@ def certifiable(argv: list[str], devices: int) -> tuple[cj.Round, Any, Any]:
     return round_, state, batches
 
 
-def number_of_rounds(job: Job) -> tuple[int, int]:
-    """How many rounds warm up, and how many follow.
+def phases(job: Job) -> list[tuple[cj.Round, int]]:
+    """The rounds of a run in their order, and how often each comes in turn.
 
     The last round is whole: a run may be longer than its epochs by a part of one.
     """
+    plan = cj.plans.stages({0: job.warm, job.config.warmup_rounds: job.main})
     total = total_steps(job.config, job.data.steps_per_epoch)
-    warm = min(job.config.warmup_rounds, total)
-    return warm, math.ceil((total - warm) / job.main.period)
+    step, rounds = 0, []
+    while step < total:
+        rounds.append(plan(step))
+        step += rounds[-1].period
+    return [(round_, len([*same])) for round_, same in itertools.groupby(rounds)]
 
 
-def train(job: Job, log: Logbook, show: progress.Training) -> cj.RoundState:
-    """Runs all rounds and logs them, and each epoch as it ends; returns the end."""
-    config, data = job.config, job.data
-    key = jax.random.key(config.seed)
-    state = job.layout.initial_state(job.main, job.task.init, key)
-    cj.workers.check_equal_start(state)
+def rounds_left(job: Job, step: int) -> list[tuple[cj.Round, int, int]]:
+    """From the end of a round on: rounds, their first step and how many there are."""
+    begin, left = 0, []
+    for round_, count in phases(job):
+        first, begin = max(step, begin), begin + round_.period * count
+        if first < begin:
+            left.append((round_, first, (begin - first) // round_.period))
+    return left
+
+
+def train(
+    job: Job,
+    log: Logbook,
+    show: progress.Training,
+    saver: saving.Saver,
+    start: tuple[cj.RoundState, saving.Position | None],
+) -> cj.RoundState:
+    """Runs all rounds that are left; logs them, and each epoch as it ends.
+
+    It saves the state after every epoch, and when a signal asks it to stop, at the end
+    of a round.
+
+    Args:
+      job: what to do.
+      log: where rounds and epochs are written.
+      show: where they are shown.
+      saver: keeps states.
+      start: the state to begin with, and where it was, if not at the beginning.
+
+    Returns:
+      The last state.
+
+    Raises:
+      Stopped: a KeyboardInterrupt, when it was asked to stop, and has saved.
+    """
+    config, data, (state, position) = job.config, job.data, start
     recorder = Recorder(
         log, show, job.task, data.per_step, config.micro_batches, job.layout.peak
     )
-    phases = [*zip((job.warm, job.main), number_of_rounds(job), strict=True)]
-    end = sum(round_.period * count for round_, count in phases)
-    step, epoch = 0, 0
-    try:
-        for round_, count in phases:
-            run = job.layout.distribute(
-                round_, via=config.via, execution=config.execution
-            )
-            for batches in data.rounds(
-                first_step=step,
-                period=round_.period,
-                count=count,
-                workers=job.layout.own_workers,
-            ):
-                state, metrics = run(state, batches)
-                step += round_.period
-                recorder.dispatched(step, metrics)
-                whole = step // data.steps_per_epoch
-                if whole > epoch or step == end:
-                    done = whole if whole > epoch else step / data.steps_per_epoch
-                    epoch = whole
-                    recorder.flush()
-                    recorder.epoch_done(done, job.data.evaluate(*consensus(job, state)))
-    finally:
-        recorder.flush()
+    step = 0
+    end = sum(round_.period * count for round_, count in phases(job))
+    if position is not None:
+        recorder.remember(position.recorder)
+        step = position.step
+    with recorder.flushed(), signals.asked() as request:
+        has_come = lambda: request.number is not None
+        asked: Callable[[], bool] = lambda: False
+        for run, period, batches in each_round(job, step):
+            asked_before, asked = asked, job.layout.any_process(has_come)
+            state, metrics = run(state, batches)
+            before, step = step, step + period
+            recorder.dispatched(step, metrics)
+            score = None
+            whole = step // data.steps_per_epoch
+            ends_epoch = whole > before // data.steps_per_epoch
+            if ends_epoch or step == end:
+                recorder.flush()
+                found = data.evaluate(*consensus(job, state))
+                done = whole if ends_epoch else step / data.steps_per_epoch
+                recorder.epoch_done(done, found)
+                score = -found["test_loss"]
+            if score is not None or saver.is_due(step // period):
+                recorder.flush()
+                saver.save(step, state, recorder.memory(), score)
+            # Processes stop together, a round after one of them was asked to.
+            if asked_before():
+                break
+        if step < end:
+            recorder.flush()
+            saver.save(step, state, recorder.memory())
+            request.obey()
     return state
+
+
+def each_round(job: Job, step: int) -> Iterator[tuple[Any, int, Any]]:
+    """From a step on: what runs the round, its period, and its batches."""
+    for round_, first, count in rounds_left(job, step):
+        run = job.layout.distribute(
+            round_, via=job.config.via, execution=job.config.execution
+        )
+        for batches in job.data.rounds(
+            first_step=first,
+            period=round_.period,
+            count=count,
+            workers=job.layout.own_workers,
+        ):
+            yield run, round_.period, batches
 
 
 def consensus(job: Job, state: cj.RoundState) -> tuple[Any, Any]:
@@ -178,7 +236,7 @@ def main(config: RunConfig) -> int:
 
     All processes train and evaluate; the first one speaks and writes.
     """
-    layout, status, sample = layout_of(config), 0, None
+    layout, status, sample, model = layout_of(config), 0, None, None
     first = jax.process_index() == 0
     console = Console(quiet=not first)
     path = config.log if first else Path(os.devnull)
@@ -191,21 +249,33 @@ def main(config: RunConfig) -> int:
             "workers": job.layout.workers,
             "parameters": parameter_count(job.task.init),
         }
-        reporter.line("Compiling; the first epoch takes longest.")
-        rounds = sum(number_of_rounds(job))
-        reporter.now("compiling", 0, rounds)
-        show = progress.Training(reporter, config.epochs, rounds, job.task.unit)
+        rounds = sum(count for _, count in phases(job))
         try:
-            with logbook.opened(path, config, **size) as log:
-                if job.data.notes:
-                    log.write("data", notes=job.data.notes)
-                state = train(job, log, show)
-                if job.data.sample is not None:
-                    reporter.now("writing a sample")
-                    sample = job.data.sample(*consensus(job, state))
-                    log.write("sample", text=sample)
+            with saving.Saver(config, job.data.digest, first=first) as saver:
+                start = beginning(job, saver)
+                position = start[1]
+                resumed = None if position is None else position.step
+                left = sum(count for *_, count in rounds_left(job, resumed or 0))
+                reporter.line("Compiling; the first epoch takes longest.")
+                reporter.now("compiling", rounds - left, rounds)
+                show = progress.Training(
+                    reporter, config.epochs, rounds, job.task.unit, rounds - left
+                )
+                goes_on = resumed if first else None  # others have no log to go on in
+                with logbook.opened(path, config, resumed=goes_on, **size) as log:
+                    if job.data.notes and resumed is None:
+                        log.write("data", notes=job.data.notes)
+                    trained = consensus(job, train(job, log, show, saver, start))
+                    model = saving.export(config, *trained)
+                    if job.data.sample is not None:
+                        reporter.now("writing a sample")
+                        sample = job.data.sample(*trained)
+                        log.write("sample", text=sample)
         except KeyboardInterrupt as stop:
-            reporter.line("Interrupted; the log holds everything up to here.")
+            reporter.line(
+                "Interrupted; the log holds everything up to here, and --resume goes "
+                "on from the last checkpoint."
+            )
             status = exit_status(stop)
     if not first:
         return status
@@ -214,11 +284,24 @@ def main(config: RunConfig) -> int:
         figures.training_curves([path], path.with_suffix(".png"))
     if sample is not None:
         console.print(Panel(Text(sample), title="what the consensus writes"))
-    console.print(closing_table(job, epochs, path))
+    console.print(closing_table(job, epochs, path, model))
     return status
 
 
-def closing_table(job: Job, epochs: list[dict[str, float]], path: Path) -> Table:
+def beginning(
+    job: Job, saver: saving.Saver
+) -> tuple[cj.RoundState, saving.Position | None]:
+    """The state to begin with; and where it was, of a run that goes on."""
+    key = jax.random.key(job.config.seed)
+    state = job.layout.initial_state(job.main, job.task.init, key)
+    cj.workers.check_equal_start(state)
+    found = saver.restored(state) if job.config.resume else None
+    return (state, None) if found is None else found
+
+
+def closing_table(
+    job: Job, epochs: list[dict[str, float]], path: Path, model: Path | None
+) -> Table:
     """What came out, and where it is."""
     table = Table(show_header=False, title=f"{job.config.algorithm}", min_width=60)
     layout = job.layout
@@ -240,6 +323,8 @@ def closing_table(job: Job, epochs: list[dict[str, float]], path: Path) -> Table
             table.add_row("model FLOPs utilisation", f"{utilisation:.1%}")
         table.add_row("figure", str(path.with_suffix(".png")))
     table.add_row("log", str(path))
+    if model is not None:
+        table.add_row("model", str(model))
     return table
 
 

@@ -10,29 +10,53 @@ import numpy as np
 from tests.reference import MomentumSGD, merged, tree_map, weighted_mean
 
 
-class Int8WithFeedback:
-    """Numbers in 127 steps of either sign; what they leave out goes with the next."""
+class NarrowMean:
+    """Differences to what arrived last, in ``levels`` steps of either sign.
 
-    def __init__(self, workers):
-        self.errors = [None] * workers
+    Workers add what they left out to what they send next. Each sums a chunk of all
+    that was sent, rounds it again, and adds what that left out to its own.
+    """
+
+    def __init__(self, x0, workers, levels, block):
+        self.arrived, self.treedef = _flat(x0), jax.tree.structure(x0)
+        self.errors = [np.zeros_like(self.arrived) for _ in range(workers)]
+        self.levels, self.block = levels, block
 
     def __call__(self, trees, p):
-        received = []
-        for i, tree in enumerate(trees):
-            leaves, treedef = jax.tree.flatten(tree)
-            wanted = np.concatenate([np.ravel(leaf) for leaf in leaves])
-            if self.errors[i] is not None:
-                wanted = wanted + self.errors[i]
-            scale = np.abs(wanted).max() / 127
-            decoded = np.round(wanted / scale) * scale
-            self.errors[i] = wanted - decoded
-            ends = np.cumsum([np.size(leaf) for leaf in leaves])[:-1]
-            parts = [
-                part.reshape(np.shape(leaf))
-                for part, leaf in zip(np.split(decoded, ends), leaves, strict=True)
-            ]
-            received.append(jax.tree.unflatten(treedef, parts))
-        return weighted_mean(received, p)
+        total = np.zeros_like(self.arrived)
+        for i, (tree, w) in enumerate(zip(trees, p, strict=True)):
+            wanted = w * (_flat(tree) - self.arrived) + self.errors[i]
+            sent = self.rounded(wanted)
+            self.errors[i] = wanted - sent
+            total = total + sent
+        moved = self.rounded(total)
+        blocks = -(-len(total) // self.block)
+        length = -(-blocks // len(trees)) * self.block
+        for i, error in enumerate(self.errors):
+            own = slice(i * length, (i + 1) * length)
+            error[own] += (total - moved)[own]
+        self.arrived = self.arrived + moved
+        ends = np.cumsum([np.size(x) for x in jax.tree.leaves(trees[0])])[:-1]
+        parts = zip(
+            np.split(self.arrived, ends), jax.tree.leaves(trees[0]), strict=True
+        )
+        leaves = [part.reshape(np.shape(leaf)) for part, leaf in parts]
+        return jax.tree.unflatten(self.treedef, leaves)
+
+    def rounded(self, x):
+        """To multiples of a scale of the block's, a float32."""
+        result = np.zeros_like(x)
+        for start in range(0, len(x), self.block):
+            own = slice(start, start + self.block)
+            scale = np.float32(np.abs(x[own]).max()) / np.float32(self.levels)
+            if scale > 0:
+                codes = np.round(x[own].astype(np.float32) / scale)
+                result[own] = codes.astype(np.float32) * scale
+        return result
+
+
+def _flat(tree):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
 class TopK:
@@ -71,6 +95,15 @@ def finite_mean(trees, p):
     kept = [(tree, w) for tree, w in zip(trees, p, strict=True) if is_finite(tree)]
     total = sum(w for _, w in kept)
     return weighted_mean([tree for tree, _ in kept], [w / total for _, w in kept])
+
+
+def ring(trees, p):
+    """What each worker makes of itself and its two neighbours; all count the same."""
+    third = [1 / 3] * 3
+    return [
+        weighted_mean([trees[i - 1], tree, trees[(i + 1) % len(trees)]], third)
+        for i, tree in enumerate(trees)
+    ]
 
 
 class NesterovAnchor:

@@ -20,7 +20,10 @@ MESHES = {
 }
 RULES = {
     "cocod": lambda: cj.cocod("workers"),
+    "finite": lambda: cj.cocod(cj.exchanges.finite("workers")),
     "diloco": lambda: cj.rules.diloco("workers"),
+    "eager_diloco": lambda: cj.rules.eager_diloco("workers"),
+    "co2": lambda: cj.rules.co2("workers"),
     "vrl_sgd": lambda: cj.rules.vrl_sgd("workers", learning_rate=0.05, period=PERIOD),
 }
 

@@ -16,6 +16,7 @@ NESTEROV = {"learning_rate": 0.7, "momentum": 0.9}
 METHODS = (
     "int8",
     "finite",
+    "gossip",
     "diloco",
     "diloco_mixed",
     "vrl_sgd",
@@ -45,11 +46,16 @@ def made(name, x0=None):
             rule = contract.overwriting(mean)
             loop["merge"] = lambda i, m, x, s: m
         case "int8":
-            rule = cj.cocod(contract.int8_with_feedback("workers"))
-            loop["average"] = merges.Int8WithFeedback(N)
+            # All in one block: a streamed piece fills others in another way.
+            rule = cj.cocod(cj.exchanges.narrow("workers", "int8", block=16))
+            loop["average"] = merges.NarrowMean(x0, N, 127, 16)
         case "finite":
-            rule = contract.healing(contract.finite_workers("workers"))
+            rule = cj.cocod(cj.exchanges.finite("workers"))
             loop["average"] = merges.finite_mean
+        case "gossip":
+            rule = cj.cocod(cj.exchanges.gossip("workers", "ring"))
+            loop["average"] = merges.ring
+            loop["merge"] = lambda i, m, x, s: reference.merged(m[i], x, s)
         case "diloco":
             rule = cj.rules.diloco(mean, optax.sgd(**NESTEROV, nesterov=True))
             anchor = merges.NesterovAnchor(x0, **NESTEROV)
@@ -130,5 +136,6 @@ EXCHANGING = {
     "cocod": cj.cocod("workers"),
     "cocod_weighted": cj.cocod("workers", WEIGHTS),
     "mean": cj.cocod(cj.mean("workers")),
+    "narrow": cj.cocod(cj.exchanges.narrow("workers", "int4")),
     "top_k": cj.cocod(cj.exchanges.top_k("workers", k=8, chunk=8)),  # all of it
 } | {name: made(name)[0] for name in METHODS}

@@ -1,13 +1,15 @@
-"""One of several processes that train together; prints its worker as JSON."""
+"""One of several processes that train together; writes its worker as JSON."""
 
 import json
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import optax
 
 import cocod_jax as cj
+from experiments.rendezvous import join_processes
 from tests import problems
 
 
@@ -22,9 +24,10 @@ def make_round(workers: int) -> cj.Round:
     )
 
 
-def main(rank: int, processes: int, address: str) -> None:
+def main(folder: Path) -> None:
     jax.config.update("jax_num_cpu_devices", 2)
-    jax.distributed.initialize(address, processes, rank)
+    processes = join_processes()
+    rank = jax.process_index()
     devices, exchange_devices = cj.execution.device_pairs()
     round_ = make_round(processes)
     run = cj.distribute(round_, devices=devices, exchange_devices=exchange_devices)
@@ -71,9 +74,9 @@ def main(rank: int, processes: int, address: str) -> None:
     params, weight = jax.tree.map(loaded, (state.params, state.weight))
     own = state._replace(params=params, weight=weight)
     record["loaded"] = numbers(cj.consensus(own))
-    print(json.dumps(record | {"refused": refused, "disagreed": disagreed}))
-    jax.distributed.shutdown()
+    record |= {"refused": refused, "disagreed": disagreed}
+    (folder / f"{rank}.json").write_text(json.dumps(record))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    main(Path(sys.argv[1]))

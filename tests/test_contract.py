@@ -84,7 +84,7 @@ def test_methods_follow_their_loops_at_every_delay(name, way, delay):
 
 def test_the_exchanges_state_stays_with_the_exchange():
     devices, exchange_devices = cj.execution.device_pairs()
-    rule = cj.cocod(contract.int8_with_feedback("workers"))
+    rule = cj.cocod(cj.exchanges.narrow("workers", "int8"))
     with jax.enable_x64(True):
         state = train(
             rule,
@@ -93,9 +93,9 @@ def test_the_exchanges_state_stays_with_the_exchange():
             devices=devices,
             exchange_devices=exchange_devices,
         )
-    (error,) = jax.tree.leaves(state.exchange_state)
-    assert error.devices() == set(exchange_devices)
-    assert np.abs(np.asarray(error)).max() > 0
+    for kept in jax.tree.leaves(state.exchange_state):
+        assert kept.devices() == set(exchange_devices)
+        assert np.asarray(kept).any()
     assert state.params["w"].devices() == set(devices)
 
 
@@ -224,20 +224,6 @@ def test_every_gives_the_rounds_numbers(name, delay):
         chex.assert_trees_all_close(
             params, expected.params, rtol=tolerance, atol=tolerance
         )
-
-
-@pytest.mark.parametrize("execution", ["fused", "split"])
-def test_a_worker_that_is_not_finite_is_left_out_and_healed(execution):
-    rule = contract.healing(contract.finite_workers("workers"))
-    round_ = cj.make_round(problems.loss, optax.sgd(RATE), rule, period=PERIOD)
-    state = cj.replicate(round_.init(problems.params()), N)
-    broken = state.params["w"].at[1].set(jnp.nan)
-    state = state._replace(params=state.params | {"w": broken})
-    run = cj.distribute(round_, execution=execution)
-    state, _ = run(state, problems.round_batches(problems.batches(), 0))
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
-    # The healed worker has the mean of the others' snapshots, which were equal.
-    np.testing.assert_allclose(state.params["w"][1], problems.params()["w"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

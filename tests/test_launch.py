@@ -115,8 +115,9 @@ def test_who_ignores_the_end_is_killed(capfd):
 
 def test_what_a_process_leaves_behind_ends_with_it(capfd):
     assert sh("sleep 600 > /dev/null 2>&1 & echo $!") == 0
-    pids = re.findall(r": (\d+)", capfd.readouterr().out)
-    assert [alive(int(pid)) for pid in pids] == [False, False]
+    pids = [int(pid) for pid in re.findall(r": (\d+)", capfd.readouterr().out)]
+    assert len(pids) == 2
+    wait_until(lambda: not any(map(alive, pids)))  # killed, and none to wait for it
 
 
 def test_a_command_that_is_not_there(capfd):

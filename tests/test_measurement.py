@@ -11,7 +11,7 @@ import pytest
 import cocod_jax as cj
 from cocod_jax import measurement
 from cocod_jax.measurement import Measurement
-from tests import contract, problems
+from tests import problems
 from tests.problems import PERIOD, N
 
 SGD = optax.sgd(0.05)
@@ -64,7 +64,7 @@ def test_on_exchange_devices_as_distribute_does():
 def test_rules_and_exchanges_with_states_and_corrections():
     """The steps keep the correction; the exchange alone is the rule's first."""
     rule = cj.rules.vrl_sgd(
-        contract.int8_with_feedback("workers"), learning_rate=0.05, period=PERIOD
+        cj.exchanges.narrow("workers", "int8"), learning_rate=0.05, period=PERIOD
     )
     assert measured(round_of(rule), via="vmap").tm > 0
 

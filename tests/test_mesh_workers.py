@@ -399,6 +399,8 @@ def test_a_rule_that_sends_something_else_is_refused():
     )
     with pytest.raises(ValueError, match=r"\['own'\]\['bias'\].*none of the param"):
         make(rule).init(sharded(params(), mesh))
+    with pytest.raises(ValueError, match=r"\['float32'\].*none of the param"):
+        make(cj.rules.loscar("workers", 0.1)).init(sharded(params(), mesh))
 
 
 @needs_compiler

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from cocod_jax.observe.loggers import read_jsonl
 from cocod_jax.timeline import Compute, Link, LocalSGD, simulate
 from docs.generate import DOCS, latest, substitutions
 from experiments import compare
@@ -75,6 +76,14 @@ def test_errors_of_the_clock_are_those_of_the_clock():
     check_sentence(PAGE, "# % on the clock at 50 Mbit/s, in place of # %", values)
     steps = [1000 * s for s in published.STEP_SECONDS.values()]
     check_sentence(PAGE, "a step (# ms, and # ms of Local SGD)", steps)
+
+
+def test_the_start_is_that_of_the_log():
+    (run,) = CONFIG.labels_runs()
+    (start,) = read_jsonl(run.log)["start"]
+    accuracy = 100 * report.labels_value(CONFIG, "start", "train_accuracy")
+    words = "after # steps, with # %"
+    check_sentence(README, words, [start["steps"], accuracy])
 
 
 def test_the_order_of_algorithms_is_the_published_one():

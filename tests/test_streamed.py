@@ -13,7 +13,7 @@ import pytest
 
 import cocod_jax as cj
 from cocod_jax.rounds._types import of_whole_rounds, on_host
-from tests import contract, problems, reference
+from tests import problems, reference
 from tests.methods import RATE, STREAMED
 from tests.methods import made as made_whole
 from tests.problems import PERIOD, ROUNDS, STEPS, WEIGHTS, N
@@ -207,7 +207,7 @@ def test_methods_follow_their_loops_piece_by_piece(name, way):
 
 def test_rule_and_exchange_remember_each_piece():
     """Leading axes: the workers, and the pieces."""
-    exchange = contract.int8_with_feedback("workers")
+    exchange = cj.exchanges.narrow("workers", "int8")
     rule = cj.rules.diloco(exchange, optax.sgd(0.7, momentum=0.9))
     make = functools.partial(cj.make_round, problems.loss, optax.sgd(RATE), rule)
     state = cj.replicate(make(period=PERIOD, streamed=True).init(problems.params()), N)
@@ -215,7 +215,7 @@ def test_rule_and_exchange_remember_each_piece():
     of_every: Any = jax.vmap(optimizer.init)(cj.replicate(problems.params(), N))
     for holder in (state, of_every):
         # A third of 6, 1, 2 and 4 numbers, rounded up.
-        chex.assert_shape(holder.exchange_state["error"]["float32"], (N, PERIOD, 6))
+        chex.assert_shape(holder.exchange_state["float32"].error, (N, PERIOD, 6))
         chex.assert_shape(holder.rule_state.anchor["float32"], (N, PERIOD, 6))
 
 

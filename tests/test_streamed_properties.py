@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cocod_jax as cj
-from tests import contract, problems
+from tests import problems
 from tests.problems import PERIOD, WEIGHTS, N
 
 SHAPES = st.lists(
@@ -180,7 +180,7 @@ def saved(state):
 RULES: dict[str, Any] = {
     "cocod": lambda: cj.cocod("workers", WEIGHTS),
     "both remember": lambda: cj.rules.diloco(
-        contract.int8_with_feedback("workers"), optax.sgd(0.7, momentum=0.9)
+        cj.exchanges.narrow("workers", "int8"), optax.sgd(0.7, momentum=0.9)
     ),
     "correcting": lambda: cj.rules.vrl_sgd(
         "workers", learning_rate=0.05, period=PERIOD

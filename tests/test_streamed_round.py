@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import cocod_jax as cj
-from tests import contract, problems, reference
+from tests import problems, reference
 from tests.methods import RATE
 from tests.problems import PERIOD, WEIGHTS, N
 
@@ -176,24 +176,6 @@ def test_an_optimizer_is_compiled_once_and_its_state_donated():
     alone = jnp.ones(3)
     donated = jax.jit(lambda p, s: (p, s), donate_argnums=(0, 1))
     donated(alone, optimizer.init(alone))
-
-
-@pytest.mark.parametrize("guarded", [True, False])
-def test_a_worker_that_is_not_finite_is_healed_in_a_round(guarded):
-    """If it leaves out the steps meanwhile, which would spoil what has been healed."""
-    rule = contract.healing(contract.finite_workers("workers"))
-    inner = optax.apply_if_finite(SGD, PERIOD) if guarded else SGD
-    round_ = make_round(problems.loss, inner, rule)
-    state = cj.replicate(round_.init(problems.params()), N)
-    broken = jax.tree.map(lambda x: x.at[1].set(jnp.nan), state.params)
-    run = cj.distribute(round_, via="vmap", execution="fused")
-    state, metrics = run(
-        state._replace(params=broken), problems.round_batches(problems.batches(), 0)
-    )
-    assert np.isnan(metrics.loss[1]).all()
-    is_finite = lambda x: np.isfinite(x).reshape(N, -1).all(axis=1)
-    finite = np.all([is_finite(x) for x in jax.tree.leaves(state.params)], axis=0)
-    assert finite.tolist() == [True, guarded, True, True]
 
 
 @pytest.mark.parametrize("execution", ["fused", "split"])

@@ -26,7 +26,7 @@ from cocod_jax.observe.loggers import read_jsonl, to_jsonl
 from cocod_jax.style import ALGORITHMS
 from experiments import command, data, figures, logbook, tasks, train
 from experiments.algorithms import AXIS, RECIPES, local_optimizer, make_rounds
-from experiments.config import Algorithm, Measured, TrainConfig
+from experiments.config import WITHOUT_INFLUENCE, Algorithm, Measured, TrainConfig
 from experiments.tasks import Data, Task
 
 ROOT = Path(__file__).parent.parent
@@ -370,7 +370,7 @@ def test_runs_that_differ_have_logs_that_differ():
         "via": "shard_map",
         "execution": "fused",
     }
-    without = {"task", "out", "data_dir"}
+    without = {"task", *WITHOUT_INFLUENCE}
     assert set(others) == {f.name for f in dataclasses.fields(TrainConfig)} - without
     runs = [TrainConfig(**{name: value}) for name, value in others.items()]
     runs += [TrainConfig(), TrainConfig(**others), TrainConfig(**others | {"seed": 2})]

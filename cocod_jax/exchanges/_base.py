@@ -27,8 +27,9 @@ class Exchange(NamedTuple):
     binds ``axis_name``; ``init`` may run outside of it.
 
     Attributes:
-      init: ``(tree) -> state`` for trees like this one; ``optax.EmptyState()`` where
-        nothing is remembered from one exchange to the next.
+      init: ``(tree) -> state`` for trees like this one, which all workers have in
+        common at first; ``optax.EmptyState()`` where nothing is remembered from one
+        exchange to the next.
       send: ``(state, tree, weight) -> (sent, state)``. ``weight`` is this worker's
         share p_i, a scalar; the shares of all workers have sum 1. None takes
         ``weights``. ``sent`` is any tree of arrays, in the form in which it travels.
@@ -40,6 +41,13 @@ class Exchange(NamedTuple):
         all workers count the same.
       streams: whether it may be given a piece of the model in every step; False where
         it needs the whole at once, such as the largest values of all.
+      heals: whether a worker whose numbers are not finite is left out, and healed by
+        what arrives: a round then makes all of such a worker NaN, and a merge gives it
+        what arrives.
+      halves: ``send`` in two, where it is two collectives of which the second needs
+        the first: ``(state, tree, weight) -> (halfway, state)`` and ``(state, halfway)
+        -> (sent, state)``. A round takes half of the steps between them. None where it
+        is one.
 
     Examples:
       >>> exchange = cj.mean("workers")
@@ -56,6 +64,8 @@ class Exchange(NamedTuple):
     axis_name: AxisName | None
     weights: tuple[float, ...] | None = None
     streams: bool = True
+    heals: bool = False
+    halves: tuple[Callable[..., Any], Callable[..., Any]] | None = None
 
     def average(self, tree: Tree, weight: Weight | None = None) -> Tree:
         """Sends and receives at once, with a state that is fresh and then dropped.
@@ -152,6 +162,12 @@ def check_axis_name(axis_name: Any) -> None:
         )
 
 
+def check_one_axis(axis_name: Any) -> None:
+    """Raises TypeError unless ``axis_name`` is a string, the name of one axis."""
+    if not isinstance(axis_name, str):
+        raise TypeError(f"axis_name={shown(axis_name)} must be a string.")
+
+
 def workers_axis(exchange: Exchange, axis_name: str | None = None) -> str:
     """The one axis to map workers over: the exchange's.
 
@@ -164,8 +180,8 @@ def workers_axis(exchange: Exchange, axis_name: str | None = None) -> str:
       TypeError: when ``axis_name`` is not a string.
       ValueError: when the exchange has another axis, or several.
     """
-    if axis_name is not None and not isinstance(axis_name, str):
-        raise TypeError(f"axis_name={shown(axis_name)} must be a string.")
+    if axis_name is not None:
+        check_one_axis(axis_name)
     own = exchange.axis_name
     if own is None:
         return "workers" if axis_name is None else axis_name

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cocod_jax._parts import all_of_it, whole_of
 from cocod_jax._trees import at
 from cocod_jax._typing import Batches, ExchangeState, Params, Sent, Tree
 from cocod_jax.execution._in_flight import InFlight
 from cocod_jax.execution._map import WorkerMap
 from cocod_jax.rounds._portion import Portion
 from cocod_jax.rounds._round import Parts, Round, compose
-from cocod_jax.rounds._trainable import all_of_it, whole_of
 from cocod_jax.rounds._types import (
     MergeMetrics,
     RoundMetrics,

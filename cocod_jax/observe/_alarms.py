@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -102,6 +103,29 @@ class DriftAlarm:
                 self._rung.add(kind)
                 return sentence
         return None
+
+    def memory(self) -> dict[str, Any]:
+        """What it remembers of the rounds so far, for JSON, such as in a checkpoint."""
+        return {
+            "first_loss": self._first_loss,
+            "first_distance": self._first_distance,
+            "in_a_row": self._in_a_row,
+            "ways": [list(way) for way in self._ways],
+            "rung": sorted(self._rung),
+        }
+
+    def remember(self, memory: dict[str, Any]) -> None:
+        """Goes on from what an alarm of the same run remembered.
+
+        Args:
+          memory: what :meth:`memory` returned.
+        """
+        self._first_loss = memory["first_loss"]
+        self._first_distance = memory["first_distance"]
+        self._in_a_row = memory["in_a_row"]
+        self._ways.clear()
+        self._ways.extend((gone, whole) for gone, whole in memory["ways"])
+        self._rung = set(memory["rung"])
 
     def _apart(self, metrics: RoundMetrics, shares: np.ndarray) -> str | None:
         loss = float(shares @ metrics.loss.mean(axis=1))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from cocod_jax._checks import check_period
+from cocod_jax._parts import all_of_it
 from cocod_jax._trees import cast_like, check_arrays, choose, own_copy, wide
 from cocod_jax._typing import Params, Tree
 from cocod_jax.exchanges._shards import shards_of
@@ -16,7 +17,6 @@ from cocod_jax.per_step._streamed import streamed_every
 from cocod_jax.rounds._checks import check_streamed, check_transforms
 from cocod_jax.rounds._inner import with_what_it_takes
 from cocod_jax.rounds._portion import Portion
-from cocod_jax.rounds._trainable import all_of_it
 from cocod_jax.rules import MergeRule, RuleState
 
 

@@ -54,7 +54,7 @@ def mean_gradients(
     exchange = as_exchange(axis_or_exchange, weights)
 
     def init(params: Params) -> Any:
-        return exchange.init(params)
+        return exchange.init(optax.tree.zeros_like(params))
 
     def update(
         updates: optax.Updates,
@@ -144,7 +144,7 @@ def stale_mean_gradients(
         return StaleMeanGradientsState(
             count=jnp.zeros([], jnp.int32),
             pending=optax.tree.zeros_like(params),
-            exchange_state=exchange.init(params),
+            exchange_state=exchange.init(optax.tree.zeros_like(params)),
         )
 
     def update(

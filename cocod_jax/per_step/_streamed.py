@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cocod_jax._parts import all_of_it
 from cocod_jax._trees import barrier, cast_like, check_arrays, own_copy, wide
 from cocod_jax._typing import Params, Tree
 from cocod_jax.exchanges._shards import shards_of
@@ -13,7 +14,6 @@ from cocod_jax.per_step._gradients import check_own_gradients
 from cocod_jax.per_step._state import EveryState, given
 from cocod_jax.rounds._inner import with_what_it_takes
 from cocod_jax.rounds._portion import Pieces
-from cocod_jax.rounds._trainable import all_of_it
 from cocod_jax.rules import MergeRule, RuleState
 
 

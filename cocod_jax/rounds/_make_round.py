@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from cocod_jax._checks import check_period, check_takes
+from cocod_jax._parts import Mask, part_by
 from cocod_jax._trees import check_arrays, own_copy
 from cocod_jax._typing import LossFn, ModelState, Params
 from cocod_jax.exchanges._shards import Shards, shards_of
@@ -19,7 +20,6 @@ from cocod_jax.rounds._checks import (
 from cocod_jax.rounds._portion import Pieces, Portion
 from cocod_jax.rounds._round import Round
 from cocod_jax.rounds._step import local_step
-from cocod_jax.rounds._trainable import Trainable, trained_part
 from cocod_jax.rounds._types import RoundState
 from cocod_jax.rules import MergeRule
 
@@ -34,7 +34,7 @@ def make_round(
     streamed: bool = False,
     stateful: bool = False,
     has_aux: bool = False,
-    trainable: Trainable | None = None,
+    trainable: Mask | None = None,
 ) -> Round:
     r"""A round of ``period`` local steps with one exchange hidden behind them.
 
@@ -129,7 +129,7 @@ def make_round(
     check_takes(takes, loss_fn=loss_fn)
     check_transforms(inner, rule)
     period, delay = check_period(period, 1 if streamed and delay is None else delay)
-    part_of = trained_part(trainable)
+    part_of = part_by(trainable)
     if streamed:
         check_streamed(rule, delay)
     whole = Pieces(part_of, period) if streamed else Portion(part_of)

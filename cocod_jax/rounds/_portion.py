@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from cocod_jax._trees import at, barrier, choose, put_at
+from cocod_jax._parts import whole_of
+from cocod_jax._trees import at, barrier, choose, is_float, put_at
 from cocod_jax._typing import Params, Tree
 from cocod_jax.exchanges._shards import Shards, between_shards
 from cocod_jax.exchanges._wire import check_floats, cut
-from cocod_jax.rounds._trainable import whole_of
 from cocod_jax.rules import MergeRule, RuleState
 
 
@@ -123,7 +123,7 @@ class Pieces(Portion):
         """``take_like`` on one device."""
         buffers = defaultdict(list)
         for leaf, param in zip(*map(jax.tree.leaves, (tree, part)), strict=True):
-            if not _is_float(param):
+            if not is_float(param):
                 continue
             values, counted, _ = self._window(jnp.asarray(leaf), step)
             if counted is not None:
@@ -151,7 +151,7 @@ class Pieces(Portion):
     def _own_put(self, tree: Tree, step: Any, portion: Tree, part: Params) -> Tree:
         """``put_like`` on one device."""
         sizes: dict[str, list[int]] = defaultdict(list)
-        for param in filter(_is_float, jax.tree.leaves(part)):
+        for param in filter(is_float, jax.tree.leaves(part)):
             sizes[jnp.result_type(param).name].append(self._length(param))
         # One buffer, computed once: a compiler would fuse all of the merge into the
         # kernel of each leaf, which takes a part of it.
@@ -159,7 +159,7 @@ class Pieces(Portion):
         own_parts = {name: iter(cut(portion[name], sizes[name])) for name in sizes}
 
         def write(leaf: jax.Array, param: jax.Array) -> jax.Array:
-            if not _is_float(param):
+            if not is_float(param):
                 return leaf
             values, counted, start = self._window(leaf, step)
             own = next(own_parts[jnp.result_type(param).name]).astype(leaf.dtype)
@@ -220,7 +220,3 @@ class Pieces(Portion):
         if length * self.count == leaf.size:
             return values, None, start
         return values, start + jnp.arange(length) >= begin, start
-
-
-def _is_float(leaf: jax.Array) -> bool:
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)

@@ -1,5 +1,6 @@
 """The round: send the snapshot, take local steps, merge what arrives."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -86,8 +87,13 @@ class Round(NamedTuple):
         check_batches(batches, self.period)
         fast = fast_in_loops(self.step)
         step = lambda state, batches, t: fast(state, at(batches, t))
-        send = lambda state, snapshot: self.send(state)
-        parts = Parts(self.snapshot, send, step, self.merge, _scan)
+        exchange = self.rule.exchange
+        send, relay = exchange.send, None
+        if exchange.halves is not None and not self.streamed:
+            send, second = exchange.halves
+            relay = functools.partial(_relay, second)
+        send_now = lambda state, snapshot: self._send_by(send, state)
+        parts = Parts(self.snapshot, send_now, step, self.merge, _scan, relay=relay)
         return compose(self, parts)(state, batches)
 
     def snapshot(self, state: RoundState) -> Tree:
@@ -112,9 +118,16 @@ class Round(NamedTuple):
           What is in flight, in the form in which it travels, and the next state of the
           exchange, to be installed after the merge (both per worker).
         """
+        return self._send_by(self.rule.exchange.send, state)
+
+    def _send_by(
+        self, send: Callable[..., Any], state: RoundState
+    ) -> tuple[Sent, ExchangeState]:
+        """``send`` by the exchange's, or by its first half."""
         states = RuleState(state.rule_state, state.exchange_state)
         own = self.portion.take_state(states, state.count)
-        sent, after = self.rule.send(own, self.snapshot(state), state.weight)
+        outgoing = self.rule.outgoing(own.rule_state, self.snapshot(state))
+        sent, after = send(own.exchange_state, outgoing, state.weight)
         return sent, self.portion.put_state(states.exchange_state, state.count, after)
 
     def merge(
@@ -167,6 +180,9 @@ class Parts(NamedTuple):
         metrics, for every t. The metrics come back stacked, in a list of one tree; in
         an empty list where there are none.
       step_axis: the axis along which ``repeat`` stacks.
+      relay: ``(state, sent, exchange_state)``, the second half of a ``send`` that is
+        the first half, when half of the ``delay`` steps are done; the state comes back
+        as it was. None where ``send`` is all of it.
     """
 
     snapshot: Callable[[RoundState], Tree]
@@ -175,6 +191,7 @@ class Parts(NamedTuple):
     merge: Callable[[RoundState, Tree, Sent], tuple[RoundState, MergeMetrics]]
     repeat: Callable[..., tuple[RoundState, list[Any]]]
     step_axis: int = 0
+    relay: Callable[..., tuple[RoundState, Sent, ExchangeState]] | None = None
 
 
 def compose(
@@ -198,12 +215,17 @@ def compose(
         sent, exchange_state = parts.send(
             state, snapshot
         )  # first: no step depends on it
-        state, early = take(state, batches, 0, round_.delay)
+        early, turn = [], 0
+        if parts.relay is not None:
+            turn = round_.delay // 2
+            state, early = take(state, batches, 0, turn)
+            state, sent, exchange_state = parts.relay(state, sent, exchange_state)
+        state, beside = take(state, batches, turn, round_.delay)
         state, merged = parts.merge(state, snapshot, sent)
         # Installed here: steps that carried it would wait for the exchange.
         state = state._replace(exchange_state=exchange_state)
         state, late = take(state, batches, round_.delay, round_.period)
-        return state, joined(early + late), merged
+        return state, joined(early + beside + late), merged
 
     def piece(
         state: RoundState, batches: Batches, t: Any
@@ -232,6 +254,19 @@ def compose(
         return state, RoundMetrics(**steps._asdict(), **merged._asdict())
 
     return run
+
+
+def _relay(
+    second: Callable[..., tuple[Sent, ExchangeState]],
+    state: RoundState,
+    sent: Sent,
+    exchange_state: ExchangeState,
+) -> tuple[RoundState, Sent, ExchangeState]:
+    """The second collective of an exchange, between two loops of steps."""
+    # Neither loop could run beside both: one has to wait for the first collective.
+    state, sent, exchange_state = barrier((state, sent, exchange_state))
+    sent, exchange_state = second(exchange_state, sent)
+    return state, sent, exchange_state
 
 
 def _light(state: RoundState, rule: MergeRule) -> RoundState:

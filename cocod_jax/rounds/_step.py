@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cocod_jax._parts import whole_of
 from cocod_jax._trees import cast_like, norm
 from cocod_jax._typing import Batch, LossFn, ModelState, Params
 from cocod_jax.rounds._checks import check_loss, check_same_types
+from cocod_jax.rounds._healing import Trained, or_given_up
 from cocod_jax.rounds._inner import with_what_it_takes
 from cocod_jax.rounds._micro_batches import (
     GradientFn,
@@ -17,7 +19,6 @@ from cocod_jax.rounds._micro_batches import (
     over_micro_batches,
 )
 from cocod_jax.rounds._portion import Portion
-from cocod_jax.rounds._trainable import whole_of
 from cocod_jax.rounds._types import RoundState, StepMetrics
 from cocod_jax.rules import MergeRule
 
@@ -50,11 +51,13 @@ def local_step(
             gradient = portion.correct(rule, state.rule_state, gradient, state.params)
         part = part_of(state.params)
         updates, opt_state = inner.update(gradient, state.opt_state, part, value=loss)
-        params = whole_of(optax.apply_updates(part, updates), state.params)
+        taken = Trained(optax.apply_updates(part, updates), opt_state, model_state)
+        if rule.exchange.heals:
+            instead = Trained(part, inner.init(part), state.model_state)
+            taken = or_given_up(taken, instead, metrics.grad_norm)
         count = jnp.asarray(optax.safe_increment(state.count))
-        after = state._replace(
-            params=params, opt_state=opt_state, model_state=model_state, count=count
-        )
+        params = whole_of(taken.params, state.params)
+        after = state._replace(**taken._asdict() | {"params": params, "count": count})
         check_same_types(after, state)
         return cast_like(after, state), metrics
 

@@ -11,6 +11,7 @@ from cocod_jax.rules.diloco import diloco as diloco
 from cocod_jax.rules.eager_diloco import EagerDiLoCoState as EagerDiLoCoState
 from cocod_jax.rules.eager_diloco import eager_diloco as eager_diloco
 from cocod_jax.rules.easgd import easgd as easgd
+from cocod_jax.rules.fragments import fragments as fragments
 from cocod_jax.rules.independent import independent as independent
 from cocod_jax.rules.loscar import loscar as loscar
 from cocod_jax.rules.overlap_local_sgd import (

@@ -7,7 +7,7 @@ import optax
 
 from cocod_jax._checks import check_takes
 from cocod_jax._text import shown
-from cocod_jax._trees import cast_like, check_same_tree
+from cocod_jax._trees import all_finite, cast_like, check_same_tree, choose
 from cocod_jax._typing import AxisName, ExchangeState, Params, Sent, Tree, Weight
 from cocod_jax.exchanges._base import Exchange, stateless
 
@@ -184,13 +184,21 @@ class MergeRule(optax.GradientTransformationExtraArgs):
     ) -> tuple[Params, Any]:
         """``merge``, with parameters and state in the types that they came in.
 
+        Where the exchange heals, and the merge would leave a worker with numbers that
+        are not finite, the worker takes what arrives, and keeps the rule's state.
+
         Raises:
           ValueError: when the rule returns another tree than the parameters.
         """
         merged, new_state = self.merge(arriving, params, rule_state, snapshot)
         check_same_tree(merged, params, "what merge returned", "the parameters")
         check_same_tree(new_state, rule_state, "the state that merge returned", "state")
-        return cast_like(merged, params), cast_like(new_state, rule_state)
+        after = cast_like((merged, new_state), (params, rule_state))
+        if not self.exchange.heals:
+            return after
+        check_same_tree(arriving, params, "what arrives", "what it heals")
+        healed = cast_like((arriving, rule_state), after)
+        return choose(all_finite(after), after, healed)
 
     def merge_now(
         self,

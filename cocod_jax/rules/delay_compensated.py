@@ -87,7 +87,8 @@ def delay_compensated(
        The paper sends fragments of layers, and chooses the next one by how much they
        changed; that schedule is not here. The formula of :math:`\lambda` is that of
        public code; the paper's own could not be checked. Streamed, the norms are those
-       of the piece.
+       of the piece; leaves that the devices of a worker have in common then count for
+       each of them.
     """
     outer = outer_optimizer(outer)
     check_non_negative(strength=strength)

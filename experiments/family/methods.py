@@ -27,7 +27,8 @@ class Method(NamedTuple):
       streamed: whether a piece travels in every step.
       inner: ``rate -> optimizer`` of the local steps.
       moments: rounds in which the momentum is averaged once; None leaves it alone.
-      gathers: whether every worker receives what each has sent, and no sum of it.
+      hops: ``(N) -> times`` that a byte which a worker puts into an exchange passes a
+        link, on a ring of N.
       clock: ``(period) -> algorithm`` on the clock.
     """
 
@@ -38,7 +39,7 @@ class Method(NamedTuple):
     streamed: bool = False
     inner: Callable[[float], optax.GradientTransformation] = momentum
     moments: int | None = None
-    gathers: bool = False
+    hops: Callable[[int], float] = lambda workers: 2 * (workers - 1) / workers
     clock: Callable[[int], timeline.Algorithm] = timeline.CoCoDSGD
 
 
@@ -47,9 +48,14 @@ def _by(rule: Callable[..., cj.MergeRule], *args: Any, **options: Any) -> Any:
     return lambda rate, period: rule(AXIS, *args, **options)
 
 
-def _over(exchange: Callable[..., cj.Exchange], *args: Any) -> Any:
+def _over(exchange: Callable[..., cj.Exchange], *args: Any, **options: Any) -> Any:
     """CoCoD-SGD over another exchange."""
-    return lambda rate, period: cj.cocod(exchange(AXIS, *args))
+    return lambda rate, period: cj.cocod(exchange(AXIS, *args, **options))
+
+
+def _in_halves(workers: int) -> float:
+    """An all-to-all of all blocks, and an all-gather of an N-th of them."""
+    return 2 * (workers - 1) / (workers + 1)
 
 
 METHODS = {
@@ -101,12 +107,25 @@ METHODS = {
         inner=optax.sgd,  # it knows no momentum
     ),
     "loscar": Method("LOSCAR-SGD, a quarter", _by(cj.rules.loscar, 0.25)),
+    "int8": Method(
+        "CoCoD-SGD, 8 bits",
+        _over(cj.exchanges.narrow, "int8", block=64),
+        hops=_in_halves,
+    ),
+    "int4": Method(
+        "CoCoD-SGD, 4 bits",
+        _over(cj.exchanges.narrow, "int4", block=64),
+        hops=_in_halves,
+    ),
+    "gossip": Method(
+        "CoCoD-SGD on a ring", _over(cj.exchanges.gossip, "ring"), hops=lambda _: 1
+    ),
     "sparse_loco": Method(
         "SparseLoCo, 64 of 1024",
         lambda rate, period: cj.rules.sparse_loco(
             cj.exchanges.top_k(AXIS, k=64, chunk=1024)
         ),
-        gathers=True,
+        hops=lambda workers: workers - 1,
     ),
 }
 """By name, in the order of the table."""

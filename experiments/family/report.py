@@ -64,14 +64,13 @@ def told_apart(found: dict[tuple[str, str], Best]) -> set[tuple[str, str]]:
 def seconds(config: FamilyConfig, name: str, sent: float, ratio: float) -> float:
     """Of a local step on the clock, in units of Tc.
 
-    Where sums travel an exchange takes a time in proportion to its bytes. Where every
-    worker receives what each has sent, N - 1 of those pass each link, and of a sum's
-    bytes 2 (N - 1) / N times as many.
+    An exchange takes a time in proportion to the bytes that pass a link.
     """
-    method = METHODS[name]
+    method, sums = METHODS[name], METHODS[BASELINE]
     whole = read_jsonl(config.runs((BASELINE,))[0].log)["sent"][0]["bytes_per_step"]
     each_round = 1 if method.rule is None else config.period
-    share = sent * each_round / whole * (config.workers / 2 if method.gathers else 1)
+    passing = lambda each, sent: each.hops(config.workers) * sent
+    share = passing(method, sent * each_round) / passing(sums, whole)
     return timeline.simulate(
         method.clock(config.period),
         timeline.Compute(1.0, config.workers, jitter=config.jitter),

@@ -1,0 +1,86 @@
+"""The mean within groups of workers, such as those of one host."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cocod_jax._checks import check_counts
+from cocod_jax._trees import varying_axes
+from cocod_jax._typing import ExchangeState, Sent, Tree, Weight
+from cocod_jax.exchanges._base import (
+    Exchange,
+    axis_size,
+    check_one_axis,
+    stateless,
+)
+from cocod_jax.exchanges._wire import ravel, unravel
+
+
+def within(axis_name: str, size: int) -> Exchange:
+    r"""The mean of groups of ``size`` consecutive workers, one all-reduce in each.
+
+    .. math:: m_i = \frac{1}{\text{size}} \sum_{j \in G(i)} x_j
+
+    Where the workers of a host have a fast network between them, groups are those of
+    the hosts. Groups do not hear of each other: rounds of this exchange take turns with
+    rounds of :func:`cocod_jax.mean`, which :func:`cocod_jax.plans.two_level` plans.
+
+    Args:
+      axis_name: the axis that ``pmap``, ``shard_map`` or ``vmap`` binds.
+      size: of a group G, a divisor of N (shared).
+
+    Returns:
+      A :class:`cocod_jax.Exchange` without state or weights: all workers count the
+      same, also after :func:`cocod_jax.reweight`.
+
+    Raises:
+      TypeError: at construction, when ``axis_name`` is not a string.
+      ValueError: at construction, when ``size`` is not an integer of at least 1; in
+        ``send``, when ``axis_name`` is not bound, when groups of this size cannot share
+        the workers evenly, in a ``shard_map`` with ``check_vma``, or as
+        :func:`cocod_jax.mean`.
+
+    Examples:
+      >>> exchange = cj.exchanges.within("workers", 2)
+      >>> x = jnp.array([0.0, 2.0, 6.0, 12.0])
+      >>> print(jax.vmap(exchange.average, axis_name="workers")(x))
+      [1. 1. 9. 9.]
+    """
+    check_one_axis(axis_name)
+    check_counts(size=size)
+
+    def send(
+        state: ExchangeState, tree: Tree, weight: Weight | None = None
+    ) -> tuple[Sent, ExchangeState]:
+        del weight
+        workers = axis_size(axis_name)
+        if workers % size:
+            raise ValueError(
+                f"size={size}, but axis {axis_name!r} has {workers} workers, which "
+                "groups of this size cannot share evenly."
+            )
+        groups = [[*range(i, i + size)] for i in range(0, workers, size)]
+        # Divided before the sum, as in a mean.
+        sums = {
+            dtype: _sum(buffer * jnp.asarray(1 / size, dtype), axis_name, groups)
+            for dtype, buffer in ravel(tree).items()
+        }
+        return sums, state
+
+    return Exchange(stateless, send, unravel, axis_name)
+
+
+def _sum(buffer: jax.Array, axis_name: str, groups: list[list[int]]) -> jax.Array:
+    """The sum within this worker's group."""
+    worker = lax.axis_index(axis_name)
+    if axis_name in varying_axes(worker):
+        raise ValueError(
+            "JAX has no sums within groups in a shard_map that checks types; turn the "
+            "check off: cj.distribute(..., check_vma=False)."
+        )
+    try:
+        return lax.psum(buffer, axis_name, axis_index_groups=groups)
+    except NotImplementedError:
+        # Nor has it under vmap, where the numbers of all are in one memory.
+        own_group = jnp.array(groups)[worker // len(groups[0])]
+        return lax.all_gather(buffer, axis_name)[own_group].sum(axis=0)

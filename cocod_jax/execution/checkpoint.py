@@ -1,0 +1,310 @@
+"""States of a run on disk, with Orbax: ``pip install 'cocod-jax[checkpoint]'``.
+
+Between two rounds nothing is in flight: the state of all workers is all of a run but
+its data, and that is a function of the step in most pipelines.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, PartitionSpec
+
+from cocod_jax._checks import check_counts, check_whole
+from cocod_jax._trees import is_key
+from cocod_jax.rounds._checks import check_workers
+from cocod_jax.rounds._types import RoundState
+
+
+class Restored(NamedTuple):
+    """What :meth:`Checkpoints.restore` brings back.
+
+    Attributes:
+      step: local steps that had been taken.
+      state: of all workers, like the one that it was asked for by.
+      notes: what was saved beside it.
+    """
+
+    step: int
+    state: RoundState
+    notes: dict[str, Any]
+
+
+class Checkpoints:
+    """The states of one run in a folder: the last ones, and the best.
+
+    A context manager. :meth:`save` copies a state and returns; it is written in the
+    background, and a checkpoint is there when all of it is: one that a kill tears is
+    none. With several processes all of them must call every method, with their own part
+    of the state, on one folder that they share.
+
+    Args:
+      folder: where they are; it is made.
+      keep: how many of the last ones stay, at least 1. The one with the highest score
+        stays as well.
+
+    Raises:
+      ImportError: when Orbax is not installed; it says how to install it.
+      ValueError: when ``keep`` is not an integer of at least 1.
+
+    Examples:
+      >>> loss = lambda w, batch: 0.5 * (w - batch) ** 2
+      >>> round_ = cj.make_round(loss, optax.sgd(0.5), cj.cocod("workers"), period=2)
+      >>> run = cj.distribute(round_, via="vmap")
+      >>> state = cj.replicate(round_.init(jnp.array(8.0)), 2)
+      >>> folder, batches = getfixture("tmp_path"), np.zeros([2, 2], np.float32)
+      >>> with cj.execution.Checkpoints(folder) as checkpoints:
+      ...     state, _ = run(state, batches)
+      ...     checkpoints.save(2, state, notes={"seed": 0})
+
+      In the next program:
+
+      >>> fresh = cj.replicate(round_.init(jnp.array(0.0)), 2)
+      >>> with cj.execution.Checkpoints(folder) as checkpoints:
+      ...     step, state, notes = checkpoints.restore(fresh)
+      >>> print(step, state.params, notes)
+      2 [2. 2.] {'seed': 0}
+    """
+
+    def __init__(self, folder: str | Path, *, keep: int = 2):
+        check_counts(keep=keep)
+        ocp = _orbax()
+        policies = ocp.checkpoint_managers
+        score = lambda metrics: metrics["score"]
+        best = policies.BestN(
+            get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False
+        )
+        to_keep = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
+        self._folder = Path(folder).absolute()
+        self._ocp = ocp
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "notes": ocp.JsonCheckpointHandler(),
+            },
+            options=ocp.CheckpointManagerOptions(
+                best_fn=score,
+                preservation_policy=to_keep,
+                cleanup_tmp_directories=True,  # of runs that were killed
+            ),
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
+    @property
+    def steps(self) -> list[int]:
+        """Those of all checkpoints, in order."""
+        return sorted(self._manager.all_steps())
+
+    @property
+    def best(self) -> int | None:
+        """The step of the one with the highest score; None without any score."""
+        return self._manager.best_step()
+
+    def save(
+        self,
+        step: int,
+        state: RoundState,
+        *,
+        notes: Mapping[str, Any] | None = None,
+        score: float | None = None,
+    ) -> None:
+        """Saves the state of all workers, unless this step is saved already.
+
+        It waits for the round that makes the state, and for the checkpoint before.
+
+        Args:
+          step: local steps so far.
+          state: as a run returned it; it may be given to a run when this returns.
+          notes: what else there is to know, as JSON: a configuration, a position.
+          score: how good it is; more is better.
+
+        Raises:
+          TypeError: when ``state`` is not a RoundState.
+          ValueError: when ``step`` is not an integer of 0 or more, ``state`` has no
+            axis of workers, or two leaves have one name.
+          OSError: when it cannot be written, such as to a full disk; earlier
+            checkpoints stay. An error in the background comes with the next call.
+        """
+        check_whole(step=step)
+        check_workers(state)
+        if step in self._manager.all_steps():
+            return
+        args = self._ocp.args
+        try:
+            self._manager.save(
+                step,
+                args=args.Composite(
+                    state=args.StandardSave(_of_all_processes(_by_name(state))),
+                    notes=args.JsonSave(dict(notes or {})),
+                ),
+                metrics=None if score is None else {"score": score},
+            )
+        except (OSError, ValueError) as error:
+            raise OSError(
+                f"the state of step {step} cannot be saved in {self._folder}: "
+                f"{_first_line(error)}"
+            ) from error
+
+    def wait(self) -> None:
+        """Waits until all that was saved is on disk; raises as :meth:`save`."""
+        self._manager.wait_until_finished()
+
+    def restore(self, like: RoundState, step: int | None = None) -> Restored | None:
+        """Reads a state back, to the bit.
+
+        Args:
+          like: a state of the same shapes, as ``replicate`` makes it; each array comes
+            back to where that one's is.
+          step: which; None is the last.
+
+        Returns:
+          The step, the state and the notes; None where there is no checkpoint.
+
+        Raises:
+          TypeError: when ``like`` is not a RoundState.
+          ValueError: when there is no such step; when arrays are missing, unknown or of
+            another shape or type, naming them: it is of another model, optimizer,
+            rule or number of workers; or when its files are damaged, naming the steps
+            of the others.
+        """
+        check_workers(like)
+        self.wait()
+        step = self._manager.latest_step() if step is None else step
+        if step is None:
+            return None
+        if step not in self.steps:
+            raise ValueError(
+                f"step={step} is not in {self._folder}, which has {self.steps}."
+            )
+        wanted = _of_all_processes(_by_name(like))
+        args = self._ocp.args
+        try:
+            saved = self._manager.item_metadata(step)["state"]
+            _check_same(saved, wanted, f"the checkpoint of step {step}")
+            found = self._manager.restore(
+                step,
+                args=args.Composite(
+                    state=args.StandardRestore(jax.tree.map(_abstract, wanted)),
+                    notes=args.JsonRestore(),
+                ),
+            )
+        except _Unlike:
+            raise
+        except Exception as error:  # of whichever file it is
+            others = [each for each in self.steps if each != step]
+            raise ValueError(
+                f"the checkpoint of step {step} in {self._folder} is damaged: "
+                f"{_first_line(error)} Others are of steps {others}: restore one of "
+                "them by its step."
+            ) from error
+        return Restored(step, _like(found["state"], like), found["notes"])
+
+
+class _Unlike(ValueError):
+    """A checkpoint is whole, and of something else."""
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _orbax() -> Any:
+    try:
+        import orbax.checkpoint
+    except ImportError as error:
+        raise ImportError(
+            "Checkpoints need Orbax: pip install 'cocod-jax[checkpoint]'"
+        ) from error
+    return orbax.checkpoint
+
+
+def _by_name(state: RoundState) -> dict[str, jax.Array]:
+    """The leaves by their path; PRNG keys as the integers that they are."""
+    named: dict[str, jax.Array] = {}
+    for path, leaf in jax.tree.leaves_with_path(state):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if name in named:
+            raise ValueError(f"two leaves of the state have the name {name!r}.")
+        named[name] = jax.random.key_data(leaf) if is_key(leaf) else leaf
+    return named
+
+
+def _like(found: Mapping[str, jax.Array], like: RoundState) -> RoundState:
+    """The state with the leaves by their path."""
+    own = _of_own_process(dict(found), _by_name(like))
+
+    def back(name: str, leaf: jax.Array) -> jax.Array:
+        if not is_key(leaf):
+            return own[name]
+        return jax.random.wrap_key_data(own[name], impl=jax.random.key_impl(leaf))
+
+    leaves, treedef = jax.tree.flatten(like)
+    return jax.tree.unflatten(treedef, map(back, _by_name(like), leaves))
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(leaf, "sharding", None)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _spread(leaf: Any) -> bool:
+    """Whether an array is that of all processes."""
+    return isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+
+
+def _own_mesh(workers: int) -> Mesh:
+    """A device for each worker, of all processes."""
+    devices = [
+        device
+        for process in range(jax.process_count())
+        for device in jax.local_devices(process_index=process)[:workers]
+    ]
+    return Mesh(np.array(devices), "workers")
+
+
+def _of_all_processes(named: dict[str, Any]) -> dict[str, Any]:
+    """Arrays of this process's workers as a part of those of all."""
+    if jax.process_count() == 1 or all(map(_spread, named.values())):
+        return named
+    mesh = _own_mesh(len(next(iter(named.values()))))
+    to_global = multihost_utils.host_local_array_to_global_array
+    return to_global(jax.device_get(named), mesh, PartitionSpec("workers"))
+
+
+def _of_own_process(named: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
+    """The opposite: what this process's workers have."""
+    if jax.process_count() == 1 or all(map(_spread, like.values())):
+        return named
+    mesh = _own_mesh(len(next(iter(like.values()))))
+    to_local = multihost_utils.global_array_to_host_local_array
+    return to_local(named, mesh, PartitionSpec("workers"))
+
+
+def _check_same(saved: Any, wanted: Mapping[str, Any], name: str) -> None:
+    """Raises ValueError unless both have the same arrays, naming those that differ."""
+    kind = lambda leaf: (tuple(leaf.shape), np.dtype(leaf.dtype))
+    have = {key: kind(leaf) for key, leaf in saved.items()}
+    want = {key: kind(leaf) for key, leaf in wanted.items()}
+    lines = [f"{key} is missing" for key in want.keys() - have.keys()]
+    lines += [f"{key} is unknown here" for key in have.keys() - want.keys()]
+    lines += [
+        f"{key} is {have[key][1]}{list(have[key][0])}, and {want[key][1]}"
+        f"{list(want[key][0])} is asked for"
+        for key in have.keys() & want.keys()
+        if have[key] != want[key]
+    ]
+    if lines:
+        shown = "; ".join(sorted(lines)[:5]) + ("; ..." if len(lines) > 5 else "")
+        raise _Unlike(
+            f"{name} is of another model, optimizer, rule or number of workers: "
+            f"{shown}."
+        )

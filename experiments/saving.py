@@ -1,0 +1,206 @@
+"""What a run leaves of its model: checkpoints to go on from, and the model itself."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+import cocod_jax as cj
+from experiments import logbook
+from experiments.command import UsageError
+from experiments.config import WITHOUT_INFLUENCE, RunConfig, from_plain
+
+MODEL = "model.safetensors"
+
+
+class Position(NamedTuple):
+    """Where a run is, beside its state.
+
+    Attributes:
+      step: local steps so far.
+      lines: of its log.
+      recorder: what the recorder remembers.
+    """
+
+    step: int
+    lines: int
+    recorder: dict[str, Any]
+
+
+class Saver:
+    """The checkpoints of one run; a context manager, alike in all processes.
+
+    Args:
+      config: of the run. Where it does not resume, what an earlier run with this name
+        has left is removed.
+      digest: of its data.
+      first: whether this is the process that writes the log.
+    """
+
+    def __init__(self, config: RunConfig, digest: str, *, first: bool):
+        self._config, self._first = config, first
+        self._digest = digest
+        if first and not config.resume:
+            shutil.rmtree(config.folder, ignore_errors=True)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("an old run is gone")
+        self._checkpoints = cj.execution.Checkpoints(
+            config.folder / "checkpoints", keep=config.keep
+        )
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._checkpoints.__exit__()
+
+    def is_due(self, rounds: int) -> bool:
+        """Whether to save after so many rounds, at an epoch's end or not."""
+        every = self._config.save_rounds
+        return every is not None and rounds % every == 0
+
+    def save(
+        self,
+        step: int,
+        state: cj.RoundState,
+        recorder: dict[str, Any],
+        score: float | None = None,
+    ) -> None:
+        """Saves all that the run needs to go on from here."""
+        log = self._config.log
+        lines = log.read_bytes().count(b"\n") if self._first else 0
+        position = Position(step, lines, recorder)
+        own = _influential(self._config, self._digest)
+        notes = {"config": own, **position._asdict()}
+        self._checkpoints.save(step, state, notes=notes, score=score)
+
+    def restored(self, like: cj.RoundState) -> tuple[cj.RoundState, Position] | None:
+        """The last state and where it was; None where there is no checkpoint.
+
+        Raises:
+          UsageError: when it is of another run, damaged, or its log is not there.
+        """
+        try:
+            found = self._checkpoints.restore(like)
+        except ValueError as error:
+            raise UsageError(error) from None
+        if found is None:
+            return None
+        position = Position(**{name: found.notes[name] for name in Position._fields})
+        own = _influential(self._config, self._digest)
+        check_config(found.notes["config"], own, self._config.folder)
+        if self._first:
+            _cut(self._config.log, position.lines)
+        return found.state, position
+
+
+def check_config(saved: dict[str, Any], own: dict[str, Any], folder: Path) -> None:
+    """Raises UsageError unless a run with the same configuration has saved it."""
+    differ = [
+        f"{name} was {saved.get(name)!r} and is {own.get(name)!r}"
+        for name in sorted(saved | own)
+        if saved.get(name) != own.get(name)
+    ]
+    if differ:
+        raise UsageError(
+            f"the checkpoints in {folder} are of another run: "
+            f"{'; '.join(differ)}. Leave --resume out to begin anew."
+        )
+
+
+def _influential(config: RunConfig, digest: str) -> dict[str, Any]:
+    """What decides how the run goes: the data, and not where they are."""
+    own = logbook.plain(config) | {"data_digest": digest}
+    without = {*WITHOUT_INFLUENCE, "data_file"}
+    return {name: own[name] for name in own if name not in without}
+
+
+def _cut(log: Path, lines: int) -> None:
+    """Takes from a log what came after so many lines; a torn one as well."""
+    text = log.read_bytes() if log.exists() else b""
+    kept = text.splitlines(keepends=True)[:lines]
+    if len(kept) < lines:
+        raise UsageError(
+            f"{log} has {len(kept)} lines, and the checkpoint was saved after {lines}: "
+            "it is not the log of this run. Leave --resume out to begin anew."
+        )
+    log.write_bytes(b"".join(kept))
+
+
+def export(config: RunConfig, params: Any, model_state: Any) -> Path:
+    """Writes the trained model: as a tree of Orbax, and as a file of safetensors.
+
+    All processes must call it, with the same model.
+
+    Returns:
+      The file. It holds the configuration as well, which says what the model is.
+    """
+    tree = jax.device_get({"params": params, "model_state": model_state})
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save((config.folder / "model").absolute(), tree, force=True)
+    if jax.process_index() == 0:
+        # Safetensors writes what is in memory, whatever the strides.
+        arrays = {name: np.ascontiguousarray(x) for name, x in _named(tree).items()}
+        metadata = {"config": json.dumps(logbook.plain(config))}
+        save_file(arrays, config.folder / MODEL, metadata=metadata)
+    return config.folder / MODEL
+
+
+def load(path: Path) -> tuple[RunConfig, dict[str, np.ndarray]]:
+    """The configuration of a run, and the arrays of its model by their names.
+
+    Args:
+      path: the file that :func:`export` has written, or the folder that it is in.
+
+    Raises:
+      UsageError: when it is not there, or is none.
+    """
+    file = path / MODEL if path.is_dir() else path
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            config = json.loads((tensors.metadata() or {})["config"])
+            names = list(tensors.keys())
+            arrays = {name: tensors.get_tensor(name) for name in names}
+    except Exception as error:  # of the reader, which says what it is
+        raise UsageError(f"{str(file)!r} is no trained model: {error}.") from None
+    return from_plain(config), arrays
+
+
+def filled(like: Any, arrays: dict[str, np.ndarray]) -> tuple[Any, Any]:
+    """The arrays as parameters and model state.
+
+    Args:
+      like: both, or their shapes.
+      arrays: by their names.
+
+    Raises:
+      UsageError: when they are those of another model.
+    """
+    params, model_state = like
+    tree = {"params": params, "model_state": model_state}
+    wanted = {name: leaf.shape for name, leaf in _named(tree).items()}
+    found = {name: array.shape for name, array in arrays.items()}
+    if wanted != found:
+        names = sorted(wanted | found)
+        differ = [name for name in names if wanted.get(name) != found.get(name)]
+        raise UsageError(
+            f"the file is of another model: {', '.join(differ[:5])} "
+            f"{'are' if len(differ) > 1 else 'is'} not what this one has."
+        )
+    leaves = [arrays[name] for name in _named(tree)]
+    tree = jax.tree.unflatten(jax.tree.structure(tree), leaves)
+    return tree["params"], tree["model_state"]
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }

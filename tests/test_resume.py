@@ -1,0 +1,245 @@
+"""Runs that are stopped, killed and resumed end as if nothing had happened."""
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from cocod_jax.observe.loggers import read_jsonl
+from docs.generate import DOCS
+from experiments import command, evaluate, saving, train
+from experiments.config import RunConfig, config_type, from_plain, parse
+from tests import test_train_processes
+
+TEXT = test_train_processes.TEXT
+IMAGES = "--data digits --model cnn --workers 2 --batch-size 60 --warmup-rounds 2"
+JOBS = {
+    # Batch statistics, momentum and a warm-up; the third epoch is a part of one.
+    "images": f"{IMAGES} --epochs 3",
+    "text": "--task text --workers 2 --context 16 --batch-size 8 --epochs 1.3 "
+    "--algorithm streamed",
+}
+
+
+@pytest.fixture(scope="module")
+def text_file(tmp_path_factory):
+    file = tmp_path_factory.mktemp("text") / "sums.txt"
+    file.write_text(TEXT)
+    return file
+
+
+@pytest.fixture
+def arguments(request, text_file):
+    job = request.param
+    return JOBS[job].split() + (
+        ["--data-file", str(text_file)] if job == "text" else []
+    )
+
+
+def run(arguments, status=0):
+    """The main job in this process; its configuration."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "start_devices", lambda n, *_: jax.devices()[:n])
+        with jax.default_prng_impl("rbg"), pytest.raises(SystemExit) as end:
+            command.run(train.main, config_type(arguments), "", arguments)
+    assert end.value.code == status
+    return parse(arguments)
+
+
+def timeless(config):
+    """What a run has logged and left, but for times and circumstances."""
+    kept = []
+    for line in config.log.read_text().splitlines():
+        record = json.loads(line)
+        if record["kind"] in ("round", "epoch", "sample", "alarm"):
+            timed = ("second", "seconds")
+            kept.append({k: record[k] for k in record if not k.endswith(timed)})
+    arrays = saving.load(config.folder)[1]
+    return kept, {name: array.tobytes() for name, array in arrays.items()}
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Lets a signal come in the round with this number."""
+
+    def set_(rounds, number=signal.SIGTERM):
+        dispatched, seen = train.Recorder.dispatched, []
+
+        def spied(self, step, metrics):
+            seen.append(step)
+            if len(seen) == rounds:
+                signal.raise_signal(number)
+            dispatched(self, step, metrics)
+
+        monkeypatch.setattr(train.Recorder, "dispatched", spied)
+
+    return set_
+
+
+@pytest.mark.parametrize("arguments", JOBS, indirect=True)
+def test_a_run_that_is_stopped_goes_on_to_the_bit(
+    arguments, tmp_path, stop_after, capsys
+):
+    whole = run([*arguments, "--out", str(tmp_path / "whole")])
+    parts = [*arguments, "--out", str(tmp_path / "parts")]
+    # In the warm-up of the images; a round that begins after the signal is finished.
+    stop_after(1)
+    run(parts, status=128 + signal.SIGTERM)
+    assert "--resume goes on" in capsys.readouterr().out
+    stop_after(4, signal.SIGINT)
+    config = run([*parts, "--resume"], status=128 + signal.SIGINT)
+    records = read_jsonl(config.log)
+    assert records["end"] == [{"status": "interrupted"}]
+    config = run([*parts, "--resume"])
+    records = read_jsonl(config.log)
+    assert [record["step"] for record in records["resumed"]]
+    assert records["end"] == [{"status": "finished"}]
+    assert timeless(config) == timeless(whole)
+
+
+def test_what_a_finished_run_has_left_is_not_trained_again(tmp_path):
+    arguments = [*IMAGES.split(), "--epochs=1", f"--out={tmp_path}"]
+    before = timeless(run(arguments))
+    config = run([*arguments, "--resume"])
+    assert timeless(config) == before
+    # Without --resume it begins anew.
+    config = run(arguments)
+    assert "resumed" not in read_jsonl(config.log)
+    assert timeless(config) == before
+
+
+def test_the_last_and_the_best_stay(tmp_path):
+    options = ["--epochs=4", "--keep=1", "--learning-rate=3", f"--out={tmp_path}"]
+    config = run([*IMAGES.split(), *options])
+    losses = [epoch["test_loss"] for epoch in read_jsonl(config.log)["epoch"]]
+    steps = {int(path.name) for path in (config.folder / "checkpoints").iterdir()}
+    ends = [record["step"] for record in read_jsonl(config.log)["round"]]
+    assert max(ends) in steps
+    assert len(steps) == (1 if np.argmin(losses) == 3 else 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--momentum=0.5"], "momentum was 0.9 and is 0.5"),
+        (["--seed=1"], "seed was 0 and is 1"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(change, message, tmp_path, capsys):
+    arguments = [*IMAGES.split(), "--epochs=1", f"--out={tmp_path}"]
+    config, other = run(arguments), parse([*arguments, *change])
+    os.rename(config.folder, other.folder)
+    run([*arguments, *change, "--resume"], status=2)
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_log_that_is_not_the_checkpoints_is_refused(tmp_path, capsys):
+    arguments = [*IMAGES.split(), "--epochs=1", f"--out={tmp_path}"]
+    config = run(arguments)
+    config.log.write_text('{"kind": "run"}\n')
+    run([*arguments, "--resume"], status=2)
+    assert "has 1 lines, and the checkpoint was saved after" in capsys.readouterr().err
+
+
+# What is left of Orbax's reading is collected when its event loop is closed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_damaged_checkpoint_offers_the_one_before(tmp_path, capsys):
+    arguments = [*IMAGES.split(), "--epochs=2", f"--out={tmp_path}"]
+    config = run(arguments)
+    steps = sorted(int(path.name) for path in (config.folder / "checkpoints").iterdir())
+    last = config.folder / "checkpoints" / str(steps[-1])
+    for file in (last / "state").rglob("*"):
+        if file.is_file() and "METADATA" not in file.name.upper():
+            os.truncate(file, file.stat().st_size // 2)
+    run([*arguments, "--resume"], status=2)
+    err = capsys.readouterr().err
+    assert f"the checkpoint of step {steps[-1]} in" in err
+    assert "is damaged: " in err
+    assert f"Others are of steps {steps[:-1]}" in err
+    assert err.count("\n") == 1
+
+
+def test_a_model_is_evaluated_as_its_run_was(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    config = run([*IMAGES.split(), "--epochs=1", f"--out={tmp_path}"])
+    (epoch,) = read_jsonl(config.log)["epoch"]
+    capsys.readouterr()
+    for path in (config.folder, config.folder / saving.MODEL):
+        evaluate.main(evaluate.EvaluateConfig(model=path))
+        out = capsys.readouterr().out
+        assert f"{epoch['test_accuracy']:.4f}" in out
+        assert f"{epoch['test_loss']:.4f}" in out
+
+
+def test_the_snippet_of_the_page_predicts(text_file, tmp_path):
+    words = f"{JOBS['text']} --data-file {text_file} --epochs 0.2 --out {tmp_path}"
+    config = run(words.split())
+    page = (DOCS / "how-to" / "checkpoints.md").read_text()
+    (code,) = re.findall(r"^```\{code-block\} python\n(.*?)^```", page, re.M | re.S)
+    names = {"tokens": np.zeros([1, 5], np.int32)}
+    exec(code.replace("runs/NAME", str(config.folder)), names)
+    assert np.isfinite(names["logits"]).all()
+    assert names["logits"].shape == (1, 5, 256)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "is no trained model: No such file"),
+        (b"", "is no trained model: "),
+        (b"\x08" + bytes(7) + b"{}      ", "is no trained model: "),
+    ],
+)
+def test_a_file_that_is_no_model_is_refused(content, message, tmp_path):
+    file = tmp_path / "model.safetensors"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(command.UsageError, match=message):
+        saving.load(file)
+
+
+def test_a_configuration_comes_back_from_json():
+    for words in (JOBS["images"], JOBS["text"], "--data cifar10 --data-dir /x"):
+        config = parse(words.split())
+        plain = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+        assert from_plain(plain) == config
+        assert isinstance(from_plain(plain), RunConfig)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("kill", ["one", "all"])
+def test_processes_that_are_killed_go_on_to_the_bit(kill, text_file, tmp_path):
+    """Workers of two devices, a process each; SIGKILL at any moment."""
+    words = f"--fsdp 2 --data-file {text_file} --save-rounds 1 --epochs 2"
+    arguments = [*JOBS["text"].split(), *words.split()]
+    launch = lambda out, *more: [
+        *(*test_train_processes.LAUNCH, sys.executable, "-m", "experiments.train"),
+        *(*arguments, "--out", str(out), *more),
+    ]
+    subprocess.run(launch(tmp_path / "whole"), check=True, timeout=300)
+    whole = parse([*arguments, "--out", str(tmp_path / "whole")])
+    config = parse([*arguments, "--out", str(tmp_path / "parts")])
+    process = subprocess.Popen(launch(tmp_path / "parts"))
+    deadline = time.monotonic() + 200
+    checkpoints = config.folder / "checkpoints"
+    while time.monotonic() < deadline and not list(checkpoints.glob("1[2-9]")):
+        time.sleep(0.05)
+    if kill == "all":
+        process.kill()
+    else:
+        listed = subprocess.check_output(["pgrep", "-P", str(process.pid)], text=True)
+        os.kill(int(listed.split()[-1]), signal.SIGKILL)
+    assert process.wait(60) != 0
+    subprocess.run(launch(tmp_path / "parts", "--resume"), check=True, timeout=300)
+    assert read_jsonl(config.log)["resumed"][0]["step"] >= 12
+    assert timeless(config) == timeless(whole)
