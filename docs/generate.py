@@ -29,6 +29,8 @@ from cocod_jax.timeline import Compute, Timeline, gantt, simulate
 from docs import composes_table, house
 from docs.algorithm_table import PERIOD, ROWS, Row
 from experiments.cluster.network import links_of
+from experiments.conformance import report as conformance
+from experiments.conformance.config import ConformanceConfig
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -81,6 +83,7 @@ def substitutions() -> dict[str, Any]:
         "certificate": {name: reason_box(name) for name in REASONS},
         "composes": composes_table.tables(composes),
         "composes_source": composes_table.source(composes),
+        "conformance": conformance.tables(ConformanceConfig(out=latest("conformance"))),
         "reference": {name: reference(name) for name in PACKAGES},
         "seconds": seconds_table(overlap / "overlap.jsonl"),
         "seconds_slower": seconds_table(latest("overlap_slower") / "overlap.jsonl"),

@@ -1,0 +1,1 @@
+"""What others published, and what this library gives in their setting."""
