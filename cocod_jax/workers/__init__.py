@@ -11,3 +11,5 @@ from cocod_jax.workers._consensus import consensus_model_state as consensus_mode
 from cocod_jax.workers._place import place as place
 from cocod_jax.workers._place import replicate as replicate
 from cocod_jax.workers._place import reweight as reweight
+from cocod_jax.workers._resize import Resized as Resized
+from cocod_jax.workers._resize import resize as resize
