@@ -1,5 +1,8 @@
 """Conditions of tests."""
 
+from collections.abc import Container, Iterable
+from typing import Any
+
 import pytest
 
 from cocod_jax.certify import compiler_available
@@ -14,3 +17,14 @@ needs_tpu_compiler = pytest.mark.skipif(
     reason="the compiler for TPUs is not installed: "
     "python -m cocod_jax.certify --install tpu",
 )
+
+
+def seldom(values: Iterable[Any], *, but: Container[Any]) -> list[Any]:
+    """The values of a parameter, all of which ``pytest -m matrix`` runs.
+
+    Args:
+      values: all of them.
+      but: those that every run of the tests has.
+    """
+    rare = lambda value: pytest.param(value, marks=pytest.mark.matrix)
+    return [value if value in but else rare(value) for value in values]

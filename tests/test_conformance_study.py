@@ -65,6 +65,7 @@ def test_text_is_learnt(text_run, tmp_path):
     assert last < 0.9 * first
 
 
+@pytest.mark.matrix
 def test_digits_are_learnt(labels_run, monkeypatch):
     few = {name: (x[::40], y[::40]) for name, (x, y) in labels.digits().items()}
     monkeypatch.setattr(labels, "digits", lambda: few)

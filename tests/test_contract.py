@@ -11,6 +11,7 @@ import pytest
 
 import cocod_jax as cj
 from tests import contract, problems, reference
+from tests.marks import seldom
 from tests.methods import METHODS, RATE, made
 from tests.problems import PERIOD, ROUNDS, WEIGHTS, N
 
@@ -67,7 +68,7 @@ def check_method(name, way, delay):
         )
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["pmap fused", "vmap split", "elsewhere"])
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_follow_their_loops(name, way):
     for delay in {"vmap split": (0, 2, PERIOD), "pmap fused": (PERIOD,)}.get(way, (2,)):
@@ -140,7 +141,7 @@ EQUAL = {
 
 
 @pytest.mark.parametrize("names", EQUAL)
-@pytest.mark.parametrize("delay", range(PERIOD + 1))
+@pytest.mark.parametrize("delay", seldom(range(PERIOD + 1), but=(0, 2)))
 def test_rules_that_are_others_in_a_special_case(names, delay):
     with jax.enable_x64(True):
         batches = problems.batches(np.float64)
@@ -193,7 +194,7 @@ def test_diloco_of_one_worker_is_lookahead():
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("delay", [1, PERIOD])
+@pytest.mark.parametrize("delay", seldom((1, PERIOD), but=(1,)))
 def test_every_gives_the_rounds_numbers(name, delay):
     """Rules and exchanges with state, step by step."""
     with jax.enable_x64(True):

@@ -138,13 +138,14 @@ class Launcher(subprocess.Popen):
     def __init__(self, script: str):
         own = [sys.executable, "-m", "experiments.launch", "-n", "2", "--grace", "600"]
         ready = f"{script}; echo ready $$; while :; do sleep 0.01; done"
-        super().__init__(
-            [*own, "--", "sh", "-c", ready],
-            stdout=subprocess.PIPE,
-            text=True,
-            # A background job ignores Ctrl-C.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
+        # A background job ignores Ctrl-C, and so would what it starts.
+        inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            super().__init__(
+                [*own, "--", "sh", "-c", ready], stdout=subprocess.PIPE, text=True
+            )
+        finally:
+            signal.signal(signal.SIGINT, inherited)
         self.pids = [int(line.split()[-1]) for line in self.lines(2)]
 
     def lines(self, count: int) -> list[str]:

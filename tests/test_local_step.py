@@ -32,6 +32,7 @@ def test_fusions_of_convolutions_are_told_from_others():
     assert kind("copy.3") == "copy"
 
 
+@pytest.mark.matrix
 def test_xla_takes_steps_when_it_is_told_to(tmp_path):
     own = [sys.executable, "-m", "experiments.local_step.xla_step"]
     program = study.Program([*own, "--width=2", "--images=2", "--steps=1"], core=0)

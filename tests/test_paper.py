@@ -9,7 +9,7 @@ import pytest
 
 from experiments import clock, logbook
 from experiments.compare import BEFORE, finished, mean_and_spread
-from experiments.config import TextConfig, TrainConfig
+from experiments.config import WITHOUT_INFLUENCE, TextConfig, TrainConfig
 from experiments.figures import by_algorithm
 from experiments.paper import __main__ as study
 from experiments.paper import figures, report
@@ -271,7 +271,7 @@ def test_a_log_is_of_a_run_if_it_says_so(field, tmp_path):
     path = write_log(run)
     assert finished(run)
     without(path, field.name)
-    assert finished(run) == (field.name in {*BEFORE, "data_dir", "out"})
+    assert finished(run) == (field.name in {*BEFORE, *WITHOUT_INFLUENCE})
 
 
 @pytest.mark.parametrize("option", BEFORE)

@@ -14,6 +14,7 @@ import pytest
 import cocod_jax as cj
 from cocod_jax.rounds._types import of_whole_rounds, on_host
 from tests import problems, reference
+from tests.marks import seldom
 from tests.methods import RATE, STREAMED
 from tests.methods import made as made_whole
 from tests.problems import PERIOD, ROUNDS, STEPS, WEIGHTS, N
@@ -181,7 +182,12 @@ def made(name):
     return made_whole(name)[0], {key: [loop[key] for loop in loops] for key in keys}
 
 
-@pytest.mark.parametrize("way", ["shard_map fused", "elsewhere", "every vmap"])
+@pytest.mark.parametrize(
+    "way",
+    seldom(
+        ("shard_map fused", "elsewhere", "every vmap"), but=("elsewhere", "every vmap")
+    ),
+)
 @pytest.mark.parametrize("name", STREAMED)
 def test_methods_follow_their_loops_piece_by_piece(name, way):
     with jax.enable_x64(True):

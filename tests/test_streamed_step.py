@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import optax
+import pytest
 
 from cocod_jax.observe.loggers import read_jsonl
 from experiments.streamed_step.__main__ import job_of, main, programs
@@ -13,6 +14,7 @@ SMALL = StreamedStepConfig(
 )
 
 
+@pytest.mark.matrix
 def test_it_logs_every_program(tmp_path):
     config = StreamedStepConfig(**{**vars(SMALL), "out": tmp_path})
     main(config)

@@ -236,10 +236,18 @@ def test_cocod_is_hidden_on_h100(small):
     assert certificate.verdict == "hidden behind 4 of 4 local steps"
 
 
-def test_devices_that_share_a_worker_train_the_same_model(small):
+@pytest.mark.parametrize(
+    "shared_by",
+    [
+        "--fsdp 2 --tensor 2",
+        pytest.param("--fsdp 2", marks=pytest.mark.matrix),
+        pytest.param("--tensor 2", marks=pytest.mark.matrix),
+    ],
+)
+def test_devices_that_share_a_worker_train_the_same_model(shared_by, small):
     arguments = [*small, "--algorithm", "cocod", "--workers", "2"]
     found = []
-    for options in ("", "--fsdp 2", "--tensor 2", "--fsdp 2 --tensor 2"):
+    for options in ("", shared_by):
         config = parse([*arguments, *options.split()])
         each = math.prod(config.sharing)
         shared = Layout(jax.devices()[: 2 * each], *config.sharing)

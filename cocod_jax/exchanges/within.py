@@ -23,7 +23,8 @@ def within(axis_name: str, size: int) -> Exchange:
 
     Where the workers of a host have a fast network between them, groups are those of
     the hosts. Groups do not hear of each other: rounds of this exchange take turns with
-    rounds of :func:`cocod_jax.mean`, which :func:`cocod_jax.plans.two_level` plans.
+    rounds of :func:`cocod_jax.mean`, which
+    :func:`cj.plans.two_level <cocod_jax.rounds.plans.two_level>` plans.
 
     Args:
       axis_name: the axis that ``pmap``, ``shard_map`` or ``vmap`` binds.

@@ -87,7 +87,6 @@ class Checkpoints:
                 "notes": ocp.JsonCheckpointHandler(),
             },
             options=ocp.CheckpointManagerOptions(
-                best_fn=score,
                 preservation_policy=to_keep,
                 cleanup_tmp_directories=True,  # of runs that were killed
             ),
@@ -107,7 +106,10 @@ class Checkpoints:
     @property
     def best(self) -> int | None:
         """The step of the one with the highest score; None without any score."""
-        return self._manager.best_step()
+        self.wait()
+        scores = {step: self._notes(step)["score"] for step in self.steps}
+        known = [step for step, score in scores.items() if score is not None]
+        return max(known, key=lambda step: scores[step], default=None)
 
     def save(
         self,
@@ -144,7 +146,7 @@ class Checkpoints:
                 step,
                 args=args.Composite(
                     state=args.StandardSave(_of_all_processes(_by_name(state))),
-                    notes=args.JsonSave(dict(notes or {})),
+                    notes=args.JsonSave({"score": score, "notes": dict(notes or {})}),
                 ),
                 metrics=None if score is None else {"score": score},
             )
@@ -193,10 +195,10 @@ class Checkpoints:
             found = self._manager.restore(
                 step,
                 args=args.Composite(
-                    state=args.StandardRestore(jax.tree.map(_abstract, wanted)),
-                    notes=args.JsonRestore(),
+                    state=args.StandardRestore(jax.tree.map(_abstract, wanted))
                 ),
             )
+            notes = self._notes(step)["notes"]
         except _Unlike:
             raise
         except Exception as error:  # of whichever file it is
@@ -206,7 +208,12 @@ class Checkpoints:
                 f"{_first_line(error)} Others are of steps {others}: restore one of "
                 "them by its step."
             ) from error
-        return Restored(step, _like(found["state"], like), found["notes"])
+        return Restored(step, _like(found["state"], like), notes)
+
+    def _notes(self, step: int) -> dict[str, Any]:
+        """The score and the notes that were saved."""
+        of_notes = self._ocp.args.Composite(notes=self._ocp.args.JsonRestore())
+        return self._manager.restore(step, args=of_notes)["notes"]
 
 
 class _Unlike(ValueError):

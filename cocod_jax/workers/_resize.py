@@ -60,6 +60,9 @@ def resize(
         mean; those of worker i N / N', rounded down, for the new worker i; or those of
         ``init``.
 
+    Returns:
+      A :class:`Resized`: the state of the new workers, and what has begun anew.
+
     Raises:
       TypeError: when ``state`` is not a RoundState, or ``round_`` not a Round.
       ValueError: when ``workers`` is not an integer of at least 1, ``moments`` is none
