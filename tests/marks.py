@@ -26,5 +26,9 @@ def seldom(values: Iterable[Any], *, but: Container[Any]) -> list[Any]:
       values: all of them.
       but: those that every run of the tests has.
     """
-    rare = lambda value: pytest.param(value, marks=pytest.mark.matrix)
+
+    def rare(value: Any) -> Any:
+        own = value if isinstance(value, tuple) else (value,)
+        return pytest.param(*own, marks=pytest.mark.matrix)
+
     return [value if value in but else rare(value) for value in values]

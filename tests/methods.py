@@ -1,5 +1,7 @@
 """All rules and exchanges, each with the loop that it must follow."""
 
+import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -9,6 +11,7 @@ import optax
 
 import cocod_jax as cj
 from tests import contract, merges, problems, reference
+from tests.marks import seldom
 from tests.problems import PERIOD, WEIGHTS, N
 
 RATE = 0.05
@@ -32,7 +35,22 @@ METHODS = (
     "loscar",
     "sparse_loco",
 )
+# Those whose exchange is no mean: every test run has them in all ways.
+EXCHANGES = ("int8", "finite", "gossip", "sparse_loco")
 STREAMED = [name for name in METHODS if name != "loscar"]
+
+
+def by_way(names: Iterable[str], ways: Iterable[str]) -> list[Any]:
+    """(name, way); with a mean, some ways are left to ``pytest -m matrix``."""
+    rare = ("elsewhere", "shard_map fused")
+    return seldom(
+        itertools.product(names, ways),
+        but=[
+            (name, way)
+            for name, way in itertools.product(names, ways)
+            if way not in rare or name in EXCHANGES
+        ],
+    )
 
 
 def made(name, x0=None):

@@ -12,7 +12,7 @@ import pytest
 import cocod_jax as cj
 from tests import contract, problems, reference
 from tests.marks import seldom
-from tests.methods import METHODS, RATE, made
+from tests.methods import METHODS, RATE, by_way, made
 from tests.problems import PERIOD, ROUNDS, WEIGHTS, N
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -68,8 +68,9 @@ def check_method(name, way, delay):
         )
 
 
-@pytest.mark.parametrize("way", ["pmap fused", "vmap split", "elsewhere"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    ("name", "way"), by_way(METHODS, ("pmap fused", "vmap split", "elsewhere"))
+)
 def test_methods_follow_their_loops(name, way):
     for delay in {"vmap split": (0, 2, PERIOD), "pmap fused": (PERIOD,)}.get(way, (2,)):
         check_method(name, way, delay)

@@ -14,8 +14,7 @@ import pytest
 import cocod_jax as cj
 from cocod_jax.rounds._types import of_whole_rounds, on_host
 from tests import problems, reference
-from tests.marks import seldom
-from tests.methods import RATE, STREAMED
+from tests.methods import RATE, STREAMED, by_way
 from tests.methods import made as made_whole
 from tests.problems import PERIOD, ROUNDS, STEPS, WEIGHTS, N
 from tests.test_per_step import over_mesh, over_mesh_unchecked
@@ -183,12 +182,8 @@ def made(name):
 
 
 @pytest.mark.parametrize(
-    "way",
-    seldom(
-        ("shard_map fused", "elsewhere", "every vmap"), but=("elsewhere", "every vmap")
-    ),
+    ("name", "way"), by_way(STREAMED, ("shard_map fused", "elsewhere", "every vmap"))
 )
-@pytest.mark.parametrize("name", STREAMED)
 def test_methods_follow_their_loops_piece_by_piece(name, way):
     with jax.enable_x64(True):
         rule, pieces = made(name)
