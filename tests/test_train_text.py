@@ -60,7 +60,9 @@ def run_here(monkeypatch):
     ("algorithm", "options"),
     [
         ("cocod", "--temperature 0"),
-        ("streamed", "--via shard_map --epochs 2.4"),
+        pytest.param(
+            "streamed", "--via shard_map --epochs 2.4", marks=pytest.mark.matrix
+        ),
         ("streamed", "--fsdp 4"),
     ],
 )
