@@ -7,9 +7,10 @@ that it took.
 """
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+import tyro
 
 from cocod_jax.observe.loggers import read_jsonl
 from cocod_jax.style import ALGORITHMS
@@ -24,6 +25,7 @@ from cocod_jax.timeline import (
     Timeline,
     simulate,
 )
+from experiments import command
 from experiments.algorithms import RECIPES
 from experiments.overlap.config import NAMES
 
@@ -184,12 +186,25 @@ def _rows(clock: Clock, busy: Sequence[float]) -> list[str]:
     return rows
 
 
-def main(log: Path) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClockConfig:
+    """Which log."""
+
+    log: tyro.conf.Positional[Path]
+    """What `experiments.overlap` has left, such as overlap.jsonl."""
+
+
+def main(config: ClockConfig) -> None:
     """Prints the table and leaves it beside the log."""
-    text = table(log)
-    log.with_name("clock.md").write_text(text)
+    try:
+        text = table(config.log)
+    except (OSError, ValueError, KeyError) as error:
+        raise command.UsageError(
+            f"log={str(config.log)!r} is no log of experiments.overlap: {error}."
+        ) from None
+    config.log.with_name("clock.md").write_text(text)
     print(text)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    command.run(main, ClockConfig, __doc__)
