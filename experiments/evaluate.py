@@ -41,7 +41,8 @@ def main(config: EvaluateConfig) -> None:
             run = dataclasses.replace(run, **{name: elsewhere})
     task = task_of(run)
     model = saving.filled(jax.eval_shape(task.init, jax.random.key(0)), arrays)
-    data = task.load(run.workers or 1)
+    # Of the data only those of the test are used: any number that fits will do.
+    data = task.load(run.workers or len(run.micro_batches or (1,)))
     table = Table(
         show_header=False, title=f"{run.model} on {run.subject}", min_width=60
     )

@@ -10,7 +10,10 @@ import optax
 import pytest
 
 import cocod_jax as cj
+from cocod_jax.certify import certify
+from experiments.streaming_certificate import transformer_step
 from tests import problems
+from tests.marks import needs_compiler
 from tests.problems import N
 
 averaged_moments = cj.per_step.averaged_moments
@@ -140,3 +143,17 @@ def test_rounds_train_with_it_in_every_way(streamed):
 def test_what_it_refuses_is_named(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@needs_compiler
+@pytest.mark.matrix
+@pytest.mark.parametrize(("periods", "exchanges"), [((24, 48), 1), ((8, 48), 2)])
+def test_moments_travel_with_the_parameters_if_their_periods_differ(periods, exchanges):
+    """One exchange is hidden; of two, the second one is not."""
+    mu, nu = periods
+    inner = averaged_moments(optax.adam(1e-3), "workers", mu=mu, nu=nu)
+    fn, args = transformer_step(cj.every(8, inner, cj.cocod("workers"), streamed=True))
+    options = cj.compiler_options("gpu")
+    certificate = certify(fn, *args, target="h100", compiler_options=options)
+    assert len(certificate.schedule.collectives) == exchanges
+    assert certificate.hidden == (exchanges == 1)
