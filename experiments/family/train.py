@@ -12,7 +12,6 @@ from cocod_jax.observe.loggers import Logbook
 from experiments.algorithms import AXIS
 from experiments.family.config import FamilyRun
 from experiments.family.methods import METHODS, Method
-from experiments.iterations.speedup import finite
 from experiments.iterations.trainer import trainer
 from experiments.streaming import mlp
 
@@ -122,13 +121,5 @@ def train(run: FamilyRun, log: Logbook) -> None:
         )
         state = each.init(params)
         (trained, _), (losses, _) = each.advance(params, state, rate, chosen)
-        ends: dict[str, Any] = jax.device_get(mlp.final(trained))
-        for number, partition in enumerate(run.partitions):
-            own = slice(number * len(run.seeds), (number + 1) * len(run.seeds))
-            log.write(
-                "result",
-                partition=partition,
-                rate=rate,
-                **{name: [finite(float(v)) for v in ends[name][own]] for name in ends},
-                curve=[finite(round(float(v), 5)) for v in np.mean(losses[:, own], 1)],
-            )
+        for _, result in mlp.results(run, trained, losses):
+            log.write("result", rate=rate, **result)

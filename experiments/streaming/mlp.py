@@ -1,6 +1,7 @@
 """A small network on digits: all workers, splits and seeds in one program."""
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -138,14 +139,24 @@ def train(run: MlpRun, log: Logbook) -> None:
     state = each.init(params)
     for rate in run.rates:
         (trained, _), (losses, drifts) = each.advance(params, state, rate, chosen)
-        ends = jax.device_get(final(trained))
-        for number, partition in enumerate(run.partitions):
-            own = slice(number * len(run.seeds), (number + 1) * len(run.seeds))
-            log.write(
-                "result",
-                partition=partition,
-                rate=rate,
-                drift=[finite(float(d)) for d in drifts[:, own].mean(axis=0)],
-                **{name: [finite(float(v)) for v in ends[name][own]] for name in ends},
-                curve=[finite(round(float(v), 5)) for v in losses[:, own].mean(axis=1)],
-            )
+        for own, result in results(run, trained, losses):
+            drift = [finite(float(d)) for d in drifts[:, own].mean(axis=0)]
+            log.write("result", rate=rate, drift=drift, **result)
+
+
+def results(
+    run: MlpProblem, trained: Any, losses: jax.Array
+) -> Iterator[tuple[slice, dict[str, Any]]]:
+    """For each split the place of its seeds, and what they came to.
+
+    Args:
+      run: what was learnt.
+      trained: parameters [runs, N, ...].
+      losses: [rows, runs], of the consensus before each row of steps.
+    """
+    ends = jax.device_get(final(trained))
+    for number, partition in enumerate(run.partitions):
+        own = slice(number * len(run.seeds), (number + 1) * len(run.seeds))
+        result = {name: [finite(float(v)) for v in ends[name][own]] for name in ends}
+        curve = [finite(round(float(v), 5)) for v in losses[:, own].mean(axis=1)]
+        yield own, {"partition": partition, **result, "curve": curve}
