@@ -41,8 +41,7 @@ def main(config: EvaluateConfig) -> None:
             run = dataclasses.replace(run, **{name: elsewhere})
     task = task_of(run)
     model = saving.filled(jax.eval_shape(task.init, jax.random.key(0)), arrays)
-    # Of the data only those of the test are used: any number that fits will do.
-    data = task.load(run.workers or len(run.micro_batches or (1,)))
+    data = task.load(run.workers or 1)  # of which the test data alone are used
     table = Table(
         show_header=False, title=f"{run.model} on {run.subject}", min_width=60
     )
