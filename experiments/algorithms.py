@@ -125,12 +125,20 @@ def is_matrix(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
+def exchange_of(config: RunConfig) -> cj.Exchange:
+    """The mean of all workers, in the numbers that are to travel."""
+    weights = config.micro_batches
+    if config.numbers is None:
+        return cj.mean(AXIS, weights=weights)
+    return cj.exchanges.narrow(AXIS, config.numbers, weights=weights)
+
+
 def make_rounds(
     config: RunConfig, loss_fn, optimizer: optax.GradientTransformation
 ) -> tuple[cj.Round, cj.Round]:
     """The warm-up's round, of one synchronous step, and the round that follows."""
     recipe = RECIPES[config.algorithm]
-    exchange = cj.mean(AXIS, weights=config.micro_batches)
+    exchange = exchange_of(config)
     rule = recipe.rule(exchange)
     if recipe.gradients is not None:
         gradients = recipe.gradients(exchange, config.warmup_rounds)

@@ -29,6 +29,7 @@ BEFORE = {
     "nesterov": True,
     "micro_batches": None,
     "optimizer": "sgd",
+    "numbers": None,
 }
 """What older runs did, whose logs lack an option because there was none yet."""
 

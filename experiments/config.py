@@ -49,6 +49,9 @@ class RunConfig:
     """k, local steps in a round."""
     delay: int | None = None
     """d, local steps that the exchange of cocod may take; default: the period."""
+    numbers: Literal["bf16", "fp8", "int8", "int4"] | None = None
+    """What travels in an exchange: numbers of so few bits, whose rounding is made up
+    for in the next one. Default: as the parameters are."""
     warmup_rounds: int = 0
     """Rounds of one synchronous step each, before the others."""
 
@@ -62,7 +65,8 @@ class RunConfig:
     via: Literal["pmap", "shard_map"] = "pmap"
     """What maps the round over the devices."""
     execution: Literal["fused", "split"] | None = None
-    """One program per round, which is the default, or one per step."""
+    """One program per round, which is the default, or one per step; on CPUs the
+    exchange then has devices of its own, and runs beside the steps."""
     out: Path = Path("runs")
     """Folder for the log, the figure, the checkpoints and the model."""
     save_rounds: int | None = None
@@ -76,6 +80,12 @@ class RunConfig:
         check_counts(keep=self.keep)
         if self.save_rounds is not None:
             check_counts(save_rounds=self.save_rounds)
+        if self.numbers and self.algorithm == "streamed" and self.warmup_rounds:
+            raise ValueError(
+                f"warmup_rounds={self.warmup_rounds} exchange the whole model, and "
+                f"numbers={self.numbers!r} with algorithm='streamed' remember what "
+                "came of each piece; leave one of them out."
+            )
 
     @property
     def subject(self) -> str:
@@ -227,7 +237,11 @@ class TextConfig(RunConfig):
                 f"batch_size={self.batch_size} must be a multiple of fsdp={self.fsdp}, "
                 "the devices that share a worker's batch."
             )
-        other = {"micro_batches": self.micro_batches, "execution": self.execution}
+        other = {
+            "micro_batches": self.micro_batches,
+            "execution": self.execution,
+            "numbers": self.numbers,
+        }
         for name, value in other.items():
             if value not in (None, "fused"):
                 raise ValueError(

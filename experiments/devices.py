@@ -9,7 +9,7 @@ from experiments.command import UsageError
 
 
 def start_devices(
-    workers: int | None, each: int = 1, processes: int = 1
+    workers: int | None, each: int = 1, processes: int = 1, cpus: int = 1
 ) -> list[jax.Device]:
     """The devices of all workers. Call it before anything else uses JAX.
 
@@ -18,6 +18,7 @@ def start_devices(
         where a worker has several.
       each: the devices of a worker.
       processes: among how many processes they are divided, evenly.
+      cpus: how many CPU devices are made for each of those that are returned.
 
     Raises:
       UsageError: a ValueError, when there are fewer accelerators, when several
@@ -37,8 +38,10 @@ def start_devices(
             f"workers={workers} of {each} devices cannot be divided evenly between "
             f"{processes} processes; take another number of one of them."
         )
-    jax.config.update("jax_num_cpu_devices", own)
+    jax.config.update("jax_num_cpu_devices", own * cpus)
     devices = jax.devices()
+    if devices[0].platform == "cpu":
+        devices = devices[::cpus]
     wanted = len(devices) // each * each if workers is None else workers * each
     _check_processes(devices, wanted, processes)
     if not each <= wanted <= len(devices):
@@ -48,6 +51,14 @@ def start_devices(
             "on CPU devices."
         )
     return devices[:wanted]
+
+
+def devices_beside(devices: list[jax.Device]) -> list[jax.Device] | None:
+    """The CPU devices that were made beside these, for ``cpus=2``; None for GPUs."""
+    if devices[0].platform != "cpu":
+        return None
+    every = jax.devices()
+    return [every[every.index(device) + 1] for device in devices]
 
 
 def _check_processes(devices: list[jax.Device], wanted: int, processes: int) -> None:

@@ -26,11 +26,14 @@ class Layout(NamedTuple):
       devices: of all workers and all processes, one worker's after another's.
       fsdp: among how many a worker divides its parameters and its batches.
       tensor: among how many it divides its heads and hidden channels.
+      exchange_devices: one for each worker, beside which it takes its local steps;
+        None where it exchanges on its own.
     """
 
     devices: list[jax.Device]
     fsdp: int = 1
     tensor: int = 1
+    exchange_devices: list[jax.Device] | None = None
 
     @property
     def each(self) -> int:
@@ -89,7 +92,13 @@ class Layout(NamedTuple):
         metrics of all workers to every process.
         """
         if self.mesh is None:
-            run = cj.distribute(round_, AXIS, devices=self.devices, **options)
+            run = cj.distribute(
+                round_,
+                AXIS,
+                devices=self.devices,
+                exchange_devices=self.exchange_devices,
+                **options,
+            )
         else:
             run = cj.distribute(round_, via="shard_map", mesh=self.mesh)
 

@@ -26,7 +26,7 @@ from experiments import command, figures, logbook, progress, saving, signals
 from experiments.algorithms import make_rounds, total_steps
 from experiments.command import UsageError
 from experiments.config import WITHOUT_INFLUENCE, RunConfig, config_type, parse
-from experiments.devices import start_devices
+from experiments.devices import devices_beside, start_devices
 from experiments.layout import Layout, shared_shapes
 from experiments.models import parameter_count
 from experiments.recorder import Recorder
@@ -65,7 +65,10 @@ def layout_of(config: RunConfig) -> Layout:
             f"via={config.via!r} is for one process, or for workers of several "
             "devices; leave it out."
         )
-    return Layout(start_devices(config.workers, each, processes), *config.sharing)
+    split = config.execution == "split"
+    devices = start_devices(config.workers, each, processes, 2 if split else 1)
+    beside = devices_beside(devices) if split else None
+    return Layout(devices, *config.sharing, exchange_devices=beside)
 
 
 def check_agreement(config: RunConfig, data: Data) -> None:

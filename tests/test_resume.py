@@ -27,7 +27,7 @@ JOBS = {
     # Batch statistics, momentum and a warm-up; the third epoch is a part of one.
     "images": f"{IMAGES} --epochs 3",
     "text": "--task text --workers 2 --context 16 --batch-size 8 --epochs 1.3 "
-    "--algorithm streamed",
+    "--algorithm streamed --execution split --numbers int8",
 }
 
 

@@ -78,7 +78,9 @@ def kinds(log):
 def run_here(monkeypatch):
     """The main job in this process, by its command line: its configuration."""
     monkeypatch.setattr(
-        train, "start_devices", lambda n, each, processes: jax.devices()[: n * each]
+        train,
+        "start_devices",
+        lambda n, each, processes, cpus: jax.devices()[: n * each * cpus : cpus],
     )
     monkeypatch.setenv("COLUMNS", "300")
 
@@ -149,6 +151,7 @@ def check_lines(out):
         ("local_sgd", "--partition dirichlet:1.0 --batch-size 8"),
         ("cocod", "--via shard_map --execution fused"),
         ("streamed", "--optimizer adamw --learning-rate 0.02 --partition by_class"),
+        ("streamed", "--execution split --numbers int8"),
     ],
 )
 def test_every_algorithm_leaves_a_log_and_a_figure(
@@ -398,7 +401,9 @@ def test_runs_that_differ_have_logs_that_differ():
 )
 def test_the_job_that_is_certified_is_the_one_that_runs(options, monkeypatch):
     monkeypatch.setattr(
-        train, "start_devices", lambda n, each, processes: jax.devices()[: n * each]
+        train,
+        "start_devices",
+        lambda n, each, processes, cpus: jax.devices()[: n * each * cpus : cpus],
     )
     arguments = [*SMALL, *options.split()]
     config = tyro.cli(TrainConfig, args=arguments)

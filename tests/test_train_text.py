@@ -40,7 +40,9 @@ def small(tmp_path):
 def run_here(monkeypatch):
     """The main job in this process, by its command line."""
     monkeypatch.setattr(
-        train, "start_devices", lambda n, each, processes: jax.devices()[: n * each]
+        train,
+        "start_devices",
+        lambda n, each, processes, cpus: jax.devices()[: n * each * cpus : cpus],
     )
     monkeypatch.setenv("COLUMNS", "300")
 
@@ -212,7 +214,9 @@ def test_a_study_compares_losses(small, tmp_path):
 )
 def test_the_job_that_is_certified_is_the_one_that_runs(options, small, monkeypatch):
     monkeypatch.setattr(
-        train, "start_devices", lambda n, each, processes: jax.devices()[: n * each]
+        train,
+        "start_devices",
+        lambda n, each, processes, cpus: jax.devices()[: n * each * cpus : cpus],
     )
     arguments = [*small, *options.split()]
     config = parse(arguments)

@@ -1,0 +1,1 @@
+"""The main job on links that are fifty times slower."""
