@@ -11,6 +11,8 @@ import tyro
 from experiments.signals import exit_status, like_ctrl_c
 
 Config = TypeVar("Config")
+USAGE = 2
+"""The exit status after a UsageError, and of a wrong command line."""
 
 
 class UsageError(ValueError):
@@ -50,7 +52,7 @@ def run(
             status = exit_status(stop)
         except UsageError as error:
             print(error, file=sys.stderr)
-            status = 2
+            status = USAGE
         except Exception:
             if not _is_one_of_several():
                 raise

@@ -4,27 +4,25 @@
 
 Each process gets the variables by which it finds the others, and the GPU of its number.
 Its lines come out with that number before them. When one fails the others are ended,
-and its status is that of the launcher.
+and its status is that of the launcher. With ``--restarts 3`` all of them are started
+again instead, up to three times, and the main job goes on from its last checkpoint.
 """
 
 import dataclasses
 import os
-import queue
 import shutil
 import signal
-import subprocess
 import sys
-import threading
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, NamedTuple, TextIO
+from typing import Annotated
 
 import tyro
 
-from experiments import children, command, rendezvous
+from experiments import command, rendezvous
 from experiments.cluster.network import free_port
-from experiments.signals import ENDS, handled
+from experiments.together import Processes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,144 +33,78 @@ class LaunchConfig:
     """What every process runs, after --; "python" is the interpreter that runs this."""
     processes: Annotated[int, tyro.conf.arg(aliases=["-n"])]
     """How many processes there are."""
+    restarts: int = 0
+    """How often all of them are started again after one has failed."""
+    timeout: int = rendezvous.MISSED
+    """Seconds after which a process that is not heard of any more has failed."""
     grace: float = 10.0
     """Seconds that processes have to end by themselves after one has failed."""
 
 
 def main(config: LaunchConfig) -> int:
-    """Runs the processes; returns the status of the first that fails, or 0."""
+    """Runs the processes; returns the status of the first that fails at last, or 0."""
     if not config.command:
         raise command.UsageError("There is no command: give it after --.")
-    if config.processes < 1:
-        raise command.UsageError(f"-n {config.processes}: at least 1 has to run.")
-    shared = environment(config.processes)
-    if shutil.which(config.command[0], path=shared["PATH"]) is None:
+    for name, value, least in (
+        ("-n", config.processes, 1),
+        ("--restarts", config.restarts, 0),
+        ("--timeout", config.timeout, 1),
+    ):
+        if value < least:
+            raise command.UsageError(f"{name} {value}: it must be at least {least}.")
+    if shutil.which(config.command[0], path=search_path()) is None:
         print(f"{config.command[0]}: command not found", file=sys.stderr)
         return 127
-    with Processes() as processes:
+    launch, restarts = uuid.uuid4().hex, 0
+    while True:
+        status, again = run(config, environment(config, launch))
+        if not again or restarts == config.restarts:
+            return status
+        restarts += 1
+        print(f"Restart {restarts} of {config.restarts}.", file=sys.stderr)
+
+
+def run(config: LaunchConfig, env: Mapping[str, str]) -> tuple[int, bool]:
+    """Runs the processes once; returns the status, and whether to start them again."""
+    with Processes(config.processes) as processes:
         for index in range(config.processes):
             own = {rendezvous.INDEX: str(index), "JAX_LOCAL_DEVICE_IDS": str(index)}
-            processes.start(config.command, shared | own)
-        return processes.wait(config.grace)
+            processes.start(config.command, {**env, **own})
+        status = processes.wait(config.grace)
+        if status and not processes.interrupted:
+            for index in processes.missing():
+                print(
+                    f"Process {index} was missing: it was halted, or not heard of for "
+                    f"{config.timeout} s.",
+                    file=sys.stderr,
+                )
+        wrong = status == command.USAGE  # and will be the next time
+        return status, bool(status) and not wrong and not processes.interrupted
 
 
-def environment(processes: int) -> dict[str, str]:
-    """The variables that the processes have in common."""
+def search_path() -> str:
+    """Where commands are: first beside the interpreter that runs this."""
     folders = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    return os.pathsep.join(folders)
+
+
+def environment(config: LaunchConfig, launch: str) -> dict[str, str]:
+    """The variables that the processes have in common.
+
+    Args:
+      config: the command line.
+      launch: names it; the same at every restart.
+    """
     return {
         **os.environ,
+        # Of an earlier start something may still hold the port.
         rendezvous.ADDRESS: f"127.0.0.1:{free_port()}",
-        rendezvous.NUMBER: str(processes),
-        "PATH": os.pathsep.join(folders),
+        rendezvous.NUMBER: str(config.processes),
+        rendezvous.TIMEOUT: str(config.timeout),
+        rendezvous.LAUNCH: launch,
+        "PATH": search_path(),
         "PYTHONUNBUFFERED": "1",
     }
-
-
-class Ended(NamedTuple):
-    """The end of a process."""
-
-    index: int
-
-
-class Processes:
-    """A context manager: processes that print by line, and end together.
-
-    Inside it a signal to this process is passed on to all of them, and a second one
-    kills them.
-    """
-
-    def __init__(self):
-        self._children: list[subprocess.Popen[str]] = []
-        self._events: queue.SimpleQueue[Ended | signal.Signals] = queue.SimpleQueue()
-        self._stopped = False
-        self._printing = threading.Lock()
-        self._undo = ExitStack()
-
-    def __enter__(self) -> "Processes":
-        come = lambda number, frame: self._events.put(signal.Signals(number))
-        self._undo.enter_context(handled((signal.SIGINT, *ENDS), come))
-        self._undo.callback(lambda: children.end(self._running()))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._undo.close()
-
-    def start(self, argv: Sequence[str], env: Mapping[str, str]) -> None:
-        """Starts the next process."""
-        child = children.start(
-            argv,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",  # takes a carriage return for the end of a line
-            errors="surrogateescape",
-        )
-        self._children.append(child)
-        index = len(self._children) - 1
-        threading.Thread(target=self._watch, args=(index, child), daemon=True).start()
-
-    def wait(self, grace: float) -> int:
-        """Waits for all of them; returns the status of the first that failed, or 0.
-
-        The others then get SIGTERM, and SIGKILL after the grace period, in seconds.
-        """
-        status, left = 0, len(self._children)
-        while left:
-            try:
-                # A signal that comes before the wait begins is handled after it.
-                event = self._events.get(timeout=0.1)
-            except queue.Empty:
-                continue
-            if isinstance(event, signal.Signals):
-                self._stop(signal.SIGKILL if self._stopped else event)
-                continue
-            left -= 1
-            result = self._children[event.index].returncode
-            if result and not status:
-                status = result if result > 0 else 128 - result  # as shells say it
-                self._fail(event.index, status, grace)
-        return status
-
-    def _fail(self, index: int, status: int, grace: float) -> None:
-        if not self._stopped:
-            self._print(f"Process {index} failed with status {status}.", sys.stderr)
-            self._stop(signal.SIGTERM)
-        late = threading.Timer(grace, self._stop, [signal.SIGKILL])
-        late.daemon = True
-        late.start()
-
-    def _stop(self, number: int) -> None:
-        self._stopped = True
-        for child in self._running():
-            children.signal_group(child, number)
-
-    def _running(self) -> list[subprocess.Popen[str]]:
-        return [child for child in self._children if child.returncode is None]
-
-    def _watch(self, index: int, child: subprocess.Popen[str]) -> None:
-        """Prints what a process prints until it ends, and what it has started."""
-        streams = ((child.stdout, sys.stdout), (child.stderr, sys.stderr))
-        copies = [
-            threading.Thread(target=self._copy, args=(index, *each), daemon=True)
-            for each in streams
-        ]
-        for copy in copies:
-            copy.start()
-        child.wait()
-        children.signal_group(child, signal.SIGKILL)
-        for copy in copies:
-            copy.join()
-        self._events.put(Ended(index))
-
-    def _copy(self, index: int, lines: TextIO, out: TextIO) -> None:
-        with lines:
-            for line in lines:
-                self._print(f"{index}: {line}".removesuffix("\n"), out)
-
-    def _print(self, line: str, out: TextIO) -> None:
-        with self._printing:
-            out.buffer.write(f"{line}\n".encode(errors="surrogateescape"))
-            out.flush()
 
 
 if __name__ == "__main__":

@@ -10,8 +10,12 @@ from experiments.command import UsageError
 ADDRESS = "JAX_COORDINATOR_ADDRESS"
 NUMBER = "JAX_NUM_PROCESSES"
 INDEX = "JAX_PROCESS_ID"
+LAUNCH = "COCOD_LAUNCH"
+"""Names the launch that started this process, the same after a restart."""
+TIMEOUT = "COCOD_TIMEOUT"
 MISSED = 60
-"""Seconds after which a process that is not heard of any more ends the others."""
+"""Seconds after which a process that is not heard of any more ends the others, where
+the variable above says nothing else."""
 
 
 def join_processes() -> int:
@@ -27,11 +31,14 @@ def join_processes() -> int:
     A task of Open MPI or Slurm gets one GPU of its node. ``JAX_LOCAL_DEVICE_IDS``
     chooses others.
 
+    ``COCOD_TIMEOUT`` is how many seconds a process may not be heard of before the
+    others end, 60 by default. To come to the meeting it has five times as long.
+
     Returns:
       The number of processes, 1 for a process on its own.
 
     Raises:
-      UsageError: when one of the three variables is missing or impossible.
+      UsageError: when one of these variables is missing or impossible.
     """
     if any(name in os.environ for name in (ADDRESS, NUMBER, INDEX)):
         return _join_by_hand()
@@ -77,8 +84,14 @@ def _join_slurm() -> int:
 
 
 def _meet(detection: str, *how: Any) -> None:
+    timeout = _integer(TIMEOUT) if TIMEOUT in os.environ else MISSED
+    if timeout < 1:
+        raise UsageError(f"{TIMEOUT}={timeout} must be at least 1, in seconds.")
     jax.distributed.initialize(
-        *how, cluster_detection_method=detection, heartbeat_timeout_seconds=MISSED
+        *how,
+        cluster_detection_method=detection,
+        heartbeat_timeout_seconds=timeout,
+        initialization_timeout=5 * timeout,  # processes do not start at one moment
     )
 
 

@@ -1,6 +1,7 @@
 """What a run leaves of its model: checkpoints to go on from, and the model itself."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,11 +14,13 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import cocod_jax as cj
-from experiments import logbook
+from experiments import logbook, rendezvous
 from experiments.command import UsageError
 from experiments.config import WITHOUT_INFLUENCE, RunConfig, from_plain
 
 MODEL = "model.safetensors"
+LAUNCH = "launch"
+"""The file that says which launch a run is of."""
 
 
 class Position(NamedTuple):
@@ -39,7 +42,7 @@ class Saver:
 
     Args:
       config: of the run. Where it does not resume, what an earlier run with this name
-        has left is removed.
+        has left is removed, unless the same launch has left it: that has restarted.
       digest: of its data.
       first: whether this is the process that writes the log.
     """
@@ -47,8 +50,12 @@ class Saver:
     def __init__(self, config: RunConfig, digest: str, *, first: bool):
         self._config, self._first = config, first
         self._digest = digest
-        if first and not config.resume:
+        self._goes_on = config.resume or _is_of_this_launch(config.folder)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("all have seen what is there")
+        if first and not self._goes_on:
             shutil.rmtree(config.folder, ignore_errors=True)
+            _say_launch(config.folder)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("an old run is gone")
         self._checkpoints = cj.execution.Checkpoints(
@@ -82,11 +89,13 @@ class Saver:
         self._checkpoints.save(step, state, notes=notes, score=score)
 
     def restored(self, like: cj.RoundState) -> tuple[cj.RoundState, Position] | None:
-        """The last state and where it was; None where there is no checkpoint.
+        """The last state and where it was; None for a run that begins.
 
         Raises:
           UsageError: when it is of another run, damaged, or its log is not there.
         """
+        if not self._goes_on:
+            return None
         try:
             found = self._checkpoints.restore(like)
         except ValueError as error:
@@ -120,6 +129,18 @@ def _influential(config: RunConfig, digest: str) -> dict[str, Any]:
     own = logbook.plain(config) | {"data_digest": digest}
     without = {*WITHOUT_INFLUENCE, "data_file"}
     return {name: own[name] for name in own if name not in without}
+
+
+def _is_of_this_launch(folder: Path) -> bool:
+    """Whether the launcher that started this process has started this run before."""
+    launch, file = os.environ.get(rendezvous.LAUNCH), folder / LAUNCH
+    return file.exists() and file.read_text() == launch
+
+
+def _say_launch(folder: Path) -> None:
+    if launch := os.environ.get(rendezvous.LAUNCH):
+        folder.mkdir(parents=True)
+        (folder / LAUNCH).write_text(launch)
 
 
 def _cut(log: Path, lines: int) -> None:

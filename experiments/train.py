@@ -298,7 +298,7 @@ def beginning(
     key = jax.random.key(job.config.seed)
     state = job.layout.initial_state(job.main, job.task.init, key)
     cj.workers.check_equal_start(state)
-    found = saver.restored(state) if job.config.resume else None
+    found = saver.restored(state)
     return (state, None) if found is None else found
 
 

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from experiments import command
 from experiments.command import UsageError
 from experiments.launch import LaunchConfig, main
 from tests.waiting import alive, wait_until
@@ -19,8 +20,8 @@ def in_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def launch(*command, processes=2, **options) -> int:
-    return main(LaunchConfig(command=command, processes=processes, **options))
+def launch(*words, processes=2, **options) -> int:
+    return main(LaunchConfig(command=words, processes=processes, **options))
 
 
 def sh(script, **options) -> int:
@@ -104,6 +105,47 @@ def test_the_first_that_fails_ends_the_others(capfd, fails, status):
 
 
 @pytest.mark.usefixtures("in_folder")
+def test_all_start_again_together(capfd):
+    """As the same launch, at another address."""
+    script = f"""
+        echo $COCOD_LAUNCH $JAX_COORDINATOR_ADDRESS $COCOD_TIMEOUT
+        if [ -e once ]; then exit 0; fi
+        if [ $JAX_PROCESS_ID = 1 ]; then {WHEN_READY}; touch once; kill -KILL $$; fi
+        {READY}; sleep 600"""
+    assert sh(script, restarts=2, timeout=7) == 0
+    out, err = capfd.readouterr()
+    words = [line.split()[1:] for line in out.splitlines()]
+    assert len(words) == 4
+    launches, addresses, timeouts = zip(*words, strict=True)
+    assert len(set(launches)) == 1
+    assert len(set(addresses)) == 2
+    assert set(timeouts) == {"7"}
+    assert err == "Process 1 failed with status 137.\nRestart 1 of 2.\n"
+
+
+@pytest.mark.parametrize(("status", "restarts"), [(7, 2), (command.USAGE, 0)])
+def test_what_goes_on_failing_is_given_up(capfd, status, restarts):
+    """What was asked for and cannot be done is at once."""
+    assert sh(f"echo begun; exit {status}", processes=1, restarts=2) == status
+    out, err = capfd.readouterr()
+    assert out.count("begun") == 1 + restarts
+    assert err.count("Restart") == restarts
+
+
+@pytest.mark.usefixtures("in_folder")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs waitid")
+def test_a_process_that_was_halted_is_named_and_killed(capfd):
+    """Though another fails, since it waits for the one that is halted."""
+    script = f"""
+        if [ $JAX_PROCESS_ID = 1 ]; then echo $$; {READY}; kill -STOP $$; fi
+        {WHEN_READY}; sleep 0.2; exit 5"""
+    assert sh(script, grace=600) == 5
+    out, err = capfd.readouterr()
+    assert not alive(int(out.split()[-1]))
+    assert "Process 0 failed with status 5.\nProcess 1 was missing: it was hal" in err
+
+
+@pytest.mark.usefixtures("in_folder")
 def test_who_ignores_the_end_is_killed(capfd):
     script = f"""
         if [ $JAX_PROCESS_ID = 1 ]; then {WHEN_READY}; exit 5; fi
@@ -128,8 +170,10 @@ def test_a_command_that_is_not_there(capfd):
 def test_what_cannot_be_launched():
     with pytest.raises(UsageError, match="no command: give it after --"):
         launch()
-    with pytest.raises(UsageError, match="-n 0: at least 1"):
+    with pytest.raises(UsageError, match="-n 0: it must be at least 1"):
         launch("true", processes=0)
+    with pytest.raises(UsageError, match="--timeout 0: it must be at least 1"):
+        launch("true", timeout=0)
 
 
 class Launcher(subprocess.Popen):
@@ -137,6 +181,7 @@ class Launcher(subprocess.Popen):
 
     def __init__(self, script: str):
         own = [sys.executable, "-m", "experiments.launch", "-n", "2", "--grace", "600"]
+        own += ["--restarts", "1"]  # not of what was ended by a signal
         ready = f"{script}; echo ready $$; while :; do sleep 0.01; done"
         # A background job ignores Ctrl-C, and so would what it starts.
         inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -158,7 +203,7 @@ def test_a_signal_is_passed_on(name):
     with Launcher(f"trap 'echo tidy; exit 9' {name}") as run:
         run.send_signal(getattr(signal, f"SIG{name}"))
         assert run.lines(2) == ["0: tidy\n", "1: tidy\n"]
-        assert run.wait() == 9
+        assert run.wait(20) == 9
 
 
 def test_a_second_signal_kills():

@@ -16,7 +16,7 @@ import pytest
 
 from cocod_jax.observe.loggers import read_jsonl
 from docs.generate import DOCS
-from experiments import command, evaluate, saving, train
+from experiments import command, evaluate, rendezvous, saving, train
 from experiments.config import RunConfig, config_type, from_plain, parse
 from tests import test_train_processes
 from tests.marks import seldom
@@ -107,13 +107,19 @@ def test_a_run_that_is_stopped_goes_on_to_the_bit(
     assert timeless(config) == timeless(whole)
 
 
-def test_what_a_finished_run_has_left_is_not_trained_again(tmp_path):
+def test_what_a_finished_run_has_left_is_not_trained_again(tmp_path, monkeypatch):
     arguments = [*IMAGES.split(), "--epochs=1", f"--out={tmp_path}"]
+    monkeypatch.setenv(rendezvous.LAUNCH, "a")
     before = timeless(run(arguments))
     config = run([*arguments, "--resume"])
     assert timeless(config) == before
-    # Without --resume it begins anew.
-    config = run(arguments)
+    # Neither is it when the launcher has restarted it.
+    run(arguments)
+    (resumed,) = read_jsonl(config.log)["resumed"]
+    assert not resumed["config"]["resume"]
+    # Without either it begins anew.
+    monkeypatch.setenv(rendezvous.LAUNCH, "b")
+    run(arguments)
     assert "resumed" not in read_jsonl(config.log)
     assert timeless(config) == before
 
@@ -223,11 +229,16 @@ def test_a_configuration_comes_back_from_json():
 @pytest.mark.matrix
 @pytest.mark.parametrize("kill", ["one", "all"])
 def test_processes_that_are_killed_go_on_to_the_bit(kill, text_file, tmp_path):
-    """Workers of two devices, a process each; SIGKILL at any moment."""
+    """Workers of two devices, a process each; SIGKILL at any moment.
+
+    Of one of them the launcher knows, and starts both again; after all are killed, and
+    the launcher too, someone has to.
+    """
     words = f"--fsdp 2 --data-file {text_file} --save-rounds 1 --epochs 2"
     arguments = [*JOBS["text"].split(), *words.split()]
+    *launcher, end = test_train_processes.LAUNCH
     launch = lambda out, *more: [
-        *(*test_train_processes.LAUNCH, sys.executable, "-m", "experiments.train"),
+        *(*launcher, "--restarts", "1", end, sys.executable, "-m", "experiments.train"),
         *(*arguments, "--out", str(out), *more),
     ]
     subprocess.run(launch(tmp_path / "whole"), check=True, timeout=300)
@@ -240,10 +251,11 @@ def test_processes_that_are_killed_go_on_to_the_bit(kill, text_file, tmp_path):
         time.sleep(0.05)
     if kill == "all":
         process.kill()
+        process.wait()
+        subprocess.run(launch(tmp_path / "parts", "--resume"), check=True, timeout=300)
     else:
         listed = subprocess.check_output(["pgrep", "-P", str(process.pid)], text=True)
         os.kill(int(listed.split()[-1]), signal.SIGKILL)
-    assert process.wait(60) != 0
-    subprocess.run(launch(tmp_path / "parts", "--resume"), check=True, timeout=300)
+        assert process.wait(300) == 0
     assert read_jsonl(config.log)["resumed"][0]["step"] >= 12
     assert timeless(config) == timeless(whole)
