@@ -144,7 +144,7 @@ def _share(x, f, k):
 
 
 class Streamed:
-    """Every step sends a k-th of the model, and merges it a step later.
+    """Every step sends a k-th of the model, and merges it ``delay`` steps later.
 
     ``optimizers[i]`` takes worker i's steps. ``average``, ``merge`` and ``correct`` are
     as in ``overlapped``, once for each piece, ``[f]``: what they remember is the
@@ -152,7 +152,10 @@ class Streamed:
     at the snapshot; ``points`` as ever.
     """
 
-    def __init__(self, gradient, x0, p, optimizers, average, merge, correct=None):
+    def __init__(
+        self, gradient, x0, p, optimizers, average, merge, correct=None, delay=1
+    ):
+        self.delay, self.in_flight = delay, []
         self.gradient, self.p, self.optimizers = gradient, p, optimizers
         self.average, self.merge, self.correct = average, merge, correct
         self.x, self.points, self.merges = [x0 for _ in p], [], []
@@ -163,11 +166,15 @@ class Streamed:
         for t in range(len(batches[0])):
             f = (start + t) % k
             snapshot = [k_th(x, f, k) for x in self.x]
-            arriving = self.average[f](snapshot, self.p)  # beside the step
+            arriving = self.average[f](snapshot, self.p)  # beside the steps
+            self.in_flight.append((f, snapshot, arriving))
             self.points.append(list(self.x))
             for i in workers:
                 g = self.corrected(i, self.gradient(self.x[i], batches[i][t]), k)
                 self.x[i] = self.optimizers[i].step(self.x[i], g)
+            if len(self.in_flight) < self.delay:
+                continue
+            f, snapshot, arriving = self.in_flight.pop(0)
             reached = [k_th(x, f, k) for x in self.x]
             for i in workers:
                 piece = self.merge[f](i, arriving, reached[i], snapshot[i])

@@ -87,10 +87,10 @@ def in_a_chain(optimizer):
     return step_of(optax.chain(optax.clip_by_global_norm(1.0), optimizer))
 
 
-def in_a_round(optimizer=None, inner=SGD):
+def in_a_round(optimizer=None, inner=SGD, rule=RULE):
     """The library's own round, which has its steps in a loop."""
     del optimizer
-    round_ = cj.make_round(loss_fn, inner, RULE, period=PERIOD, streamed=True)
+    round_ = cj.make_round(loss_fn, inner, rule, period=PERIOD, streamed=True)
     state = jax.eval_shape(lambda p: cj.replicate(round_.init(p), WORKERS), PARAMS)
     batches = jax.ShapeDtypeStruct((WORKERS, PERIOD, BATCH, WIDTH), jnp.float32)
     return round_, (state, batches)
@@ -146,6 +146,44 @@ def test_gradients_are_hidden_beside_the_next_ones(optimizer):
     step, args = step_of(optimizer)
     for target in ("h100", "a100"):
         certify(step, *args, target=target, compiler_options=OPTIONS).check()
+
+
+def in_turn(run, exchange):
+    """A streamed program whose exchange is two collectives in turn."""
+    rule = cj.cocod(exchange)
+    if run is in_a_round:
+        return in_a_round(rule=rule)
+    return run(streamed(rule=rule))
+
+
+@needs_compiler
+@pytest.mark.parametrize("target", ["h100", "a100"])
+@pytest.mark.parametrize("run", [in_shard_map, in_a_round])
+def test_each_of_two_collectives_has_a_step(run, target):
+    fn, args = in_turn(run, cj.exchanges.narrow("workers", "int8"))
+    certificate = certify(fn, *args, target=target, compiler_options=OPTIONS).check()
+    found = {c.kind: c for c in certificate.schedule.collectives}
+    assert found.keys() == {"all-to-all", "all-gather"}
+    model = sum(x.size for x in jax.tree.leaves(PARAMS))
+    for collective in found.values():
+        assert collective.dtype == "u8"
+        assert collective.beside.products == 1
+        sent = model // PERIOD * (1 + 4 / 256)  # the last blocks are filled up
+        assert sent <= collective.bytes < sent + WORKERS * 260
+
+
+@needs_compiler
+def test_without_a_step_between_two_collectives_one_is_exposed():
+    exchange = cj.exchanges.narrow("workers", "int8")._replace(phases=None)
+    fn, args = in_turn(in_shard_map, exchange)
+    certificate = certify(fn, *args, target="h100", compiler_options=OPTIONS)
+    assert reasons(certificate) == ["chained"]
+    round_ = cj.make_round(loss_fn, SGD, cj.cocod(exchange), period=PERIOD)
+    state = jax.eval_shape(lambda p: cj.replicate(round_.init(p), WORKERS), PARAMS)
+    batches = jax.ShapeDtypeStruct((WORKERS, PERIOD, BATCH, WIDTH), jnp.float32)
+    certificate = certify(round_, state, batches, target="h100")
+    assert reasons(certificate) == ["chained"]
+    assert [f.chained for f in certificate.flows] == [False, True]
 
 
 @needs_compiler

@@ -17,7 +17,7 @@ import cocod_jax as cj
 from cocod_jax.certify import certify
 from cocod_jax.exchanges import _codecs
 from cocod_jax.exchanges._codecs import CODECS, Codec
-from tests import merges, meshes, problems
+from tests import contract, merges, meshes, problems
 from tests.marks import needs_compiler
 from tests.problems import PERIOD, WEIGHTS, N
 
@@ -154,12 +154,14 @@ def test_all_workers_have_the_same_bits(numbers):
         np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
 
 
+WHOLE = Codec(
+    lambda x: _codecs._as_bytes(x.astype(jnp.float32)),
+    lambda raw: _codecs._from_bytes(raw, jnp.float32),
+)
+
+
 def test_without_rounding_it_is_the_mean(monkeypatch):
-    whole = Codec(
-        lambda x: _codecs._as_bytes(x.astype(jnp.float32)),
-        lambda raw: _codecs._from_bytes(raw, jnp.float32),
-    )
-    monkeypatch.setitem(CODECS, "bf16", whole)
+    monkeypatch.setitem(CODECS, "bf16", WHOLE)
     exchange, tree = narrow("bf16", weights=WEIGHTS), rows()
     mean, state = jax.jit(exchanging(exchange))(states(exchange, tree), tree)
     expected = jax.vmap(cj.mean("workers", WEIGHTS).average, axis_name="workers")(tree)
@@ -200,8 +202,12 @@ def test_bytes_travel(numbers):
 
 @pytest.mark.parametrize("numbers", ["fp8", "int4"])
 @pytest.mark.parametrize("streamed", [False, True])
-def test_it_trains_as_well(numbers, streamed):
+def test_it_trains_as_well(numbers, streamed, monkeypatch):
     """The mean of the workers ends where that of an exact exchange does."""
+    coded, mean = narrow(numbers), cj.mean("workers")
+    if streamed:  # what is exact is merged as late
+        monkeypatch.setitem(CODECS, "bf16", WHOLE)
+        mean = narrow("bf16")
 
     def train(exchange):
         round_ = cj.make_round(
@@ -218,10 +224,29 @@ def test_it_trains_as_well(numbers, streamed):
             state, metrics = run(state, batches)
         return cj.consensus(state), metrics.loss.mean()
 
-    (coded, loss), (exact, least) = train(narrow(numbers)), train(cj.mean("workers"))
+    (coded, loss), (exact, least) = train(coded), train(mean)
     # Both have converged: what is rounded, the way of a round, is the same each time.
     chex.assert_trees_all_close(coded, exact, rtol=0.05, atol=0.05)
     np.testing.assert_allclose(loss, least, rtol=0.02)
+
+
+def test_a_streamed_round_begins_with_nothing_to_merge():
+    """Its first step only sends; also that of a state for fewer workers."""
+    rule = contract.overwriting(narrow("int8"))
+    loss = lambda w, batch: (w * batch).sum()
+    inner = optax.sgd(1.0)
+    round_ = cj.make_round(loss, inner, rule, period=2, streamed=True)
+    run = cj.distribute(round_, via="vmap")
+    state = cj.replicate(round_.init(jnp.ones(4)), N)
+    for workers in (N, N - 1):
+        state, begun_anew = cj.workers.resize(state, round_, workers)
+        assert "exchange_state.filled" in begun_anew
+        start = np.asarray(state.params)
+        state, metrics = run(state, jnp.full([workers, 2, 4], 0.25))
+        # Workers are equal: what the first piece sent is what arrives.
+        np.testing.assert_array_equal(state.params, start - [0, 0, 0.5, 0.5])
+        np.testing.assert_allclose(metrics.progress_norm, [[0, 0.5 * 2**0.5]] * workers)
+        assert not metrics.distance.any()
 
 
 @needs_compiler
@@ -255,6 +280,13 @@ def test_what_is_refused():
         cj.exchanges.narrow("workers", "int8", block=0)
     with pytest.raises(ValueError, match="dtype complex64 is to be sent in int8"):
         narrow("int8").init(jnp.ones(3, jnp.complex64))
+    streamed = functools.partial(
+        cj.every, inner=optax.sgd(1.0), rule=cj.cocod(narrow("int8")), streamed=True
+    )
+    with pytest.raises(ValueError, match="period=1, but streamed, a piece"):
+        streamed(1)
+    with pytest.raises(ValueError, match=r"delay=1, .* merged after two steps"):
+        streamed(2, delay=1)
 
 
 @pytest.mark.parametrize("streamed", [False, True])

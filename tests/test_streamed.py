@@ -192,7 +192,12 @@ def test_methods_follow_their_loops_piece_by_piece(name, way):
         params, _ = trained(way, rule, optax.sgd(RATE), PERIOD, batches)
         optimizers = [reference.MomentumSGD(x0, RATE) for _ in range(N)]
         loop = reference.Streamed(
-            problems.numpy_gradient, x0, problems.shares(None), optimizers, **pieces
+            problems.numpy_gradient,
+            x0,
+            problems.shares(None),
+            optimizers,
+            **pieces,
+            delay=1 if rule.exchange.phases is None else 2,
         ).run(problems.per_worker(batches))
         # The int8 exchange sends scales and shares in float32. Where `every` differs by
         # an ulp, a code may differ by one.
@@ -216,7 +221,7 @@ def test_rule_and_exchange_remember_each_piece():
     of_every: Any = jax.vmap(optimizer.init)(cj.replicate(problems.params(), N))
     for holder in (state, of_every):
         # A third of 6, 1, 2 and 4 numbers, rounded up.
-        chex.assert_shape(holder.exchange_state["float32"].error, (N, PERIOD, 6))
+        chex.assert_shape(holder.exchange_state.rows["float32"].error, (N, PERIOD, 6))
         chex.assert_shape(holder.rule_state.anchor["float32"], (N, PERIOD, 6))
 
 

@@ -59,6 +59,8 @@ class CollectiveFlow(NamedTuple):
       inside_worker: whether it stays between the devices of one worker. Only the
         others are exchanges, and ought to be hidden.
       unit: ``local steps`` or ``matrix products``.
+      chained: whether it needs what another exchange brings, and no work stands between
+        the two, that the other could run beside.
     """
 
     name: str
@@ -71,6 +73,7 @@ class CollectiveFlow(NamedTuple):
     in_loop: bool
     inside_worker: bool = False
     unit: str = _STEPS
+    chained: bool = False
 
     @property
     def all_work(self) -> int:
@@ -213,7 +216,20 @@ class _Walk:
                 in_loop=in_loop,
                 inside_worker=not self.exchanges(item.eqn),
                 unit=_STEPS if self.loops() and not in_loop else _PRODUCTS,
+                chained=any(self.follows(item, i, work) for i in range(label)),
             )
+
+    def follows(self, item: _Found, label: int, work: dict[int, int]) -> bool:
+        """Whether it needs the exchange of that label, with no work in between."""
+        other = self.found[label]
+        between = item.needs & ~other.needs
+        return (
+            bool(item.needs >> label & 1)
+            and _is_collective(other.eqn)
+            and self.exchanges(item.eqn)
+            and self.exchanges(other.eqn)
+            and not any(between >> i & 1 for i in work)
+        )
 
     def loops(self) -> dict[int, JaxprEqn]:
         """The loops of local steps among what was found, by their labels."""

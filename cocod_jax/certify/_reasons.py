@@ -105,6 +105,14 @@ REASONS = {
             "Send one flat buffer (jax.flatten_util.ravel_pytree), as cj.mean does.",
         ),
         Reason(
+            "chained",
+            "A collective needs what another one brings, and no local step stands "
+            "between them: only one of the two is hidden.",
+            "Let steps run between them. A round does with a delay of 2 or more, and a "
+            "streamed one begins the second in the next step, if the exchange has its "
+            "send in parts (Exchange.phases), as cj.exchanges.narrow has.",
+        ),
+        Reason(
             "partly",
             "A collective is in flight beside a part only of the steps that it could "
             "run beside. A loop of one step is none to the compiler, which then sends "
@@ -190,7 +198,8 @@ def _of_steps(flows: tuple[CollectiveFlow, ...]) -> list[str]:
         "steps-wait": any(f.after and not f.before and not f.beside for f in once),
         "no-steps": any(not f.all_work for f in once),
     }
-    return [name for name, holds in causes.items() if holds] or ["compiler"]
+    found = [name for name, holds in causes.items() if holds]
+    return found or (["chained"] if _chained(flows) else ["compiler"])
 
 
 def _of_one_step(
@@ -230,6 +239,8 @@ def _of_one_step(
     found = [name for name, holds in causes.items() if holds]
     if found or is_whole:  # where the optimizer is most of the work, it is a small part
         return found
+    if _chained(flows):
+        return ["chained"]
     if any(not b.operations for b in beside):
         return ["compiler"]
     if any(b.missed_before > (1 - _WHOLE) * b.possible for b in beside):
@@ -237,6 +248,10 @@ def _of_one_step(
     if any(b.missed_after > (1 - _WHOLE) * b.possible for b in beside) or not found:
         found += ["ends-early"]
     return found
+
+
+def _chained(flows: tuple[CollectiveFlow, ...]) -> bool:
+    return any(f.chained for f in flows)
 
 
 def _by_the_compiler(schedule: Schedule) -> str:

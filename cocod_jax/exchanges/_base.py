@@ -44,10 +44,12 @@ class Exchange(NamedTuple):
       heals: whether a worker whose numbers are not finite is left out, and healed by
         what arrives: a round then makes all of such a worker NaN, and a merge gives it
         what arrives.
-      halves: ``send`` in two, where it is two collectives of which the second needs
-        the first: ``(state, tree, weight) -> (halfway, state)`` and ``(state, halfway)
-        -> (sent, state)``. A round takes half of the steps between them. None where it
-        is one.
+      phases: ``send`` in three parts, where it is two collectives of which the second
+        needs the first; ``(state, tree, weight) -> (halfway, state)`` with the first
+        collective, ``(state, halfway) -> state`` with none, and ``(state) -> (sent,
+        state)`` with the second. A round takes half of its steps between the two; a
+        streamed one begins the second with the next step, and keeps the state till
+        then. None where it is one collective.
 
     Examples:
       >>> exchange = cj.mean("workers")
@@ -65,7 +67,9 @@ class Exchange(NamedTuple):
     weights: tuple[float, ...] | None = None
     streams: bool = True
     heals: bool = False
-    halves: tuple[Callable[..., Any], Callable[..., Any]] | None = None
+    phases: tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]] | None = (
+        None
+    )
 
     def average(self, tree: Tree, weight: Weight | None = None) -> Tree:
         """Sends and receives at once, with a state that is fresh and then dropped.

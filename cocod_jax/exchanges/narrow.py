@@ -28,25 +28,14 @@ class Known(NamedTuple):
     Attributes:
       reference: [n], of the buffer's dtype: what arrived the time before last, equal
         on all workers.
-      arrived: [blocks, bytes], uint8: how far what arrived last is from that.
+      arrived: [blocks, bytes], uint8: how far what arrived last is from that. Between
+        the two collectives only this worker's chunk is there, to be gathered.
       error: [n], per worker: what its bytes have left out so far.
     """
 
     reference: jax.Array
     arrived: jax.Array
     error: jax.Array
-
-
-class Halfway(NamedTuple):
-    """What a worker has between the two collectives.
-
-    Attributes:
-      parts: [N, blocks of a chunk, bytes]: what each worker adds to this one's chunk.
-      reference: [n], what all of them sent the difference to.
-    """
-
-    parts: jax.Array
-    reference: jax.Array
 
 
 def narrow(
@@ -84,8 +73,10 @@ def narrow(
     Two collectives share the work. An all-to-all gives each worker its chunk of what
     all have sent; it sums the chunk in float32, rounds it once more, keeps what that
     leaves out in its own e_i, and an all-gather gives the chunk to all. A round hides
-    each of the two behind half of its ``delay`` steps. A streamed round has no steps
-    between them: the all-to-all is exposed, and the all-gather beside the step.
+    each of the two behind half of its ``delay`` steps. A streamed round hides each
+    behind a step of its own, the all-gather of a piece beside the all-to-all of the
+    next: a piece is merged after two steps instead of one, and ``period`` is at least
+    2.
 
     Args:
       axis_name: the axis that ``pmap``, ``shard_map`` or ``vmap`` binds.
@@ -163,44 +154,52 @@ def narrow(
 
     def swap(
         state: dict[str, Known], tree: Tree, weight: Weight | None = None
-    ) -> tuple[dict[str, Halfway], dict[str, Known]]:
-        share, sent, after = own_share(axis_name, shares, weight), {}, {}
+    ) -> tuple[dict[str, jax.Array], dict[str, Known]]:
+        share, parts, after = own_share(axis_name, shares, weight), {}, {}
         for dtype, buffer in ravel(tree).items():
             known = state[dtype]
             reference = known.reference + decoded(known.arrived, buffer)
             wanted = jnp.asarray(share, dtype) * (buffer - reference) + known.error
             codes = codec.encode(_in_chunks(wanted, block, axis_size(axis_name)))
-            parts = lax.all_to_all(codes, axis_name, 0, 0)
-            sent[dtype] = Halfway(parts, reference)
+            parts[dtype] = lax.all_to_all(codes, axis_name, 0, 0)
             after[dtype] = known._replace(
                 reference=reference, error=wanted - decoded(codes, wanted)
             )
+        return parts, after
+
+    def turn(state: dict[str, Known], parts: dict[str, jax.Array]) -> dict[str, Known]:
+        """Sums this worker's chunk, of which it has what each worker adds to it."""
+        after = {}
+        for dtype, known in state.items():
+            total = codec.decode(parts[dtype]).sum(axis=0)
+            codes = codec.encode(total)
+            rest = among_all(total - codec.decode(codes))
+            after[dtype] = known._replace(
+                arrived=_rows(among_all(codes))[: len(known.arrived)],
+                error=known.error + _flat(rest, known.error),
+            )
+        return after
+
+    def gather(state: dict[str, Known]) -> tuple[Sent, dict[str, Known]]:
+        sent, after = {}, {}
+        for dtype, known in state.items():
+            chunks = _in_chunks(known.arrived, 1, axis_size(axis_name))
+            own = _rows(chunks[lax.axis_index(axis_name)])
+            arrived = lax.all_gather(own, axis_name, tiled=True)[: len(known.arrived)]
+            sent[dtype] = (known.reference, arrived)
+            after[dtype] = known._replace(arrived=arrived)
         return sent, after
 
-    def gather(
-        state: dict[str, Known], sent: dict[str, Halfway]
-    ) -> tuple[Sent, dict[str, Known]]:
-        gathered, after = {}, {}
-        for dtype, (parts, reference) in sent.items():
-            known = state[dtype]
-            total = codec.decode(parts).sum(axis=0)
-            codes = codec.encode(total)
-            rest = total - codec.decode(codes)
-            chunks = jnp.zeros(parts.shape[:1] + rest.shape, rest.dtype)
-            chunks = chunks.at[lax.axis_index(axis_name)].set(rest)
-            arrived = lax.all_gather(codes, axis_name, tiled=True)
-            arrived = arrived[: len(known.arrived)]
-            gathered[dtype] = (reference, arrived)
-            after[dtype] = known._replace(
-                arrived=arrived, error=known.error + _flat(chunks, reference)
-            )
-        return gathered, after
+    def among_all(own: jax.Array) -> jax.Array:
+        """[N, ...], this worker's chunk in its place, and zeros."""
+        zeros = jnp.zeros((axis_size(axis_name), *own.shape), own.dtype)
+        return zeros.at[lax.axis_index(axis_name)].set(own)
 
     def send(
         state: dict[str, Known], tree: Tree, weight: Weight | None = None
     ) -> tuple[Sent, dict[str, Known]]:
-        sent, state = swap(state, tree, weight)
-        return gather(state, sent)
+        parts, state = swap(state, tree, weight)
+        return gather(turn(state, parts))
 
     def receive(sent: Sent, like: Tree) -> Tree:
         means = {
@@ -209,7 +208,7 @@ def narrow(
         }
         return unravel(means, like)
 
-    return Exchange(init, send, receive, axis_name, shares, halves=(swap, gather))
+    return Exchange(init, send, receive, axis_name, shares, phases=(swap, turn, gather))
 
 
 def _in_blocks(buffer: jax.Array, block: int) -> jax.Array:
@@ -218,9 +217,15 @@ def _in_blocks(buffer: jax.Array, block: int) -> jax.Array:
 
 
 def _in_chunks(buffer: jax.Array, block: int, workers: int) -> jax.Array:
-    """[N, blocks, block], the last ones filled up with zeros."""
+    """[N, blocks, block, ...], the last ones filled up with zeros."""
     missing = -len(buffer) % (block * workers)
-    return jnp.pad(buffer, (0, missing)).reshape(workers, -1, block)
+    padded = jnp.pad(buffer, [(0, missing)] + [(0, 0)] * (buffer.ndim - 1))
+    return padded.reshape(workers, -1, block, *buffer.shape[1:])
+
+
+def _rows(chunks: jax.Array) -> jax.Array:
+    """All but the last axis as one."""
+    return chunks.reshape(-1, chunks.shape[-1])
 
 
 def _flat(blocks: jax.Array, like: jax.Array) -> jax.Array:

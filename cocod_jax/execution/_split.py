@@ -13,6 +13,7 @@ from cocod_jax._trees import at
 from cocod_jax._typing import Batches, ExchangeState, Params, Sent, Tree
 from cocod_jax.execution._in_flight import InFlight
 from cocod_jax.execution._map import WorkerMap
+from cocod_jax.rounds._pipeline import Pipeline
 from cocod_jax.rounds._portion import Portion
 from cocod_jax.rounds._round import Parts, Round, compose
 from cocod_jax.rounds._types import (
@@ -44,6 +45,7 @@ class Split:
     ):
         rule, portion = round_.rule, round_.portion
         self._compute, self._exchange = compute, exchange
+        self._portion = portion
         self._is_all = type(portion) is Portion and portion.part_of is all_of_it
         self._sends_snapshot = rule.outgoing is the_snapshot
         self._snapshot = compute.over(portion.take)
@@ -88,7 +90,8 @@ class Split:
         outgoing = snapshot
         if not self._sends_snapshot:
             outgoing = self._outgoing(state.rule_state, state.count, snapshot)
-        needed = (state.exchange_state, state.count, outgoing, state.weight)
+        kept = snapshot if isinstance(self._portion, Pipeline) else ()
+        needed = (state.exchange_state, state.count, outgoing, kept, state.weight)
         return self._send(*self._exchange.place(needed))
 
     def step(
@@ -143,11 +146,16 @@ def _outgoing_of_round(
 
 
 def _send_of_round(
-    round_: Round, states: ExchangeState, count: jax.Array, outgoing: Tree, weight: Any
+    round_: Round,
+    states: ExchangeState,
+    count: jax.Array,
+    outgoing: Tree,
+    snapshot: Tree,
+    weight: Any,
 ) -> tuple[Sent, ExchangeState]:
-    own = round_.portion.take_state(states, count)
-    sent, after = round_.rule.exchange.send(own, outgoing, weight)
-    return sent, round_.portion.put_state(states, count, after)
+    portion, exchange = round_.portion, round_.rule.exchange
+    sent, flying = portion.depart(exchange, states, count, outgoing, snapshot, weight)
+    return sent, portion.land(exchange, flying, count)
 
 
 # What is not trained does not come out: it would be copied.

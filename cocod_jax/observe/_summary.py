@@ -77,6 +77,8 @@ class Summary(NamedTuple):
         )
         if self.streamed:
             beside, what = "that step", "piece"
+            if self.delay > 1:  # a step for each of its collectives
+                beside, what = "that step and the next", "pieces"
         holder = "device" if self.devices > 1 else "worker"
         return (
             f"The exchange can run beside {beside}, for which each {holder} keeps "
@@ -145,7 +147,8 @@ def summary(
         sent_bytes[flow.dtype] += flow.bytes // devices
     sizes = [math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(state.params)]
     snapshots = jax.eval_shape(jax.vmap(round_.snapshot), state)
-    snapshot_bytes = sum(
+    in_flight = round_.delay if round_.streamed else 1
+    snapshot_bytes = in_flight * sum(
         math.prod(leaf.shape[1:]) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(snapshots)
     )

@@ -50,7 +50,7 @@ def every(
       rule: what a worker does with what arrives; its own weights count.
       delay: d, local steps between the snapshot and the merge, 0 to ``period``
         (shared); None is the whole period.
-      streamed: as in :func:`cocod_jax.make_round`; the delay is 1.
+      streamed: as in :func:`cocod_jax.make_round`, which tells its delay.
       specs: for workers of several devices, how those share a worker's parameters: a
         tree of ``PartitionSpec``, or a prefix of it, as ``jax.shard_map`` takes them,
         of the mesh axes within a worker (shared). Each device then sends what it has.
@@ -96,9 +96,8 @@ def every(
     """
     check_transforms(inner, rule)
     if streamed:
-        period, delay = check_period(period, 1 if delay is None else delay)
-        check_streamed(rule, delay)
-        return streamed_every(period, inner, rule, specs)
+        period, delay = check_streamed(rule, period, delay)
+        return streamed_every(period, delay, inner, rule, specs)
     period, delay = check_period(period, delay)
     merge_at = (delay - 1) % period
     inner, whole = with_what_it_takes(inner), Portion(all_of_it)

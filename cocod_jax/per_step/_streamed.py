@@ -13,18 +13,19 @@ from cocod_jax.exchanges._shards import shards_of
 from cocod_jax.per_step._gradients import check_own_gradients
 from cocod_jax.per_step._state import EveryState, given
 from cocod_jax.rounds._inner import with_what_it_takes
-from cocod_jax.rounds._portion import Pieces
-from cocod_jax.rules import MergeRule, RuleState
+from cocod_jax.rounds._pipeline import or_nothing, pieces_for
+from cocod_jax.rules import MergeRule
 
 
 def streamed_every(
     period: int,
+    delay: int,
     inner: optax.GradientTransformation,
     rule: MergeRule,
     specs: Tree | None,
 ) -> optax.GradientTransformationExtraArgs:
     """``cj.every`` with a piece in every step; its arguments have been checked."""
-    of_one_device = Pieces(all_of_it, period)
+    of_one_device = pieces_for(rule, all_of_it, period)
     inner = with_what_it_takes(inner)
 
     def init(params: Params) -> EveryState:
@@ -56,31 +57,41 @@ def streamed_every(
         check_own_gradients(updates, rule.axis_name)
         shards = shards_of(params, rule.axis_name, specs=specs)
         pieces = of_one_device.over(shards)
-        step, states = state.count, RuleState(state.rule_state, state.exchange_state)
-        own = pieces.take_state(states, step)
+        step, since = state.count, state.count + 1 - delay
         snapshot = pieces.take(params, step)
-        sent, exchange_state = rule.send(own, snapshot)
+        outgoing = rule.outgoing(pieces.take_state(state.rule_state, step), snapshot)
+        sent, flying = pieces.depart(
+            rule.exchange, state.exchange_state, step, outgoing, snapshot, None
+        )
         # What needs the mean cannot run before the gradients are there, so that the
         # exchange is beside all that computes them.
-        updates, sent, snapshot = barrier((updates, sent, snapshot))
+        updates, sent, flying, snapshot = barrier((updates, sent, flying, snapshot))
         if rule.correct is not None:
             updates = pieces.correct(rule, state.rule_state, updates, params)
         updates, inner_state = inner.update(
             updates, state.inner_state, params, **extra_args
         )
         reached = optax.apply_updates(params, updates)
-        arriving = rule.receive(sent, rule.outgoing(own.rule_state, snapshot))
-        merged, rule_state = rule.apply(
-            arriving, pieces.take(reached, step), own.rule_state, snapshot
+        arrival = pieces.arrived(sent, snapshot)
+        own = pieces.take_state(state.rule_state, since)
+        piece = pieces.take(reached, since)
+        arriving = rule.receive(arrival.sent, rule.outgoing(own, arrival.snapshot))
+        merged, own = or_nothing(
+            arrival, rule.apply(arriving, piece, own, arrival.snapshot), (piece, own)
         )
+        before = snapshot if delay == 1 else pieces.take(params, since)
         moved = pieces.put_like(
             cast_like(updates, wide(params)),
-            step,
-            optax.tree.sub(wide(merged), wide(snapshot)),
+            since,
+            optax.tree.sub(wide(merged), wide(before)),
             params,
         )
-        count = jnp.asarray(optax.safe_increment(step))
-        own = pieces.put_state(states, step, RuleState(rule_state, exchange_state))
-        return moved, EveryState(count, (), inner_state, *own)
+        return moved, EveryState(
+            count=jnp.asarray(optax.safe_increment(step)),
+            snapshot=(),
+            inner_state=inner_state,
+            rule_state=pieces.put_state(state.rule_state, since, own),
+            exchange_state=pieces.land(rule.exchange, flying, step),
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cocod_jax._checks import is_transform
+from cocod_jax._checks import check_period, is_transform
 from cocod_jax._text import shown
 from cocod_jax._trees import check_arrays
 from cocod_jax._typing import Batches, Params
@@ -49,18 +49,31 @@ def check_params(params: Params) -> None:
             )
 
 
-def check_streamed(rule: MergeRule, delay: int) -> None:
-    """Raises ValueError unless the rule can be given pieces, a step late."""
-    if delay != 1:
+def check_streamed(rule: MergeRule, period: int, delay: int | None) -> tuple[int, int]:
+    """Period and delay of a streamed round: a step for each collective of a piece.
+
+    Raises:
+      ValueError: when the rule cannot be given pieces, the period is no integer in its
+        range, or the delay is another.
+    """
+    period, _ = check_period(period, None)
+    own, steps = (1, "one step") if rule.exchange.phases is None else (2, "two steps")
+    if delay not in (None, own):
         raise ValueError(
-            f"delay={delay}, but with streamed=True every piece is merged after one "
-            "step; leave delay out."
+            f"delay={delay}, but with streamed=True every piece of this exchange is "
+            f"merged after {steps}; leave delay out."
         )
     if not rule.streams:
         raise ValueError(
             "this rule, or its exchange, needs the whole model at once "
             "(streams=False), and streamed=True gives it a piece in every step."
         )
+    if period < own:
+        raise ValueError(
+            f"period={period}, but streamed, a piece of this exchange takes two steps, "
+            "one for each of its collectives; period must be at least 2."
+        )
+    return period, own
 
 
 def check_workers(state: RoundState) -> int:

@@ -17,7 +17,8 @@ from cocod_jax.rounds._checks import (
     check_streamed,
     check_transforms,
 )
-from cocod_jax.rounds._portion import Pieces, Portion
+from cocod_jax.rounds._pipeline import pieces_for
+from cocod_jax.rounds._portion import Portion
 from cocod_jax.rounds._round import Round
 from cocod_jax.rounds._step import local_step
 from cocod_jax.rounds._types import RoundState
@@ -78,8 +79,9 @@ def make_round(
            \qquad x_i[f] \leftarrow \mathrm{merge}(m, x_i[f], s_i), \qquad
            s_i = x_i[f] \text{ before}, \quad f = t \bmod k
 
-        The delay is 1. As many bytes travel in k steps, in k messages; the workers
-        drift less, and wait for each other in every step.
+        The delay is 1, or 2 where the exchange is two collectives in turn, as that of
+        :func:`cocod_jax.exchanges.narrow`. As many bytes travel in k steps, in k
+        messages; the workers drift less, and wait for each other in every step.
       stateful: whether ``loss_fn`` carries a model state and takes a PRNG key.
       has_aux: whether ``loss_fn`` also returns a tree of arrays that is no part of the
         loss, such as an accuracy; it comes back in ``RoundMetrics.aux``. Of
@@ -128,11 +130,13 @@ def make_round(
     )
     check_takes(takes, loss_fn=loss_fn)
     check_transforms(inner, rule)
-    period, delay = check_period(period, 1 if streamed and delay is None else delay)
     part_of = part_by(trainable)
     if streamed:
-        check_streamed(rule, delay)
-    whole = Pieces(part_of, period) if streamed else Portion(part_of)
+        period, delay = check_streamed(rule, period, delay)
+        whole = pieces_for(rule, part_of, period)
+    else:
+        period, delay = check_period(period, delay)
+        whole = Portion(part_of)
     init = _init_of(inner, rule, whole, stateful)
 
     def make(shards: Shards | None, rule: MergeRule) -> Round:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,25 @@ from jax.sharding import PartitionSpec
 
 from cocod_jax._parts import whole_of
 from cocod_jax._trees import at, barrier, choose, is_float, put_at
-from cocod_jax._typing import Params, Tree
+from cocod_jax._typing import ExchangeState, Params, Sent, Tree, Weight
+from cocod_jax.exchanges._base import Exchange
 from cocod_jax.exchanges._shards import Shards, between_shards
 from cocod_jax.exchanges._wire import check_floats, cut
 from cocod_jax.rules import MergeRule, RuleState
+
+
+class Arrival(NamedTuple):
+    """What a merge is of.
+
+    Attributes:
+      sent: what the exchange brings.
+      snapshot: what was taken when it began.
+      filled: bool scalar, whether anything has arrived; None where that is sure.
+    """
+
+    sent: Sent
+    snapshot: Tree
+    filled: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +75,30 @@ class Portion:
         """The state with what they remember of the portion now."""
         del state, step
         return own
+
+    def depart(
+        self,
+        exchange: Exchange,
+        state: Any,
+        step: Any,
+        outgoing: Tree,
+        snapshot: Tree,
+        weight: Weight | None,
+    ) -> tuple[Sent, Any]:
+        """What is in flight from this step on, and what its end makes a state of."""
+        del snapshot
+        own = self.take_state(state, step)
+        sent, after = exchange.send(own, outgoing, weight)
+        return sent, self.put_state(state, step, after)
+
+    def land(self, exchange: Exchange, flying: Any, step: Any) -> ExchangeState:
+        """The exchange's state after the step with which ``flying`` began."""
+        del exchange, step
+        return flying
+
+    def arrived(self, sent: Sent, snapshot: Tree) -> Arrival:
+        """What is merged with what ``depart`` sent and the snapshot of that step."""
+        return Arrival(sent, snapshot)
 
     def correct(
         self, rule: MergeRule, state: Any, gradient: Tree, params: Params

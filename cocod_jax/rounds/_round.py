@@ -6,15 +6,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
 
 from cocod_jax._text import shown
 from cocod_jax._trees import at, barrier
 from cocod_jax._typing import AxisName, Batches, ExchangeState, Sent, Tree
+from cocod_jax.exchanges._base import Exchange
 from cocod_jax.exchanges._shards import Shards
 from cocod_jax.rounds._checks import check_batches
 from cocod_jax.rounds._convolutions import fast_in_loops
 from cocod_jax.rounds._metrics import merge_metrics
+from cocod_jax.rounds._pipeline import or_nothing
 from cocod_jax.rounds._portion import Pieces, Portion
 from cocod_jax.rounds._step import StepFn
 from cocod_jax.rounds._types import (
@@ -23,7 +26,7 @@ from cocod_jax.rounds._types import (
     RoundState,
     StepMetrics,
 )
-from cocod_jax.rules import MergeRule, RuleState
+from cocod_jax.rules import MergeRule
 
 
 class Round(NamedTuple):
@@ -87,13 +90,17 @@ class Round(NamedTuple):
         check_batches(batches, self.period)
         fast = fast_in_loops(self.step)
         step = lambda state, batches, t: fast(state, at(batches, t))
-        exchange = self.rule.exchange
-        send, relay = exchange.send, None
-        if exchange.halves is not None and not self.streamed:
-            send, second = exchange.halves
-            relay = functools.partial(_relay, second)
-        send_now = lambda state, snapshot: self._send_by(send, state)
-        parts = Parts(self.snapshot, send_now, step, self.merge, _scan, relay=relay)
+        exchange, relay, land = self.rule.exchange, None, None
+        if exchange.phases is not None and self.streamed:
+            land = functools.partial(_land, self)
+        elif exchange.phases is not None:
+            first, turn, second = exchange.phases
+            exchange = exchange._replace(send=first)
+            relay = functools.partial(_relay, turn, second)
+        send = lambda state, snapshot: self._depart(exchange, state, snapshot)
+        parts = Parts(
+            self.snapshot, send, step, self.merge, _scan, relay=relay, land=land
+        )
         return compose(self, parts)(state, batches)
 
     def snapshot(self, state: RoundState) -> Tree:
@@ -118,17 +125,24 @@ class Round(NamedTuple):
           What is in flight, in the form in which it travels, and the next state of the
           exchange, to be installed after the merge (both per worker).
         """
-        return self._send_by(self.rule.exchange.send, state)
+        exchange = self.rule.exchange
+        sent, flying = self._depart(exchange, state, self.snapshot(state))
+        return sent, self.portion.land(exchange, flying, state.count)
 
-    def _send_by(
-        self, send: Callable[..., Any], state: RoundState
-    ) -> tuple[Sent, ExchangeState]:
-        """``send`` by the exchange's, or by its first half."""
-        states = RuleState(state.rule_state, state.exchange_state)
-        own = self.portion.take_state(states, state.count)
-        outgoing = self.rule.outgoing(own.rule_state, self.snapshot(state))
-        sent, after = send(own.exchange_state, outgoing, state.weight)
-        return sent, self.portion.put_state(states.exchange_state, state.count, after)
+    def _depart(
+        self, exchange: Exchange, state: RoundState, snapshot: Tree
+    ) -> tuple[Sent, Any]:
+        """``send`` by this exchange, before what it brings is made a state of."""
+        own = self.portion.take_state(state.rule_state, state.count)
+        outgoing = self.rule.outgoing(own, snapshot)
+        return self.portion.depart(
+            exchange,
+            state.exchange_state,
+            state.count,
+            outgoing,
+            snapshot,
+            state.weight,
+        )
 
     def merge(
         self, state: RoundState, snapshot: Tree, sent: Sent
@@ -154,12 +168,16 @@ class Round(NamedTuple):
         # merge: a compiler may find that enough to hide the exchange behind.
         state, sent, snapshot = barrier((state, sent, snapshot))
         rule, portion, since = self.rule, self.portion, state.count - self.delay
+        arrival = portion.arrived(sent, snapshot)
+        snapshot = arrival.snapshot
         params = portion.take(state.params, since)
         own = portion.take_state(state.rule_state, since)
         outgoing = rule.outgoing(own, snapshot)
-        arriving = rule.receive(sent, outgoing)
-        merged, after = rule.apply(arriving, params, own, snapshot)
+        arriving = rule.receive(arrival.sent, outgoing)
+        applied = rule.apply(arriving, params, own, snapshot)
+        merged, after = or_nothing(arrival, applied, (params, own))
         metrics = merge_metrics(params, snapshot, arriving, outgoing)
+        metrics = or_nothing(arrival, metrics, optax.tree.zeros_like(metrics))
         state = state._replace(
             params=portion.put(state.params, since, merged),
             rule_state=portion.put_state(state.rule_state, since, after),
@@ -183,6 +201,9 @@ class Parts(NamedTuple):
       relay: ``(state, sent, exchange_state)``, the second half of a ``send`` that is
         the first half, when half of the ``delay`` steps are done; the state comes back
         as it was. None where ``send`` is all of it.
+      land: ``(state, flying)``, what ``send`` of a streamed round returned second, as
+        the exchange's state after the merge; the state comes back as it was. None where
+        that is one already.
     """
 
     snapshot: Callable[[RoundState], Tree]
@@ -192,6 +213,7 @@ class Parts(NamedTuple):
     repeat: Callable[..., tuple[RoundState, list[Any]]]
     step_axis: int = 0
     relay: Callable[..., tuple[RoundState, Sent, ExchangeState]] | None = None
+    land: Callable[[RoundState, Any], tuple[RoundState, ExchangeState]] | None = None
 
 
 def compose(
@@ -234,6 +256,8 @@ def compose(
         sent, exchange_state = parts.send(state, snapshot)
         light, step = parts.step(_light(state, round_.rule), batches, t)
         state, merged = parts.merge(_heavy(light, state), snapshot, sent)
+        if parts.land is not None:
+            state, exchange_state = parts.land(state, exchange_state)
         return state._replace(exchange_state=exchange_state), (step, merged)
 
     def joined(taken: list[StepMetrics]) -> StepMetrics:
@@ -257,6 +281,7 @@ def compose(
 
 
 def _relay(
+    turn: Callable[..., ExchangeState],
     second: Callable[..., tuple[Sent, ExchangeState]],
     state: RoundState,
     sent: Sent,
@@ -265,8 +290,18 @@ def _relay(
     """The second collective of an exchange, between two loops of steps."""
     # Neither loop could run beside both: one has to wait for the first collective.
     state, sent, exchange_state = barrier((state, sent, exchange_state))
-    sent, exchange_state = second(exchange_state, sent)
+    sent, exchange_state = second(turn(exchange_state, sent))
     return state, sent, exchange_state
+
+
+def _land(
+    round_: Round, state: RoundState, flying: Any
+) -> tuple[RoundState, ExchangeState]:
+    """The exchange's state after a step that a collective was in flight beside."""
+    # What needs that collective alone would end it before the step does.
+    params, flying = barrier((state.params, flying))
+    after = round_.portion.land(round_.rule.exchange, flying, state.count - 1)
+    return state._replace(params=params), after
 
 
 def _light(state: RoundState, rule: MergeRule) -> RoundState:

@@ -10,7 +10,11 @@ from cocod_jax._typing import ExchangeState, ModelState, Params
 
 
 class RoundState(NamedTuple):
-    """All that a worker carries from round to round; nothing is in flight between.
+    """All that a worker carries from round to round.
+
+    Nothing is in flight between, but for the last piece of a streamed exchange of two
+    collectives, such as :func:`cocod_jax.exchanges.narrow`: it merges in the first step
+    of the next round.
 
     Every field is per worker. Outside of the mapping transform (``pmap``,
     ``shard_map`` or ``vmap``) each array has a leading axis of length N, made by

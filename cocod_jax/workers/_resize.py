@@ -10,6 +10,7 @@ import numpy as np
 from cocod_jax._checks import check_counts
 from cocod_jax._trees import is_float, is_key, wide_dtype
 from cocod_jax.rounds._checks import check_workers
+from cocod_jax.rounds._pipeline import Pipelined
 from cocod_jax.rounds._round import Round, check_round
 from cocod_jax.rounds._types import RoundState
 from cocod_jax.workers._consensus import consensus, consensus_model_state
@@ -46,7 +47,8 @@ def resize(
     ``model_state``        that of the consensus
     ``opt_state``          as ``moments`` says; integers are the largest
     ``rule_state``,        what was equal on all workers, such as an anchor; what
-    ``exchange_state``     each had for itself begins anew, as in ``init``
+    ``exchange_state``     each had for itself begins anew, as in ``init``; so does an
+                           exchange that is in flight between two rounds
     ``key``                a key of its own, drawn from the first worker's
     ``count``              the count
     ``weight``             that of the round's rule
@@ -97,6 +99,13 @@ def resize(
         anew.append(name)
         return new
 
+    def all_anew(name: str, old: Any, new: jax.Array) -> jax.Array:
+        del old
+        anew.append(name)
+        return new
+
+    in_flight = isinstance(start.exchange_state, Pipelined)
+
     def moment(name: str, old: Any, new: jax.Array) -> jax.Array:
         del name
         if not is_float(old):
@@ -114,7 +123,7 @@ def resize(
         for name, change in (
             ("opt_state", moment),
             ("rule_state", kept_if_equal),
-            ("exchange_state", kept_if_equal),
+            ("exchange_state", all_anew if in_flight else kept_if_equal),
         )
     }
     count = jnp.broadcast_to(state.count[0], [workers])
