@@ -27,7 +27,7 @@ class Recipe(NamedTuple):
       gradients: ``(exchange, warmup_steps) -> transform`` before the local optimizer,
         of algorithms that exchange gradients; None for the others.
       delay: d, if the algorithm fixes it; None takes the configuration's.
-      streamed: whether it exchanges a piece in every step.
+      streamed: whether it exchanges a piece in every step; the exchange then tells d.
     """
 
     clock: Callable[[int, int], timeline.Algorithm]
@@ -63,7 +63,6 @@ RECIPES: dict[Measured, Recipe] = {
     "streamed": Recipe(
         clock=lambda period, delay: timeline.Streamed(period),
         rule=cj.cocod,
-        delay=1,
         streamed=True,
     ),
 }
@@ -143,7 +142,8 @@ def make_rounds(
     if recipe.gradients is not None:
         gradients = recipe.gradients(exchange, config.warmup_rounds)
         optimizer = optax.chain(gradients, optimizer)
-    delay = config.delay if recipe.delay is None else recipe.delay
+    is_free = recipe.delay is None and not recipe.streamed
+    delay = config.delay if is_free else recipe.delay
     make = functools.partial(cj.make_round, loss_fn, optimizer, rule, stateful=True)
     main = make(period=config.period, delay=delay, streamed=recipe.streamed)
     return make(period=1, delay=0), main
