@@ -40,7 +40,7 @@ def run(
 
     Raises:
       SystemExit: always; after Ctrl-C or a signal like it with 128 and its number, and
-        with 2 after a UsageError, whose message it prints.
+        with 2 after a UsageError or 1 after an OSError, whose message it prints.
     """
     config = tyro.cli(config_type, description=f"{description}{STOPPING}", args=args)
     status: int | None = 1
@@ -53,6 +53,9 @@ def run(
         except UsageError as error:
             print(error, file=sys.stderr)
             status = USAGE
+        except OSError as error:
+            print(error, file=sys.stderr)
+            status = 1
         except Exception:
             if not _is_one_of_several():
                 raise

@@ -4,7 +4,8 @@ Between two rounds nothing is in flight: the state of all workers is all of a ru
 its data, and that is a function of the step in most pipelines.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,8 +96,9 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._manager.close()
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        with self._writes() if error is None else suppress(OSError, ValueError):
+            self._manager.close()
 
     @property
     def steps(self) -> list[int]:
@@ -140,25 +142,36 @@ class Checkpoints:
         check_workers(state)
         if step in self._manager.all_steps():
             return
-        args = self._ocp.args
-        try:
+        args, named = self._ocp.args, _by_name(state)
+        with self._writes():
             self._manager.save(
                 step,
                 args=args.Composite(
-                    state=args.StandardSave(_of_all_processes(_by_name(state))),
+                    state=args.StandardSave(_of_all_processes(named)),
                     notes=args.JsonSave({"score": score, "notes": dict(notes or {})}),
                 ),
                 metrics=None if score is None else {"score": score},
             )
-        except (OSError, ValueError) as error:
-            raise OSError(
-                f"the state of step {step} cannot be saved in {self._folder}: "
-                f"{_first_line(error)}"
-            ) from error
 
     def wait(self) -> None:
-        """Waits until all that was saved is on disk; raises as :meth:`save`."""
-        self._manager.wait_until_finished()
+        """Waits until all that was saved is on disk; raises OSError as :meth:`save`."""
+        with self._writes():
+            self._manager.wait_until_finished()
+
+    @contextmanager
+    def _writes(self) -> Iterator[None]:
+        """Raises OSError for what Orbax raises of it, a ValueError when a disk is full.
+
+        The error may be that of an earlier state, which was written in the background.
+        """
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            self._manager.reload()  # forgets the one that is not there
+            raise OSError(
+                f"a state cannot be saved in {self._folder}, where those of steps "
+                f"{self.steps} stay: {_first_line(error)}"
+            ) from error
 
     def restore(self, like: RoundState, step: int | None = None) -> Restored | None:
         """Reads a state back, to the bit.

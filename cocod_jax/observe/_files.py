@@ -34,8 +34,21 @@ def open_lines(
     path.parent.mkdir(parents=True, exist_ok=True)
     if append and path.exists():
         _end_whole(path, is_torn)
-    with path.open("a" if append else "w") as file:
+    file = path.open("a" if append else "w")
+    try:
         yield file
+    finally:
+        with errors_of(file):  # what was left to write, where a disk was full
+            file.close()
+
+
+@contextmanager
+def errors_of(file: TextIO) -> Iterator[None]:
+    """Gives an OSError of writing the name of the file, which Python leaves out."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, file.name) from None
 
 
 def _end_whole(path: Path, is_torn: Callable[[bytes], bool]) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 
 from cocod_jax._text import shown
 from cocod_jax.exchanges._base import worker_shares
-from cocod_jax.observe._files import open_lines, plain
+from cocod_jax.observe._files import errors_of, open_lines, plain
 from cocod_jax.rounds._types import RoundMetrics, by_name, of_whole_rounds, on_host
 
 Logger: TypeAlias = Callable[[int, Mapping[str, float]], None]
@@ -121,9 +121,15 @@ class Logbook:
           kind: such as "run"; :func:`read_jsonl` groups records by it.
           **record: the fields, with values that JSON can hold, and numbers and arrays
             of any kind among them.
+
+        Raises:
+          OSError: when it cannot be written, such as to a full disk; it has the file's
+            name.
         """
-        self._file.write(json.dumps({"kind": kind, **record}, default=plain) + "\n")
-        self._file.flush()
+        line = json.dumps({"kind": kind, **record}, default=plain) + "\n"
+        with errors_of(self._file):
+            self._file.write(line)
+            self._file.flush()
 
 
 @contextmanager
@@ -235,7 +241,8 @@ def to_csv(path: str | Path, *, append: bool = False) -> Iterator[Logger]:
                 "give the same in every call, or take to_jsonl."
             )
         rows.writerow([int(count), *(numbers[name] for name in names)])
-        file.flush()
+        with errors_of(file):
+            file.flush()
 
     with open_lines(path, append, lambda line: not line.endswith(b"\n")) as file:
         names = _columns(path)
