@@ -10,6 +10,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 import cocod_jax as cj
 from experiments.algorithms import AXIS
+from experiments.command import UsageError
 from experiments.models.sharding import partition_specs
 from experiments.peaks import peak
 
@@ -110,16 +111,25 @@ class Layout(NamedTuple):
 
         return run_own
 
-    def any_process(self, says_so: Callable[[], bool]) -> Callable[[], bool]:
-        """Whether any process says so now; nothing waits before it is asked for."""
+    def meet(self, step: int, asked: Callable[[], bool]) -> Callable[[], "Met"]:
+        """What the workers of all processes say of a round.
+
+        Args:
+          step: up to which this process's workers go in it.
+          asked: whether this process was asked to stop.
+
+        Returns:
+          The function that tells; nothing waits before it is called. It raises
+          UsageError unless all workers are in this round.
+        """
         if jax.process_count() == 1:
-            return says_so
+            return lambda: Met(self.workers, asked())
         mesh = Mesh(np.array(self.devices), "devices")
         each = NamedSharding(mesh, PartitionSpec("devices"))
-        own = np.full(len(self.devices), says_so())
-        flags = jax.make_array_from_callback(own.shape, each, lambda at: own[at])
-        found = _copied(NamedSharding(mesh, PartitionSpec()))(flags)
-        return lambda: bool(np.asarray(found).any())
+        own = np.tile(np.array([step, asked()], np.int32), (len(self.devices), 1))
+        said = jax.make_array_from_callback(own.shape, each, lambda at: own[at])
+        found = _copied(NamedSharding(mesh, PartitionSpec()))(said)
+        return lambda: met(np.asarray(found)[:: self.each], step)
 
     def _of_all_workers(self, batches: np.ndarray) -> jax.Array:
         """Batches of this process's workers as its part of those of all."""
@@ -150,6 +160,40 @@ class Layout(NamedTuple):
 
         everywhere = NamedSharding(mesh, PartitionSpec())
         return _copied(everywhere)(jax.tree.map(of_all, metrics))
+
+
+class Met(NamedTuple):
+    """What all workers say of a round.
+
+    Attributes:
+      participants: how many are in it.
+      asked: whether a process was asked to stop.
+    """
+
+    participants: int
+    asked: bool
+
+
+def met(said: np.ndarray, step: int) -> Met:
+    """The sum of what the workers say.
+
+    Args:
+      said: for each worker the step and whether it was asked to stop, [N, 2].
+      step: this process's.
+
+    Raises:
+      UsageError: when a worker is in another round: its data and its learning rate are
+        those of another time, while it takes part in the mean.
+    """
+    away = np.flatnonzero(said[:, 0] != step)
+    if away.size:
+        there = {int(worker): int(said[worker, 0]) for worker in away}
+        raise UsageError(
+            f"{len(said) - away.size} of {len(said)} workers take part in the round up "
+            f"to step {step}; the others are at (worker: step) {there}. All processes "
+            "have to go on from one checkpoint, in a folder that they share."
+        )
+    return Met(len(said), bool(said[:, 1].any()))
 
 
 @functools.cache

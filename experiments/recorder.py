@@ -1,7 +1,7 @@
 """What a training run logs and shows, one round behind the devices."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 import cocod_jax as cj
 from cocod_jax.observe.loggers import Logbook
+from experiments.layout import Met
 from experiments.progress import Training
 from experiments.tasks import Task
 
@@ -42,7 +43,7 @@ class Recorder:
         self._log, self._show, self._task = log, show, task
         self._per_step, self._weights, self._peak = per_step, weights, peak
         self._alarm = cj.DriftAlarm(weights)
-        self._pending: tuple[int, Any] | None = None
+        self._pending: tuple[int, Any, Callable[[], Met]] | None = None
         self._epoch = 0
         self._begin_epoch()
 
@@ -73,24 +74,36 @@ class Recorder:
         self._known = len(self._losses)
         self._alarm.remember(memory["alarm"])
 
-    def dispatched(self, step: int, metrics: cj.RoundMetrics) -> None:
+    def dispatched(
+        self, step: int, metrics: cj.RoundMetrics, met: Callable[[], Met]
+    ) -> None:
         """Takes the metrics of a round that has been dispatched, up to this step.
 
         The rounds before it are logged when this returns.
+
+        Args:
+          step: where the round ends.
+          metrics: of all workers.
+          met: what all workers say of it.
+
+        Raises:
+          UsageError: when not all workers took part in an earlier one.
         """
         self.flush()
-        self._pending = step, metrics
+        self._pending = step, metrics, met
 
     def flush(self) -> None:
         """Waits for the last round, and logs it."""
         if self._pending is None:
             return
-        step, metrics = self._pending
+        step, metrics, met = self._pending
+        participants = met().participants
         metrics = jax.device_get(metrics)  # interrupted here, it can be tried again
         self._pending = None
         self._seconds = time.perf_counter() - self._start
         scalars = cj.loggers.scalars(metrics, self._weights)
-        self._log(step, {"seconds": self._seconds, **scalars})
+        seconds = {"seconds": self._seconds}
+        self._log(step, {**seconds, "participants": participants, **scalars})
         if sentence := self._alarm(metrics):
             self._log.write("alarm", step=step, sentence=sentence)
             self._show.alarm(sentence)

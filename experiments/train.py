@@ -27,7 +27,7 @@ from experiments.algorithms import make_rounds, total_steps
 from experiments.command import UsageError
 from experiments.config import WITHOUT_INFLUENCE, RunConfig, config_type, parse
 from experiments.devices import devices_beside, start_devices
-from experiments.layout import Layout, shared_shapes
+from experiments.layout import Layout, Met, shared_shapes
 from experiments.models import parameter_count
 from experiments.recorder import Recorder
 from experiments.rendezvous import join_processes
@@ -185,12 +185,12 @@ def train(
         step = position.step
     with recorder.flushed(), signals.asked() as request:
         has_come = lambda: request.number is not None
-        asked: Callable[[], bool] = lambda: False
+        met: Callable[[], Met] = lambda: Met(job.layout.workers, asked=False)
         for run, period, batches in each_round(job, step):
-            asked_before, asked = asked, job.layout.any_process(has_come)
-            state, metrics = run(state, batches)
             before, step = step, step + period
-            recorder.dispatched(step, metrics)
+            met_before, met = met, job.layout.meet(step, has_come)
+            state, metrics = run(state, batches)
+            recorder.dispatched(step, metrics, met)
             score = None
             whole = step // data.steps_per_epoch
             ends_epoch = whole > before // data.steps_per_epoch
@@ -204,7 +204,7 @@ def train(
                 recorder.flush()
                 saver.save(step, state, recorder.memory(), score)
             # Processes stop together, a round after one of them was asked to.
-            if asked_before():
+            if met_before().asked:
                 break
         if step < end:
             recorder.flush()

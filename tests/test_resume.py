@@ -49,7 +49,11 @@ def arguments(request, text_file):
 def run(arguments, status=0):
     """The main job in this process; its configuration."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "start_devices", lambda n, *_: jax.devices()[:n])
+        patch.setattr(
+            train,
+            "start_devices",
+            lambda n, each, processes, cpus: jax.devices()[: n * each * cpus : cpus],
+        )
         with jax.default_prng_impl("rbg"), pytest.raises(SystemExit) as end:
             command.run(train.main, config_type(arguments), "", arguments)
     assert end.value.code == status
@@ -75,11 +79,11 @@ def stop_after(monkeypatch):
     def set_(rounds, number=signal.SIGTERM):
         dispatched, seen = train.Recorder.dispatched, []
 
-        def spied(self, step, metrics):
+        def spied(self, step, *others):
             seen.append(step)
             if len(seen) == rounds:
                 signal.raise_signal(number)
-            dispatched(self, step, metrics)
+            dispatched(self, step, *others)
 
         monkeypatch.setattr(train.Recorder, "dispatched", spied)
 

@@ -5,10 +5,13 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from cocod_jax.observe.loggers import read_jsonl
+from experiments.command import UsageError
 from experiments.config import parse
+from experiments.layout import Met, met
 
 TEXT = "".join(f"{i} and {i + 1} are {2 * i + 1}.\n" for i in range(400))
 COMMON = "--epochs 1 --batch-size 8 --workers 2"
@@ -55,6 +58,7 @@ def test_two_processes_train_what_one_does(job, tmp_path):
         assert sorted(p.suffix for p in left if p.is_file()) == [".jsonl", ".png"]
     one, two = logs
     assert len(one["round"]) == len(two["round"]) > 2
+    assert {record["participants"] for record in two["round"]} == {2}
     for kind in ("round", "epoch"):
         for own, other in zip(one[kind], two[kind], strict=True):
             timed = [name for name in own if name.endswith(("seconds", "per_second"))]
@@ -75,3 +79,12 @@ def test_processes_that_differ_say_so(tmp_path):
     )
     assert re.search(sentence, errors, re.M), errors
     assert not list(tmp_path.iterdir())
+
+
+def test_a_worker_in_another_round_stops_the_run():
+    """As after a start from another checkpoint; nothing else would show it."""
+    said = np.array([[8, 0], [8, 1], [8, 0]])
+    assert met(said, 8) == Met(participants=3, asked=True)
+    said[1, 0] = 4
+    with pytest.raises(UsageError, match=r"2 of 3 workers .* step 8; .* \{1: 4\}"):
+        met(said, 8)
