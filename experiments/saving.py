@@ -1,6 +1,7 @@
 """What a run leaves of its model: checkpoints to go on from, and the model itself."""
 
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 import cocod_jax as cj
@@ -30,11 +31,13 @@ class Position(NamedTuple):
       step: local steps so far.
       lines: of its log.
       recorder: what the recorder remembers.
+      equal: whether all workers have the same model, as after a change of their number.
     """
 
     step: int
     lines: int
     recorder: dict[str, Any]
+    equal: bool = False
 
 
 class Saver:
@@ -48,6 +51,7 @@ class Saver:
     """
 
     def __init__(self, config: RunConfig, digest: str, *, first: bool):
+        logging.getLogger("absl").addFilter(_has_no_traceback)
         self._config, self._first = config, first
         self._digest = digest
         self._goes_on = config.resume or _is_of_this_launch(config.folder)
@@ -65,8 +69,8 @@ class Saver:
     def __enter__(self) -> "Saver":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._checkpoints.__exit__()
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self._checkpoints.__exit__(error)
 
     def is_due(self, rounds: int) -> bool:
         """Whether to save after so many rounds, at an epoch's end or not."""
@@ -79,11 +83,13 @@ class Saver:
         state: cj.RoundState,
         recorder: dict[str, Any],
         score: float | None = None,
+        *,
+        equal: bool = False,
     ) -> None:
         """Saves all that the run needs to go on from here."""
         log = self._config.log
         lines = log.read_bytes().count(b"\n") if self._first else 0
-        position = Position(step, lines, recorder)
+        position = Position(step, lines, recorder, equal)
         own = _influential(self._config, self._digest)
         notes = {"config": own, **position._asdict()}
         self._checkpoints.save(step, state, notes=notes, score=score)
@@ -92,22 +98,32 @@ class Saver:
         """The last state and where it was; None for a run that begins.
 
         Raises:
-          UsageError: when it is of another run, damaged, or its log is not there.
+          UsageError: when it is of another run, damaged, or its log is not there; or
+            when all workers should be equal and one is not, such as that of a process
+            that has joined them with a folder of its own.
         """
-        if not self._goes_on:
-            return None
         try:
-            found = self._checkpoints.restore(like)
+            # Without this, one with a folder of its own would leave the others waiting.
+            cj.workers.check_agreement({"checkpoints": self._checkpoints.steps})
+            found = self._checkpoints.restore(like) if self._goes_on else None
         except ValueError as error:
             raise UsageError(error) from None
         if found is None:
             return None
-        position = Position(**{name: found.notes[name] for name in Position._fields})
+        known = {*Position._fields} & found.notes.keys()
+        position = Position(**{name: found.notes[name] for name in known})
         own = _influential(self._config, self._digest)
         check_config(found.notes["config"], own, self._config.folder)
+        if position.equal:
+            _check_equal(found.state)
         if self._first:
             _cut(self._config.log, position.lines)
         return found.state, position
+
+
+def _has_no_traceback(record: logging.LogRecord) -> bool:
+    """Orbax logs what it raises as well, once for each of its threads."""
+    return not record.exc_info
 
 
 def check_config(saved: dict[str, Any], own: dict[str, Any], folder: Path) -> None:
@@ -122,6 +138,17 @@ def check_config(saved: dict[str, Any], own: dict[str, Any], folder: Path) -> No
             f"the checkpoints in {folder} are of another run: "
             f"{'; '.join(differ)}. Leave --resume out to begin anew."
         )
+
+
+def _check_equal(state: cj.RoundState) -> None:
+    """Raises UsageError unless the workers of all processes have the same model."""
+    try:
+        cj.workers.check_equal_start(state)
+    except ValueError as error:
+        raise UsageError(
+            f"{error} Here they go on from a checkpoint of equal workers: give all "
+            "processes the same folder."
+        ) from None
 
 
 def _influential(config: RunConfig, digest: str) -> dict[str, Any]:
@@ -162,16 +189,24 @@ def export(config: RunConfig, params: Any, model_state: Any) -> Path:
 
     Returns:
       The file. It holds the configuration as well, which says what the model is.
+
+    Raises:
+      OSError: when it cannot be written, such as to a full disk.
     """
-    tree = jax.device_get({"params": params, "model_state": model_state})
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save((config.folder / "model").absolute(), tree, force=True)
-    if jax.process_index() == 0:
-        # Safetensors writes what is in memory, whatever the strides.
-        arrays = {name: np.ascontiguousarray(x) for name, x in _named(tree).items()}
-        metadata = {"config": json.dumps(logbook.plain(config))}
-        save_file(arrays, config.folder / MODEL, metadata=metadata)
-    return config.folder / MODEL
+    tree, file = {"params": params, "model_state": model_state}, config.folder / MODEL
+    tree = jax.device_get(tree)
+    # Safetensors writes what is in memory, whatever the strides.
+    arrays = {name: np.ascontiguousarray(x) for name, x in _named(tree).items()}
+    metadata = {"config": json.dumps(logbook.plain(config))}
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save((config.folder / "model").absolute(), tree, force=True)
+        if jax.process_index() == 0:
+            save_file(arrays, file, metadata=metadata)
+    except (OSError, ValueError, SafetensorError) as error:  # each by another writer
+        why = str(error).partition("\n")[0]
+        raise OSError(f"the model cannot be saved in {config.folder}: {why}") from error
+    return file
 
 
 def load(path: Path) -> tuple[RunConfig, dict[str, np.ndarray]]:
