@@ -73,6 +73,8 @@ class RunConfig:
     """Rounds from one checkpoint to the next; default: one after every epoch."""
     keep: int = 2
     """How many of the last checkpoints stay; the best one does anyway."""
+    slow: float = 30.0
+    """Seconds after which a process that the others wait for is named."""
     resume: bool = False
     """Whether to go on from the last checkpoint of this run, if there is one."""
 
@@ -80,6 +82,7 @@ class RunConfig:
         check_counts(keep=self.keep)
         if self.save_rounds is not None:
             check_counts(save_rounds=self.save_rounds)
+        check_positive(slow=self.slow)
         if self.numbers and self.algorithm == "streamed" and self.warmup_rounds:
             raise ValueError(
                 f"warmup_rounds={self.warmup_rounds} exchange the whole model, and "
@@ -257,7 +260,7 @@ class TextConfig(RunConfig):
 
 CONFIGS: dict[str, type[RunConfig]] = {"images": TrainConfig, "text": TextConfig}
 """By task, what its runs are configured by."""
-WITHOUT_INFLUENCE = ("data_dir", "out", "save_rounds", "keep", "resume")
+WITHOUT_INFLUENCE = ("data_dir", "out", "save_rounds", "keep", "slow", "resume")
 """Options that say where files are, and what stays: the run is the same without."""
 LONGEST_NAME = 160
 """Characters before a name is cut; file systems allow 255."""

@@ -86,11 +86,19 @@ class Layout(NamedTuple):
         made = jax.jit(init, out_shardings=(shardings, on(PartitionSpec())))(key)
         return cj.replicate(round_.init(*made, key=key), mesh=self.mesh)
 
-    def distribute(self, round_: cj.Round, **options: Any) -> Any:
+    def distribute(
+        self, round_: cj.Round, dispatched: Callable[[Any], None], **options: Any
+    ) -> Any:
         """The round on all workers.
 
         It takes batches from the host, those of :attr:`own_workers`, and returns the
         metrics of all workers to every process.
+
+        Args:
+          round_: what every worker runs.
+          dispatched: gets the metrics of this process's workers as soon as a round is
+            dispatched.
+          **options: of ``distribute``.
         """
         if self.mesh is None:
             run = cj.distribute(
@@ -107,6 +115,7 @@ class Layout(NamedTuple):
             if self.mesh is not None:
                 batches = jax.tree.map(self._of_all_workers, batches)
             state, metrics = run(state, batches)
+            dispatched(metrics)
             return state, metrics if jax.process_count() == 1 else self._shown(metrics)
 
         return run_own

@@ -29,6 +29,7 @@ from experiments.config import WITHOUT_INFLUENCE, RunConfig, config_type, parse
 from experiments.devices import devices_beside, start_devices
 from experiments.layout import Layout, Met, shared_shapes
 from experiments.models import parameter_count
+from experiments.pace import Pace
 from experiments.recorder import Recorder
 from experiments.rendezvous import join_processes
 from experiments.signals import exit_status
@@ -183,10 +184,17 @@ def train(
     if position is not None:
         recorder.remember(position.recorder)
         step = position.step
-    with recorder.flushed(), signals.asked() as request:
+    pace = Pace(
+        config.folder,
+        config.slow,
+        show.alarm,
+        process=jax.process_index(),
+        number=jax.process_count(),
+    )
+    with recorder.flushed(), pace, signals.asked() as request:
         has_come = lambda: request.number is not None
         met: Callable[[], Met] = lambda: Met(job.layout.workers, asked=False)
-        for run, period, batches in each_round(job, step):
+        for run, period, batches in each_round(job, step, pace.dispatched):
             before, step = step, step + period
             met_before, met = met, job.layout.meet(step, has_come)
             state, metrics = run(state, batches)
@@ -213,11 +221,13 @@ def train(
     return state
 
 
-def each_round(job: Job, step: int) -> Iterator[tuple[Any, int, Any]]:
+def each_round(
+    job: Job, step: int, dispatched: Callable[[Any], None]
+) -> Iterator[tuple[Any, int, Any]]:
     """From a step on: what runs the round, its period, and its batches."""
     for round_, first, count in rounds_left(job, step):
         run = job.layout.distribute(
-            round_, via=job.config.via, execution=job.config.execution
+            round_, dispatched, via=job.config.via, execution=job.config.execution
         )
         for batches in job.data.rounds(
             first_step=first,

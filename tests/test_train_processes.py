@@ -38,18 +38,24 @@ def run(words, launcher=()):
     "job", ["shared", pytest.param("pmap", marks=pytest.mark.matrix)]
 )
 def test_two_processes_train_what_one_does(job, tmp_path):
-    """Workers of two devices on a mesh, and unequal ones of one device under pmap."""
+    """Workers of two devices on a mesh, and unequal ones of one device under pmap.
+
+    One process is slow in between, and is named: nothing else changes.
+    """
     (tmp_path / "sums.txt").write_text(TEXT)
     arguments = [*COMMON.split(), *JOBS[job].split()]
     if job == "shared":
         arguments += ["--data-file", str(tmp_path / "sums.txt")]
     logs = []
     for processes, launcher in ((1, ()), (2, LAUNCH)):
-        out = [*arguments, "--out", str(tmp_path / str(processes))]
-        words = [sys.executable, "-m", "experiments.train", *out]
+        out = [*arguments, "--slow", "1", "--out", str(tmp_path / str(processes))]
+        words = [sys.executable, "-m", "tests.slow_process", *out]
         status, printed, errors = run(words, launcher)
         assert status == 0, errors
         logs.append(read_jsonl(parse(out).log))
+        slow = "Process 1 is slow: the others have waited for "
+        assert printed.count(f"0: {slow}") >= processes - 1
+        assert (slow in printed) == (processes == 2)
         # One of them speaks, and writes.
         assert printed.count("test accuracy") + printed.count("perplexity of") == 1
         assert "2 workers on cpu" in printed

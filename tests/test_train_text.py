@@ -265,7 +265,7 @@ def test_devices_that_share_a_worker_train_the_same_model(shared_by, small):
             if "gate" in jax.tree_util.keystr(path):  # Adam's moments as well
                 parts = {shard.data.size for shard in leaf.addressable_shards}
                 assert each == 1 or parts == {leaf.size // (2 * each)}
-        run = shared.distribute(round_)
+        run = shared.distribute(round_, lambda metrics: None)
         metrics: Any = None
         for batches in data.rounds(first_step=0, period=round_.period, count=2):
             state, metrics = run(state, batches)
