@@ -249,6 +249,31 @@ def test_a_link_carries_its_rate_and_leaves_nothing():
 
 
 @shaped
+def test_a_link_is_cut_and_joined_again():
+    call = (
+        "import socket, sys\n"
+        "try: socket.create_connection((sys.argv[1], 1), timeout=2)\n"
+        "except ConnectionRefusedError: print('{\"heard\": true}')\n"
+        "except OSError: print('{\"heard\": false}')"
+    )
+    with Network(2, "1gbit") as network:
+
+        def heard():
+            worker = lambda i: [*python(call), network.address(1 - i)]
+            return [each["heard"] for each in run_workers(network, worker)]
+
+        network.set_link(1, up=False)
+        assert heard() == [False, False]
+        network.set_link(1, up=True)
+        wait_until(lambda: heard() == [True, True])
+    with (
+        pytest.raises(RuntimeError, match="worker 1 has no link to cut"),
+        Network(2, None) as network,
+    ):
+        network.set_link(1, up=False)
+
+
+@shaped
 def test_an_exception_leaves_nothing():
     with pytest.raises(ZeroDivisionError), Network(2, "200mbit"):
         raise ZeroDivisionError

@@ -17,6 +17,7 @@ import pytest
 from cocod_jax.observe.loggers import read_jsonl
 from docs.generate import DOCS
 from experiments import command, evaluate, rendezvous, saving, train
+from experiments.chaos.outcome import timeless
 from experiments.config import RunConfig, config_type, from_plain, parse
 from tests import test_train_processes
 from tests.marks import seldom
@@ -27,7 +28,7 @@ JOBS = {
     # Batch statistics, momentum and a warm-up; the third epoch is a part of one.
     "images": f"{IMAGES} --epochs 3",
     "text": "--task text --workers 2 --context 16 --batch-size 8 --epochs 1.3 "
-    "--algorithm streamed --execution split --numbers int8",
+    "--algorithm streamed",
 }
 
 
@@ -58,18 +59,6 @@ def run(arguments, status=0):
             command.run(train.main, config_type(arguments), "", arguments)
     assert end.value.code == status
     return parse(arguments)
-
-
-def timeless(config):
-    """What a run has logged and left, but for times and circumstances."""
-    kept = []
-    for line in config.log.read_text().splitlines():
-        record = json.loads(line)
-        if record["kind"] in ("round", "epoch", "sample", "alarm"):
-            timed = ("second", "seconds")
-            kept.append({k: record[k] for k in record if not k.endswith(timed)})
-    arrays = saving.load(config.folder)[1]
-    return kept, {name: array.tobytes() for name, array in arrays.items()}
 
 
 @pytest.fixture

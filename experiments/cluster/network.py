@@ -94,6 +94,18 @@ class Network:
             return list(argv)
         return ["ip", "netns", "exec", self._namespace(worker), *argv]
 
+    def set_link(self, worker: int, *, up: bool) -> None:
+        """Cuts the link of a worker, or joins it again: as by its plug in the switch.
+
+        Raises:
+          RuntimeError: on the loopback interface, which no worker has to itself.
+        """
+        if self.rate is None:
+            raise RuntimeError(f"worker {worker} has no link to cut: give a rate.")
+        state = "up" if up else "down"
+        switch = self._namespace("switch")
+        _call(f"ip -n {switch} link set port{worker} {state}")
+
     def __enter__(self) -> "Network":
         # Whatever interrupts the construction, what stands of it goes.
         with ExitStack() as undo:

@@ -1,0 +1,1 @@
+"""Training through faults: what a restart of all processes loses, and how long."""
