@@ -79,8 +79,8 @@ def train_all(runs: Iterable[RunConfig]) -> list[Path]:
     return [run.log for run in runs]
 
 
-def options(run: RunConfig) -> list[str]:
-    """What ``experiments.train`` has to be told, all of it, defaults and None too."""
+def options(run: Any) -> list[str]:
+    """What a program has to be told for a configuration, defaults and None too."""
     words = []
     for name, value in logbook.plain(run).items():
         flag = name.replace("_", "-")

@@ -50,7 +50,7 @@ def rounds(method: Method, rate: float, period: int) -> cj.Round:
 
 def sent_bytes(method: Method, run: FamilyRun) -> float:
     """What a worker puts into exchanges for each local step."""
-    params = first_params(run)
+    params = mlp.params_of(run.seeds[0], run.hidden)
     whole = float(sum(leaf.nbytes for leaf in params.values()))
     if method.rule is None:
         return whole
@@ -61,16 +61,11 @@ def sent_bytes(method: Method, run: FamilyRun) -> float:
     return sent / (1 if method.streamed else run.period) + moments
 
 
-def first_params(run: FamilyRun) -> dict[str, np.ndarray]:
-    """The parameters of one worker."""
-    return {name: leaf[0, 0] for name, leaf in mlp.initial(run).items()}
-
-
 def hidden(method: Method, run: FamilyRun) -> str:
     """Whether the compiler for H100 hides the exchange, or why it does not."""
     if not compiler_available():
         return "not certified"
-    params = first_params(run)
+    params = mlp.params_of(run.seeds[0], run.hidden)
     if method.rule is None:
         fn, *shapes = _step(method, run, params)
     else:

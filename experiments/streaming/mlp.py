@@ -30,23 +30,29 @@ def digits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     }
 
 
+def params_of(seed: int, hidden: int) -> dict[str, np.ndarray]:
+    """The first parameters of one worker, float32, drawn from the seed."""
+    rng = np.random.default_rng((0, seed))
+    params = {
+        "hidden": rng.normal(size=(64, hidden)) / 8,
+        "bias": np.zeros([hidden]),
+        "out": np.zeros([hidden, 10]),
+        "out_bias": np.zeros([10]),
+    }
+    return {name: leaf.astype(np.float32) for name, leaf in params.items()}
+
+
 def initial(run: MlpProblem) -> dict[str, np.ndarray]:
     """Parameters [runs, N, ...]: of a seed the same for every split and worker."""
-    hidden = run.hidden
-    first = [np.random.default_rng((0, seed)) for seed in run.seeds]
-    seeds = {
-        "hidden": np.stack([rng.normal(size=(64, hidden)) / 8 for rng in first]),
-        "bias": np.zeros([len(first), hidden]),
-        "out": np.zeros([len(first), hidden, 10]),
-        "out_bias": np.zeros([len(first), 10]),
-    }
+    seeds = [params_of(seed, run.hidden) for seed in run.seeds]
     splits = len(run.partitions)
 
-    def spread(leaf: np.ndarray) -> np.ndarray:
-        leaf = leaf.astype(np.float32)[:, None].repeat(run.workers, axis=1)
+    def spread(name: str) -> np.ndarray:
+        leaf = np.stack([params[name] for params in seeds])
+        leaf = leaf[:, None].repeat(run.workers, axis=1)
         return np.tile(leaf, (splits, *[1] * (leaf.ndim - 1)))
 
-    return {name: spread(leaf) for name, leaf in seeds.items()}
+    return {name: spread(name) for name in seeds[0]}
 
 
 def batches(run: MlpProblem) -> np.ndarray:
