@@ -75,6 +75,10 @@ class RunConfig:
     """How many of the last checkpoints stay; the best one does anyway."""
     slow: float = 30.0
     """Seconds after which a process that the others wait for is named."""
+    writers: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ()
+    """What else gets the numbers of the log; each but csv is an extra to install."""
+    forecast: bool = False
+    """Whether to measure a step and an exchange before, for the page of the run."""
     resume: bool = False
     """Whether to go on from the last checkpoint of this run, if there is one."""
 
@@ -244,6 +248,7 @@ class TextConfig(RunConfig):
             "micro_batches": self.micro_batches,
             "execution": self.execution,
             "numbers": self.numbers,
+            "forecast": self.forecast or None,
         }
         for name, value in other.items():
             if value not in (None, "fused"):
@@ -260,7 +265,10 @@ class TextConfig(RunConfig):
 
 CONFIGS: dict[str, type[RunConfig]] = {"images": TrainConfig, "text": TextConfig}
 """By task, what its runs are configured by."""
-WITHOUT_INFLUENCE = ("data_dir", "out", "save_rounds", "keep", "slow", "resume")
+WITHOUT_INFLUENCE = (
+    *("data_dir", "out", "save_rounds", "keep", "slow", "resume"),
+    *("writers", "forecast"),
+)
 """Options that say where files are, and what stays: the run is the same without."""
 LONGEST_NAME = 160
 """Characters before a name is cut; file systems allow 255."""

@@ -13,6 +13,7 @@ from cocod_jax.observe.loggers import Logbook
 from experiments.layout import Met
 from experiments.progress import Training
 from experiments.tasks import Task
+from experiments.writers import Write
 
 
 class Recorder:
@@ -26,6 +27,8 @@ class Recorder:
       show: where they are shown.
       task: says what an epoch's result is.
       per_step: what all workers see in a local step, in the task's unit.
+      sent_bytes: ``(step) -> bytes`` of a device in the round that ends there.
+      write: gets the numbers of rounds and epochs as well.
       weights: of the workers, in the mean of their losses; None for equal ones.
       peak: what all devices can do in a second, in floating-point operations; None
         where nobody knows.
@@ -37,11 +40,15 @@ class Recorder:
         show: Training,
         task: Task,
         per_step: int,
+        sent_bytes: Callable[[int], int],
+        write: Write,
         weights: tuple[int, ...] | None,
         peak: float | None = None,
     ):
         self._log, self._show, self._task = log, show, task
         self._per_step, self._weights, self._peak = per_step, weights, peak
+        self._sent_bytes, self._write = sent_bytes, write
+        self._step = 0
         self._alarm = cj.DriftAlarm(weights)
         self._pending: tuple[int, Any, Callable[[], Met]] | None = None
         self._epoch = 0
@@ -99,11 +106,19 @@ class Recorder:
         step, metrics, met = self._pending
         participants = met().participants
         metrics = jax.device_get(metrics)  # interrupted here, it can be tried again
-        self._pending = None
+        self._pending, self._step = None, step
         self._seconds = time.perf_counter() - self._start
         scalars = cj.loggers.scalars(metrics, self._weights)
-        seconds = {"seconds": self._seconds}
-        self._log(step, {**seconds, "participants": participants, **scalars})
+        record = {
+            "step": step,
+            "seconds": self._seconds,
+            "sent_bytes": self._sent_bytes(step),
+            "participants": participants,
+            **scalars,
+        }
+        self._log.write("round", **record)
+        self._write("round", record)
+        self._log.write("workers", step=step, **cj.loggers.per_worker(metrics))
         if sentence := self._alarm(metrics):
             self._log.write("alarm", step=step, sentence=sentence)
             self._show.alarm(sentence)
@@ -128,6 +143,7 @@ class Recorder:
         """Logs an epoch, all rounds of which have been flushed."""
         record = {
             "epoch": epoch,
+            "step": self._step,
             "train_loss": float(np.mean(self._losses)),
             f"{self._task.unit}_per_second": self._speed(),
             **evaluation,
@@ -135,6 +151,7 @@ class Recorder:
         if (utilisation := self._utilisation()) is not None:
             record["model_flops_utilisation"] = utilisation
         self._log.write("epoch", **record)
+        self._write("epoch", record)
         self._show.epoch_done(record, self._task.result(record)[1])
         self._epoch = int(epoch)
         self._begin_epoch()

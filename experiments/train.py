@@ -6,6 +6,7 @@ The log is one JSON record a line: the circumstances of the run, then every roun
 every epoch as it ends, so that a run that is stopped leaves a log that can be used.
 """
 
+import dataclasses
 import itertools
 import math
 import os
@@ -22,11 +23,12 @@ from rich.text import Text
 
 import cocod_jax as cj
 from cocod_jax.observe.loggers import Logbook, read_jsonl
-from experiments import command, figures, logbook, progress, saving, signals
+from experiments import command, figures, logbook, progress, saving, signals, writers
 from experiments.algorithms import make_rounds, total_steps
 from experiments.command import UsageError
 from experiments.config import WITHOUT_INFLUENCE, RunConfig, config_type, parse
 from experiments.devices import devices_beside, start_devices
+from experiments.forecast import forecast, sent_bytes
 from experiments.layout import Layout, Met, shared_shapes
 from experiments.models import parameter_count
 from experiments.pace import Pace
@@ -156,6 +158,7 @@ def train(
     show: progress.Training,
     saver: saving.Saver,
     start: tuple[cj.RoundState, saving.Position | None],
+    write: writers.Write,
 ) -> cj.RoundState:
     """Runs all rounds that are left; logs them, and each epoch as it ends.
 
@@ -168,6 +171,7 @@ def train(
       show: where they are shown.
       saver: keeps states.
       start: the state to begin with, and where it was, if not at the beginning.
+      write: gets the numbers as well.
 
     Returns:
       The last state.
@@ -176,8 +180,16 @@ def train(
       Stopped: a KeyboardInterrupt, when it was asked to stop, and has saved.
     """
     config, data, (state, position) = job.config, job.data, start
+    warm, main = (sent_bytes(config, each, state) for each in (job.warm, job.main))
     recorder = Recorder(
-        log, show, job.task, data.per_step, config.micro_batches, job.layout.peak
+        log,
+        show,
+        job.task,
+        data.per_step,
+        lambda step: warm if step <= config.warmup_rounds else main,
+        write,
+        config.micro_batches,
+        job.layout.peak,
     )
     step = 0
     end = sum(round_.period * count for round_, count in phases(job))
@@ -249,6 +261,7 @@ def main(config: RunConfig) -> int:
 
     All processes train and evaluate; the first one speaks and writes.
     """
+    writers.check_installed(config)
     layout, status, sample, model = layout_of(config), 0, None, None
     first = jax.process_index() == 0
     console = Console(quiet=not first)
@@ -275,10 +288,19 @@ def main(config: RunConfig) -> int:
                     reporter, config.epochs, rounds, job.task.unit, rounds - left
                 )
                 goes_on = resumed if first else None  # others have no log to go on in
-                with logbook.opened(path, config, resumed=goes_on, **size) as log:
+                beside = config if first else dataclasses.replace(config, writers=())
+                with (
+                    writers.opened(beside, resumed=resumed is not None) as write,
+                    logbook.opened(path, config, resumed=goes_on, **size) as log,
+                ):
                     if job.data.notes and resumed is None:
                         log.write("data", notes=job.data.notes)
-                    trained = consensus(job, train(job, log, show, saver, start))
+                    if config.forecast and resumed is None:
+                        reporter.now("measuring for the forecast")
+                        said = forecast(config, layout, job.task, job.data)
+                        log.write("forecast", **said)
+                    state = train(job, log, show, saver, start, write)
+                    trained = consensus(job, state)
                     model = saving.export(config, *trained)
                     if job.data.sample is not None:
                         reporter.now("writing a sample")
@@ -295,9 +317,10 @@ def main(config: RunConfig) -> int:
     epochs = read_jsonl(path).get("epoch", [])
     if epochs:
         figures.training_curves([path], path.with_suffix(".png"))
+    page = page_of(path, console)
     if sample is not None:
         console.print(Panel(Text(sample), title="what the consensus writes"))
-    console.print(closing_table(job, epochs, path, model))
+    console.print(closing_table(job, epochs, path, page, model))
     return status
 
 
@@ -312,8 +335,21 @@ def beginning(
     return (state, None) if found is None else found
 
 
+def page_of(log: Path, console: Console) -> Path | None:
+    """Writes the page of a run; None where it cannot, as the run is over anyway."""
+    try:
+        return cj.observe.page.write(log)
+    except OSError as error:
+        console.print(f"The page of the run cannot be written: {error}", style="red")
+        return None
+
+
 def closing_table(
-    job: Job, epochs: list[dict[str, float]], path: Path, model: Path | None
+    job: Job,
+    epochs: list[dict[str, float]],
+    path: Path,
+    page: Path | None,
+    model: Path | None,
 ) -> Table:
     """What came out, and where it is."""
     table = Table(show_header=False, title=f"{job.config.algorithm}", min_width=60)
@@ -335,6 +371,8 @@ def closing_table(
         if (utilisation := last.get("model_flops_utilisation")) is not None:
             table.add_row("model FLOPs utilisation", f"{utilisation:.1%}")
         table.add_row("figure", str(path.with_suffix(".png")))
+    if page is not None:
+        table.add_row("page", str(page))
     table.add_row("log", str(path))
     if model is not None:
         table.add_row("model", str(model))

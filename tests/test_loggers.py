@@ -332,6 +332,55 @@ def test_tensorboard_says_what_it_needs(tmp_path, monkeypatch):
         pass
 
 
+class FakeWandb:
+    """What of wandb a logger needs: no account, no network."""
+
+    def __init__(self):
+        self.options: list[dict[str, Any]] = []
+        self.logged: list[tuple[dict[str, float], int]] = []
+        self.finished, self.open = 0, False
+
+    def init(self, **options):
+        self.open = True
+        self.options.append(options)
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.finished, self.open = self.finished + 1, False
+
+    def log(self, scalars, step):
+        assert self.open
+        self.logged.append((dict(scalars), step))
+
+
+def test_wandb_gets_a_curve_for_each_name(monkeypatch):
+    fake: Any = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    with loggers.to_wandb(project="mine", mode="offline") as log:
+        count: Any = jnp.array(8)
+        loss: Any = np.float32(0.5)
+        several: Any = np.ones(2)
+        log(count, {"loss": loss})
+        with pytest.raises(TypeError, match=r"scalars\['loss'\] has shape"):
+            log(16, {"loss": several})
+    assert fake.options == [{"project": "mine", "mode": "offline"}]
+    assert fake.logged == [({"loss": 0.5}, 8)]
+    assert type(fake.logged[0][0]["loss"]) is float
+    assert fake.finished == 1
+
+
+def test_wandb_says_what_it_needs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with (
+        pytest.raises(ImportError, match=r"pip install 'cocod-jax\[wandb\]'"),
+        loggers.to_wandb(),
+    ):
+        pass
+
+
 def test_any_function_is_a_logger(tmp_path):
     seen = []
     with loggers.to_jsonl(tmp_path / "log.jsonl") as log:

@@ -36,7 +36,7 @@ PUBLIC = (
     }
     | {
         f"{module.__name__.removeprefix('cocod_jax.')}.{name}": value
-        for module in (cj.loggers, cj.plots, cj.style)
+        for module in (cj.loggers, cj.plots, cj.observe.page, cj.style)
         for name, value in vars(module).items()
         if (inspect.isfunction(value) or inspect.isclass(value))
         and value.__module__ == module.__name__
@@ -77,7 +77,7 @@ def test_every_name_says_what_it_is(name):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_argument_is_described_and_typed(name):
     signature = inspect.signature(FUNCTIONS[name])
-    described = re.findall(r"^  (\w+):", section(FUNCTIONS[name], "Args"), re.M)
+    described = re.findall(r"^  \**(\w+):", section(FUNCTIONS[name], "Args"), re.M)
     assert described == list(signature.parameters)
     for parameter in signature.parameters.values():
         assert parameter.annotation is not inspect.Parameter.empty, parameter.name

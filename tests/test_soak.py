@@ -1,5 +1,7 @@
 """The soak on a small scale, and what its report makes of a leak."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -12,8 +14,16 @@ from tests.marks import seldom
 
 
 def small(folder, **options):
-    options = {"load": "vmap", "workers": 2, "calls": 20, "samples": 10} | options
-    return SoakRun(save_rounds=0, out=folder, hidden=2, batch_size=2, **options)
+    small: dict[str, Any] = {
+        "load": "vmap",
+        "workers": 2,
+        "calls": 20,
+        "samples": 10,
+        "save_rounds": 0,
+        "hidden": 2,
+        "batch_size": 2,
+    }
+    return SoakRun(**small | options, out=folder)
 
 
 def write(run, **columns):
@@ -27,19 +37,21 @@ def write(run, **columns):
         log.write("end", status="finished")
 
 
-@pytest.mark.parametrize("name", seldom(["checkpoints", "streamed"], but="checkpoints"))
+@pytest.mark.parametrize(
+    "name", seldom(["checkpoints", "streamed", "json"], but=["checkpoints"])
+)
 def test_a_load_logs_what_it_holds(name, tmp_path):
-    run = small(tmp_path, load=name)
-    run = SoakRun(**{**vars(run), "save_rounds": 10 if name == "checkpoints" else 0})
+    save_rounds = 10 if name == "checkpoints" else 0
+    run = small(tmp_path, load=name, save_rounds=save_rounds)
     with to_jsonl(run.log) as log:
         load.soak(run, log)
     found = read_jsonl(run.log)["sample"]
     assert [sample["calls"] for sample in found] == [*range(2, 21, 2)]
     for sample in found:
         assert sample["memory_bytes"] > 1e6
-        assert min(sample[n] for n in ("files", "threads", "arrays")) > 0
+        assert min(sample["files"], sample["threads"]) > 0
         assert sample["core_seconds"] > 0
-    assert found[-1]["loss"] < found[0]["loss"]
+    assert (found[-1]["loss"] < found[0]["loss"]) == (name != "json")
 
 
 def test_a_leak_has_a_slope_and_a_slow_end_a_ratio(tmp_path):

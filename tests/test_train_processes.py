@@ -61,7 +61,11 @@ def test_two_processes_train_what_one_does(job, tmp_path):
         assert "2 workers on cpu" in printed
         assert ("2 processes" in printed) == (processes == 2)
         left = (tmp_path / str(processes)).iterdir()
-        assert sorted(p.suffix for p in left if p.is_file()) == [".jsonl", ".png"]
+        assert sorted(p.suffix for p in left if p.is_file()) == [
+            ".html",
+            ".jsonl",
+            ".png",
+        ]
     one, two = logs
     assert len(one["round"]) == len(two["round"]) > 2
     assert {record["participants"] for record in two["round"]} == {2}

@@ -80,7 +80,7 @@ def test_it_learns_and_leaves_a_log_a_figure_and_a_sample(
     run_here(arguments)
     out = capsys.readouterr().out
     records = read_jsonl(config.log)
-    assert [*records] == ["run", "data", "round", "epoch", "sample", "end"]
+    assert [*records] == ["run", "data", "round", "workers", "epoch", "sample", "end"]
     assert records["end"] == [{"status": "finished"}]
     assert records["run"][0]["config"] == logbook.plain(config)
 

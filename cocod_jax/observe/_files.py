@@ -1,11 +1,14 @@
 """Files of lines, of which a kill may have torn the last, and numbers to write."""
 
-from collections.abc import Callable, Iterator
+import csv
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TextIO
+
+import numpy as np
 
 from cocod_jax._text import shown
 
@@ -61,3 +64,40 @@ def _end_whole(path: Path, is_torn: Callable[[bytes], bool]) -> None:
             file.truncate(start)
         elif not last.endswith(b"\n"):
             file.write(b"\n")
+
+
+def columns_of(path: str | Path) -> list[str]:
+    """The names in the first line of a table, but for the step's; none when it is new.
+
+    Raises:
+      ValueError: when that line is another one.
+    """
+    with Path(path).open(newline="") as file:
+        step, *names = next(csv.reader(file), ["step"]) or [""]
+    if step != "step":
+        raise ValueError(
+            f"{path} cannot be appended to: its first line names no columns, the first "
+            f"of which is 'step'. It begins with {step!r}."
+        )
+    return names
+
+
+def named(scalars: Mapping[str, float]) -> dict[str, float]:
+    """The scalars as numbers of Python.
+
+    Raises:
+      TypeError: when they have no names, as a round's metrics have none, or one of them
+        is not one number.
+    """
+    if not isinstance(scalars, Mapping):
+        raise TypeError(
+            f"scalars is a {type(scalars).__name__}, but must map names to numbers, as "
+            "cj.loggers.scalars(metrics) does."
+        )
+    for name, value in scalars.items():
+        if np.ndim(value):
+            raise TypeError(
+                f"scalars[{name!r}] has shape {np.shape(value)}; it must be one number."
+            )
+    known = (bool, int, float, str, type(None))
+    return {n: v if type(v) in known else plain(v) for n, v in scalars.items()}

@@ -6,11 +6,12 @@ A logger is any function that takes a count of local steps and named numbers:
 >>> print(0, cj.loggers.scalars(metrics)["loss"])
 0 1.0
 
-``print`` is one; ``lambda count, scalars: wandb.log(scalars, step=count)`` is one; and
-each of the context managers here opens a file and yields one.
+``print`` is one; so is any function of yours; and each of the context managers here
+opens a file, or a run on a server, and yields one.
 """
 
 import csv
+import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ import numpy as np
 
 from cocod_jax._text import shown
 from cocod_jax.exchanges._base import worker_shares
-from cocod_jax.observe._files import errors_of, open_lines, plain
+from cocod_jax.observe._files import columns_of, errors_of, named, open_lines, plain
 from cocod_jax.rounds._types import RoundMetrics, by_name, of_whole_rounds, on_host
 
 Logger: TypeAlias = Callable[[int, Mapping[str, float]], None]
@@ -89,6 +90,33 @@ def scalars(
     }
 
 
+def per_worker(metrics: RoundMetrics) -> dict[str, list[float]]:
+    """The metrics of each worker as a few numbers on the host, for a log's record.
+
+    The call waits for the round, as :func:`scalars` does.
+
+    Args:
+      metrics: one round's, with a leading axis of workers: [N, period] and [N].
+
+    Returns:
+      For each field but ``aux`` its mean over steps, a number for each worker, of six
+      digits.
+
+    Examples:
+      >>> metrics = cj.RoundMetrics(*np.ones([5, 2, 1]))
+      >>> path = getfixture("tmp_path") / "log.jsonl"
+      >>> with cj.loggers.to_jsonl(path) as log:
+      ...     log.write("workers", step=8, **cj.loggers.per_worker(metrics))
+      >>> cj.loggers.read_jsonl(path)["workers"][0]["distance"]
+      [1.0, 1.0]
+    """
+    values = by_name(of_whole_rounds(on_host(metrics)))
+    return {
+        name: [float(f"{mean:.6g}") for mean in value.reshape(len(value), -1).mean(1)]
+        for name, value in values.items()
+    }
+
+
 def _numbers_of_steps(metrics: RoundMetrics) -> dict[str, np.ndarray]:
     """The leaves of ``aux`` of shape [N, period], by their path."""
     numbers = {}
@@ -112,7 +140,7 @@ class Logbook:
 
     def __call__(self, count: int, scalars: Mapping[str, float]) -> None:
         """Writes a record of the kind "round"."""
-        self.write("round", step=int(count), **_named(scalars))
+        self.write("round", step=int(count), **named(scalars))
 
     def write(self, kind: str, **record: Any) -> None:
         """Writes a record.
@@ -187,7 +215,7 @@ def read_jsonl(path: str | Path) -> Records:
         parsed = _parsed(line)
         if parsed is None and number == len(lines):
             break
-        if not isinstance(parsed, dict) or "kind" not in parsed:
+        if not isinstance(parsed, dict) or not isinstance(parsed.get("kind"), str):
             raise ValueError(
                 f"line {number} of {path} is no record, a JSON object with a kind: "
                 f"{shown(line)}."
@@ -231,7 +259,7 @@ def to_csv(path: str | Path, *, append: bool = False) -> Iterator[Logger]:
     """
 
     def log(count: int, scalars: Mapping[str, float]) -> None:
-        numbers = _named(scalars)
+        numbers = named(scalars)
         if not names:
             names.extend(numbers)
             rows.writerow(["step", *names])
@@ -245,25 +273,9 @@ def to_csv(path: str | Path, *, append: bool = False) -> Iterator[Logger]:
             file.flush()
 
     with open_lines(path, append, lambda line: not line.endswith(b"\n")) as file:
-        names = _columns(path)
+        names = columns_of(path)
         rows = csv.writer(file, lineterminator="\n")
         yield log
-
-
-def _columns(path: str | Path) -> list[str]:
-    """The names in the first line of a table, but for the step's; none when it is new.
-
-    Raises:
-      ValueError: when that line is another one.
-    """
-    with Path(path).open(newline="") as file:
-        step, *names = next(csv.reader(file), ["step"]) or [""]
-    if step != "step":
-        raise ValueError(
-            f"{path} cannot be appended to: its first line names no columns, the first "
-            f"of which is 'step'. It begins with {step!r}."
-        )
-    return names
 
 
 @contextmanager
@@ -292,29 +304,35 @@ def to_tensorboard(folder: str | Path) -> Iterator[Logger]:
         ) from error
 
     def log(count: int, scalars: Mapping[str, float]) -> None:
-        for name, value in _named(scalars).items():
+        for name, value in named(scalars).items():
             writer.add_scalar(name, value, int(count))
 
     with SummaryWriter(str(folder)) as writer:
         yield log
 
 
-def _named(scalars: Mapping[str, float]) -> dict[str, float]:
-    """The scalars as numbers of Python.
+@contextmanager
+def to_wandb(**options: Any) -> Iterator[Logger]:
+    """Curves on Weights & Biases, one for each name.
+
+    Args:
+      **options: of ``wandb.init``, such as ``project="mine"``, ``config={"k": 8}``, or
+        ``mode="offline"`` to upload later.
+
+    Returns:
+      A context manager that yields a logger and finishes its run in the end.
 
     Raises:
-      TypeError: when they have no names, as a round's metrics have none, or one of them
-        is not one number.
+      ImportError: when wandb is not installed; it says how to install it.
+
+    Examples:
+      >>> log_to = cj.loggers.to_wandb(project="mine", mode="offline")
     """
-    if not isinstance(scalars, Mapping):
-        raise TypeError(
-            f"scalars is a {type(scalars).__name__}, but must map names to numbers, as "
-            "cj.loggers.scalars(metrics) does."
-        )
-    for name, value in scalars.items():
-        if np.ndim(value):
-            raise TypeError(
-                f"scalars[{name!r}] has shape {np.shape(value)}; it must be one number."
-            )
-    known = (bool, int, float, str, type(None))
-    return {n: v if type(v) in known else plain(v) for n, v in scalars.items()}
+    try:
+        wandb = importlib.import_module("wandb")
+    except ImportError as error:
+        raise ImportError(
+            "to_wandb needs wandb: pip install 'cocod-jax[wandb]'"
+        ) from error
+    with wandb.init(**options) as run:
+        yield lambda count, scalars: run.log(named(scalars), step=int(count))

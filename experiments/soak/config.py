@@ -11,9 +11,10 @@ from typing import Literal
 
 from cocod_jax._checks import check_counts
 
-Load = Literal["checkpoints", "streamed", "vmap", "devices"]
+Load = Literal["checkpoints", "streamed", "vmap", "devices", "json"]
 """Rounds with a checkpoint every few, streamed steps one by one, many workers on one
-device, and one on each of many devices."""
+device, one on each of many devices; and what TensorStore does for each array of a
+checkpoint: it says in JSON how it is stored."""
 PARTS = 10
 """Of a load; its first is the warm-up."""
 
@@ -22,7 +23,7 @@ PARTS = 10
 class SoakConfig:
     """Which loads, and how long; an MLP of one hidden layer on 8 x 8 digits."""
 
-    loads: tuple[Load, ...] = ("checkpoints", "streamed", "vmap", "devices")
+    loads: tuple[Load, ...] = ("checkpoints", "streamed", "vmap", "devices", "json")
     """What runs, each in a process of its own."""
     rounds: int = 2000
     """Rounds with checkpoints, of four workers."""
@@ -52,6 +53,7 @@ class SoakConfig:
             "streamed": (4, self.steps),
             "vmap": (self.many_workers, self.many_rounds),
             "devices": (self.many_devices, self.many_rounds),
+            "json": (1, self.steps),
         }
         return [
             SoakRun(

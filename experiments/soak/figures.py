@@ -13,6 +13,8 @@ from cocod_jax.style import BLUE, GREY, tidy
 from experiments.soak.config import SoakConfig
 from experiments.soak.report import NAMES, samples
 
+UNITS = {"streamed": "steps", "json": "descriptions"}
+
 
 def draw(config: SoakConfig, out: Path) -> None:
     """A column for each load, after its warm-up."""
@@ -35,7 +37,7 @@ def draw(config: SoakConfig, out: Path) -> None:
         memory.set_ylim(0, 1.2 * np.max(found.memory))
         # A few calls beside other programs would hide all others.
         time.set_ylim(0, 2 * np.median(found.ms))
-        time.set_xlabel("steps" if run.load == "streamed" else "rounds")
+        time.set_xlabel(UNITS.get(run.load, "rounds"))
         for axis in column:
             tidy(axis)
     axes[0, 0].set_ylabel("memory [MB]")

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import optax
 import psutil
+import tensorstore as ts
 
 import cocod_jax as cj
 from cocod_jax.observe.loggers import Logbook
@@ -83,11 +84,26 @@ def streamed_steps(run: SoakRun, folder: Path) -> Generator[float, None, None]:
             yield loss
 
 
+def descriptions(run: SoakRun, folder: Path) -> Generator[float, None, None]:
+    """Description after description of an array on disk, thrown away at once.
+
+    Yields:
+      0, as nothing is learnt.
+    """
+    store = {"driver": "file", "path": str(folder)}
+    shape = [run.hidden, run.hidden]
+    metadata = {"shape": shape, "chunks": shape, "dtype": "<f4"}
+    while True:
+        ts.Spec({"driver": "zarr", "kvstore": store, "metadata": metadata}).to_json()
+        yield 0.0
+
+
 LOADS: dict[str, Callable[[SoakRun, Path], Generator[float, None, None]]] = {
     "checkpoints": rounds,
     "streamed": streamed_steps,
     "vmap": rounds,
     "devices": rounds,
+    "json": descriptions,
 }
 
 
@@ -114,7 +130,7 @@ def soak(run: SoakRun, log: Logbook) -> None:
 
 
 def main(run: SoakRun) -> None:
-    start_devices(1 if run.load == "vmap" else run.workers)
+    start_devices(run.workers if run.load != "vmap" else 1)
     with logbook.opened(run.log, run) as log:
         soak(run, log)
 

@@ -1,0 +1,123 @@
+"""A run as its log tells it, with the numbers that can be drawn."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cocod_jax.observe.loggers import Records, read_jsonl
+
+Row = dict[str, float]
+POINTS = 300  # of a curve; more would not be seen
+
+
+class Run(NamedTuple):
+    """The records of a log, in order.
+
+    Attributes:
+      name: the log's, without its ending.
+      circumstances: what "run" says, empty where the log has no such record.
+      rounds: the numbers of each, with a "step".
+      epochs: the numbers of each, with an "epoch".
+      workers: of each round with a record "workers", the step and, by name, an array
+        with a number for each worker.
+      records: all of them by kind, as they were read.
+    """
+
+    name: str
+    circumstances: dict[str, Any]
+    rounds: list[Row]
+    epochs: list[Row]
+    workers: list[tuple[float, dict[str, np.ndarray]]]
+    records: Records
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration, empty where there is none."""
+        config = self.circumstances.get("config", {})
+        return config if isinstance(config, dict) else {}
+
+    @property
+    def step_seconds(self) -> list[Row]:
+        """Steps, and the seconds of one by the clock, between rounds of one epoch.
+
+        "seconds" begin anew with every epoch. The first round of each is left out: it
+        may have been compiled.
+        """
+        timed = [row for row in self.rounds if "seconds" in row]
+        found = []
+        for before, row in itertools.pairwise(timed):
+            steps, seconds = (row[n] - before[n] for n in ("step", "seconds"))
+            if steps > 0 and seconds > 0:
+                found.append({"step": row["step"], "step_seconds": seconds / steps})
+        return found
+
+
+def read_run(log: Path) -> Run:
+    """Reads a log; what is no number is no part of a curve.
+
+    Raises:
+      ValueError: when it holds no record, or a line is none.
+      OSError: when it cannot be read.
+    """
+    records = read_jsonl(log)
+    if not records:
+        raise ValueError(f"{log} holds no record.")
+    return Run(
+        name=log.stem,
+        circumstances=records.get("run", [{}])[0],
+        rounds=_rows(records, "round", "step"),
+        epochs=_rows(records, "epoch", "epoch"),
+        workers=_by_worker(records.get("workers", [])),
+        records=records,
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _rows(records: Records, kind: str, count: str) -> list[Row]:
+    rows = (
+        {name: value for name, value in record.items() if _is_number(value)}
+        for record in records.get(kind, [])
+    )
+    return [row for row in rows if math.isfinite(row.get(count, math.nan))]
+
+
+def _by_worker(
+    records: Sequence[Mapping[str, Any]],
+) -> list[tuple[float, dict[str, np.ndarray]]]:
+    found = []
+    for record in records:
+        values = {
+            name: np.array(value, float)
+            for name, value in record.items()
+            if isinstance(value, list) and value and all(map(_is_number, value))
+        }
+        if _is_number(record.get("step")):
+            found.append((record["step"], values))
+    return found
+
+
+def thinned(rows: Sequence[Row], count: str) -> tuple[list[Row], int]:
+    """At most :data:`POINTS` rows, each the mean of so many that follow each other.
+
+    Args:
+      rows: all of them.
+      count: what they are drawn against; a mean stands where its last row does.
+
+    Returns:
+      The rows, and how many became one.
+    """
+    size = -(-len(rows) // POINTS)
+    groups = [rows[i : i + size] for i in range(0, len(rows), max(1, size))]
+    means = []
+    for group in groups:
+        names = set.intersection(*map(set, group))
+        mean = {name: float(np.mean([row[name] for row in group])) for name in names}
+        means.append(mean | {count: group[-1][count]})
+    return means, size
