@@ -3,10 +3,11 @@
 import dataclasses
 
 import jax
+import optax
 
 import cocod_jax as cj
 from cocod_jax.timeline import Compute, simulate
-from experiments.algorithms import RECIPES, make_rounds
+from experiments.algorithms import RECIPES, exchange_of, make_rounds
 from experiments.command import UsageError
 from experiments.config import RunConfig
 from experiments.layout import Layout
@@ -17,13 +18,16 @@ REPEATS = 5
 
 def sent_bytes(config: RunConfig, round_: cj.Round, state: cj.RoundState) -> int:
     """What a device puts into exchanges in a round, by its rule or of gradients."""
-    found = cj.summary(round_, state)
     if RECIPES[config.algorithm].gradients is None:
         exchanges = round_.period if round_.streamed else 1
-        return exchanges * sum(found.sent_bytes.values())
-    dtypes = [leaf.dtype for leaf in jax.tree.leaves(state.params)]
-    each = found.parameters * max(dtype.itemsize for dtype in dtypes)
-    return round_.period * each // found.devices
+        return exchanges * sum(cj.summary(round_, state).sent_bytes.values())
+    # Gradients travel as the parameters of another rule would, in every step.
+    exchange = exchange_of(config)
+    rule, plain = cj.cocod(exchange), optax.identity()
+    step = cj.make_round(lambda params, batch: batch, plain, rule, period=1)
+    own = jax.eval_shape(jax.vmap(exchange.init), state.params)
+    found = cj.summary(step, state._replace(exchange_state=own))
+    return round_.period * sum(found.sent_bytes.values())
 
 
 def forecast(config: RunConfig, layout: Layout, task: Task, data: Data) -> dict:

@@ -180,7 +180,8 @@ def train(
       Stopped: a KeyboardInterrupt, when it was asked to stop, and has saved.
     """
     config, data, (state, position) = job.config, job.data, start
-    warm, main = (sent_bytes(config, each, state) for each in (job.warm, job.main))
+    main = sent_bytes(config, job.main, state)
+    warm = sent_bytes(config, job.warm, state) if config.warmup_rounds else 0
     recorder = Recorder(
         log,
         show,

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import jax
+import optax
 import pytest
 import tyro
 from rich.console import Console
@@ -14,6 +15,7 @@ from tensorboardX.proto.event_pb2 import Event  # pyrefly: ignore
 import cocod_jax as cj
 from cocod_jax.observe.loggers import read_jsonl
 from experiments import command, forecast, tasks, train, writers
+from experiments.algorithms import make_rounds
 from experiments.config import TrainConfig
 from experiments.layout import Layout
 from tests.test_loggers import FakeWandb
@@ -108,6 +110,27 @@ def test_a_writer_that_is_not_installed_is_named_before_anything_runs(
         command.run(train.main, TrainConfig, "", arguments)
     assert "pip install 'cocod-jax[wandb]'" in capsys.readouterr().err
     assert not tyro.cli(TrainConfig, args=arguments).log.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "bits"),
+    [
+        ("--algorithm=cocod", 32),
+        ("--algorithm=streamed", 32),
+        ("--algorithm=ssgd", 4 * 32),
+        # Narrow numbers travel to the worker that adds them, and half of them back.
+        ("--algorithm=pipe_sgd --numbers=bf16", 4 * 16 * 1.5),
+    ],
+)
+def test_what_a_round_sends_is_known_before(options, bits):
+    config = tyro.cli(TrainConfig, args=["--model=cnn", *options.split()])
+    task = tasks.task_of(config)
+    _, main = make_rounds(config, task.loss_fn, optax.sgd(0.1))
+    init = lambda: cj.replicate(main.init(*task.init(jax.random.key(0))), 2)
+    state = jax.eval_shape(init)
+    one = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // 2
+    sent = forecast.sent_bytes(config, main, state)
+    assert sent == pytest.approx(one * bits / 8, rel=0.02)  # pieces are padded
 
 
 def test_a_forecast_is_logged_and_compared(run_here, tmp_path, monkeypatch):
