@@ -35,7 +35,7 @@ class SoakConfig:
     """Workers on one device, by vmap."""
     many_devices: int = 16
     """CPU devices, with a worker on each."""
-    many_rounds: int = 2000
+    many_rounds: int = 10_000
     """Rounds of these."""
     samples: int = 100
     """How often a load is looked at, a multiple of ten."""
