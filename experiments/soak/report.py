@@ -24,7 +24,8 @@ class Estimate(NamedTuple):
     error: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3g} ± {self.error:.2g}"
+        # A line through equal numbers has a slope and an error of rounding alone.
+        return f"{round(self.value, 6):.3g} ± {round(self.error, 6):.2g}"
 
 
 class Samples(NamedTuple):
