@@ -120,10 +120,5 @@ def start(words: list[str], network: Network, show: Any) -> list[dict[str, Any]]
 
 
 if __name__ == "__main__":
-    split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
-    command.run(
-        lambda config: main(config, sys.argv[split + 1 :]),
-        SlowLinksConfig,
-        __doc__,
-        sys.argv[1:split],
-    )
+    own, of_runs = command.divided(sys.argv[1:])
+    command.run(lambda config: main(config, of_runs), SlowLinksConfig, __doc__, own)
