@@ -160,14 +160,20 @@ WHOLE = Codec(
 )
 
 
-def test_without_rounding_it_is_the_mean(monkeypatch):
+@pytest.mark.parametrize("block", [2, 4, 256])
+def test_without_rounding_it_is_the_mean_to_the_bit(block, monkeypatch):
+    """Of numbers and shares whose sums are exact in float32, in any order."""
     monkeypatch.setitem(CODECS, "bf16", WHOLE)
-    exchange, tree = narrow("bf16", weights=WEIGHTS), rows()
-    mean, state = jax.jit(exchanging(exchange))(states(exchange, tree), tree)
-    expected = jax.vmap(cj.mean("workers", WEIGHTS).average, axis_name="workers")(tree)
-    # One sum is of differences to what all have in common.
-    chex.assert_trees_all_close(mean, expected, rtol=1e-5, atol=1e-6)
-    assert not state["float32"].error.any()
+    exchange, rng = narrow("bf16", block, WEIGHTS), np.random.default_rng(0)
+    draw = lambda leaf: rng.integers(-999, 999, (N, *leaf.shape)).astype(np.float32)
+    trees = [jax.tree.map(draw, problems.params()) for _ in range(3)]
+    exact = jax.vmap(cj.mean("workers", WEIGHTS).average, axis_name="workers")
+    state = cj.replicate(exchange.init(jax.tree.map(np.round, problems.params())), N)
+    exchanged = jax.jit(exchanging(exchange))
+    for tree in trees:
+        mean, state = exchanged(state, tree)
+        chex.assert_trees_all_equal(mean, exact(tree))
+        assert not state["float32"].error.any()
 
 
 @pytest.mark.parametrize("numbers", CODECS)

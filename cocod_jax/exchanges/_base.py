@@ -91,6 +91,14 @@ def stateless(tree: Tree) -> optax.EmptyState:
     return optax.EmptyState()
 
 
+class EqualShares(NamedTuple):
+    """State of an exchange that remembers nothing, and counts all workers the same.
+
+    It has no arrays; :func:`cocod_jax.reweight` knows by it that weights would not
+    count.
+    """
+
+
 def own_share(
     axis_name: AxisName,
     weights: tuple[float, ...] | None = None,
@@ -120,8 +128,12 @@ def own_share(
     return weight
 
 
-def normalised(weights: Sequence[float]) -> tuple[float, ...]:
+def normalised(weights: Sequence[float], *, absent: bool = False) -> tuple[float, ...]:
     """The weights divided by their sum.
+
+    Args:
+      weights: one for each worker.
+      absent: whether some may be 0, of workers that take no part for a while.
 
     Raises:
       TypeError: when it is no sequence.
@@ -129,6 +141,13 @@ def normalised(weights: Sequence[float]) -> tuple[float, ...]:
     """
     check_sequence(weights=weights)
     values = tuple(float(w) for w in weights)
+    if absent and any(values) and all(math.isfinite(w) and w >= 0 for w in values):
+        return tuple(w / math.fsum(values) for w in values)
+    if absent:
+        raise ValueError(
+            f"weights={weights!r} must be finite numbers, 0 or more, one for each "
+            "worker, of which one at least is above 0."
+        )
     if not values or not all(math.isfinite(w) and w > 0 for w in values):
         raise ValueError(
             f"weights={weights!r} must be positive, finite numbers, one for each "

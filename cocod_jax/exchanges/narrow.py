@@ -139,7 +139,9 @@ def narrow(
         if shards_of(buffers, axis_name) is not None:
             raise ValueError(
                 "cj.exchanges.narrow is for workers of one device each, and several "
-                "share these parameters: their blocks would be gathered. Take cj.mean."
+                "share these parameters. A leaf that all of them have would be in "
+                "blocks with other neighbours on each, and be rounded apart. Take "
+                "cj.mean."
             )
         for dtype, buffer in buffers.items():
             if jnp.iscomplexobj(buffer):
