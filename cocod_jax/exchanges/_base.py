@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,8 @@ from jax import lax
 from cocod_jax._checks import check_sequence
 from cocod_jax._text import shown
 from cocod_jax._typing import AxisName, ExchangeState, Sent, Tree, Weight
+
+Phases: TypeAlias = tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]
 
 
 class Exchange(NamedTuple):
@@ -50,6 +52,11 @@ class Exchange(NamedTuple):
         state)`` with the second. A round takes half of its steps between the two; a
         streamed one begins the second with the next step, and keeps the state till
         then. None where it is one collective.
+      block: how many neighbours in the raveled tree are treated as one, such as those
+        that share a scale, where devices of a worker may each exchange what they have.
+        A leaf then begins a block of its own, so that they make the same of a leaf that
+        they all have. None where an exchange is of all that a worker has, and the
+        compiler divides it among its devices.
 
     Examples:
       >>> exchange = cj.mean("workers")
@@ -67,9 +74,8 @@ class Exchange(NamedTuple):
     weights: tuple[float, ...] | None = None
     streams: bool = True
     heals: bool = False
-    phases: tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]] | None = (
-        None
-    )
+    phases: Phases | None = None
+    block: int | None = None
 
     def average(self, tree: Tree, weight: Weight | None = None) -> Tree:
         """Sends and receives at once, with a state that is fresh and then dropped.
