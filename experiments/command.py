@@ -69,6 +69,17 @@ def run(
     raise SystemExit(status)
 
 
+def divided(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words before ``--``, and those behind it.
+
+    Examples:
+      >>> divided(["--seeds", "0", "--", "--epochs", "20"])
+      (['--seeds', '0'], ['--epochs', '20'])
+    """
+    end = words.index("--") if "--" in words else len(words)
+    return [*words[:end]], [*words[end + 1 :]]
+
+
 def _is_one_of_several() -> bool:
     """Whether JAX has met other processes; those that never imported it have none."""
     jax = sys.modules.get("jax")

@@ -165,10 +165,5 @@ def mean_and_spread(runs: Sequence[dict[str, Any]], measure: Measure = ACCURACY)
 
 
 if __name__ == "__main__":
-    split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
-    command.run(
-        lambda config: main(config, sys.argv[split + 1 :]),
-        CompareConfig,
-        __doc__,
-        sys.argv[1:split],
-    )
+    own, of_runs = command.divided(sys.argv[1:])
+    command.run(lambda config: main(config, of_runs), CompareConfig, __doc__, own)

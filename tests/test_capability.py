@@ -207,11 +207,11 @@ def test_tokens_count_by_quantity_and_quality():
 @pytest.mark.parametrize(
     ("tokens", "steps", "message"),
     [
-        ((0, 1), (1, 1), r"tokens\[0\]=0 must be a finite number above 0"),
+        ((-1, 1), (1, 1), r"tokens\[0\]=-1 must be a finite number, 0 or more"),
         ((1, 1), (1, 0), r"steps\[1\]=0 must be an integer of at least 1"),
         ((1, 1, 1), (1, 1), "tokens are of 3 workers, but steps of 2"),
     ],
 )
-def test_workers_that_took_no_part_have_no_weight(tokens, steps, message):
+def test_what_no_worker_has_learnt_from_has_no_weight(tokens, steps, message):
     with pytest.raises(ValueError, match=message):
         cj.workers.token_weights(tokens, steps)

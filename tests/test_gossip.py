@@ -212,6 +212,24 @@ def test_within_a_group_all_take_its_mean(mapped):
         )
 
 
+def test_workers_of_a_group_count_by_their_weights():
+    tree, weights = rows(N), jnp.array([1.0, 3, 2, 0]) / 6
+    matrix = np.kron(np.eye(2), np.ones((2, 2))) * np.asarray(weights)
+    matrix /= matrix.sum(axis=1, keepdims=True)
+    exchange = cj.exchanges.within("workers", 2)
+    averaged = jax.vmap(exchange.average, axis_name="workers")
+    chex.assert_trees_all_close(
+        averaged(tree, weights), by_matrix(matrix, tree), rtol=1e-5, atol=1e-6
+    )
+    # A group that is away altogether keeps what it has.
+    whole = jax.tree.map(lambda x: x.astype(np.float32), tree)
+    away = averaged(whole, jnp.array([0.5, 0.5, 0, 0]))
+    second = lambda tree: jax.tree.map(lambda x: np.asarray(x[2:]), tree)
+    chex.assert_trees_all_equal(second(away), second(whole))
+    constructed = cj.exchanges.within("workers", 2, (1, 3, 2, 2))
+    assert constructed.weights == (1 / 8, 3 / 8, 2 / 8, 2 / 8)
+
+
 def test_a_group_is_one_all_reduce():
     exchange = cj.exchanges.within("workers", 2)
     over_workers = jax.pmap(exchange.average, axis_name="workers")

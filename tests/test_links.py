@@ -1,95 +1,93 @@
-"""The study of slow links: what it runs where, and what it makes of the logs."""
+"""Links within the repository lead somewhere: to files, to pages, to headings."""
 
 import re
+from pathlib import Path
 
 import pytest
 
-from cocod_jax.measurement import Measurement
-from experiments import logbook
-from experiments.cluster.network import Network
-from experiments.config import parse
-from experiments.links import __main__ as links
-from experiments.links import report
-from experiments.links.config import LinksConfig
+from docs import generate
+from docs.generate import DOCS, ROOT
 
-JOB = ["--data", "digits", "--model", "cnn", "--batch-size", "60", "--epochs", "2"]
-LOSSES = {"ssgd": [0.9, 0.5], "int8": [0.8, 0.5, 0.4], "int4": [0.9, 0.8, 0.6]}
+GENERATED = [generate.algorithm_pages, generate.study_pages, generate.notebooks]
+WRITTEN = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *DOCS.glob("*.md"),
+        *DOCS.glob("api/*.md"),
+        *DOCS.glob("how-to/*.md"),
+        *ROOT.glob("notebooks/*.md"),
+        *ROOT.glob("notebooks/*.py"),
+        *generate.RESULTS.rglob("*.md"),
+    ]
+)
 
 
-def measurement(tm):
-    ends = {"tc_range": (0.1, 0.1), "tm_range": (tm, tm), "latency_range": (0.0, 0.0)}
-    sizes = {"repeats": 3, "workers": 2, "period": 4, "sent_bytes": 10, "device": "cpu"}
-    return Measurement(tc=0.1, tm=tm, latency=0.0, **ends, **sizes)
+def prose(path: Path) -> str:
+    """A page without code; of a notebook, the cells of text."""
+    text = path.read_text()
+    if path.suffix == ".py":
+        cells = re.findall(r"^# %% \[markdown\]\n((?:#.*\n)+)", text, re.M)
+        text = re.sub(r"^# ?", "", "\n".join(cells), flags=re.M)
+    return re.sub(r"^(```+).*?^\1|`[^`\n]+`", "", text, flags=re.M | re.S)
 
 
-@pytest.fixture
-def started(monkeypatch):
-    """What would have run, and where; each leaves what its processes would."""
+def links(text: str) -> list[str]:
+    """The targets of links and images that do not leave the repository."""
+    targets = re.findall(r"\]\(([^)\s]+)\)", text)
+    return [target for target in targets if "://" not in target]
+
+
+def headings(text: str) -> set[str]:
+    """Anchors of a page's headings, as GitHub and MyST make them."""
+    lower = [line.lower() for line in re.findall(r"^#+ (.+)$", text, re.M)]
+    return {re.sub(r"[^\w\- ]", "", line).replace(" ", "-") for line in lower}
+
+
+@pytest.fixture(scope="module")
+def pages():
+    """What the documentation makes, and which need not be there yet, with its text."""
+    return {path: text for make in GENERATED for path, text in make().items()}
+
+
+@pytest.fixture(scope="module")
+def labels():
+    """Names that the documentation gives to places, for all of its pages."""
+    texts = "\n".join(path.read_text() for path in WRITTEN if DOCS in path.parents)
+    return set(re.findall(r"^\((.+)\)=$", texts, re.M))
+
+
+def lost(path: Path, text: str, pages: dict[Path, str], labels: set[str]) -> list[str]:
+    """The links of a page that lead nowhere."""
     found = []
-
-    def start(words, network, show):
-        module, *options = words
-        config = parse(options)
-        found.append((config, network.rate))
-        if module == "experiments.links.measure":
-            tm = {"float32": 4.0, "int8": 1.0, "int4": 0.5}
-            return [{"numbers": n, **measurement(s)._asdict()} for n, s in tm.items()]
-        with logbook.opened(config.log, config) as log:
-            for epoch, loss in enumerate(LOSSES[config.numbers or config.algorithm], 1):
-                for round_ in (1, 2):
-                    step = config.period * (2 * (epoch - 1) + round_)
-                    log(step, {"seconds": 3.0 * round_})
-                log.write("epoch", epoch=epoch, test_loss=loss, train_loss=loss)
-        return []
-
-    monkeypatch.setattr(links, "start", start)
+    for link in links(text):
+        target, _, anchor = link.partition("#")
+        file = (path.parent / target).resolve() if target else path
+        there = file.exists() or file in pages
+        if there and anchor:
+            own = headings(pages.get(file) or file.read_text())
+            there = anchor in own or (DOCS in path.parents and anchor in labels)
+        if not there:
+            found.append(link)
     return found
 
 
-def test_advise_chooses_the_period_of_each_and_the_table_says_who_came_first(
-    started, tmp_path
-):
-    config = LinksConfig(out=tmp_path)
-    links.main(config, JOB)
-    (timed, rate), *runs = started
-    assert (timed.algorithm, rate) == ("streamed", "20mbit")
-    each = [(r.algorithm, r.numbers, r.period, r.epochs, at) for r, at in runs]
-    assert each == [
-        ("ssgd", None, 4, 2, "1gbit"),
-        ("streamed", "int8", 10, 3, "20mbit"),
-        ("streamed", "int4", 5, 3, "20mbit"),
-    ]
-    assert {(run.execution, run.workers) for run, _ in runs} == {("split", 2)}
-    text = (tmp_path / "table.md").read_text()
-    rows = re.findall(r"^\| (.*) \|$", text, re.M)
-    row = lambda name: next(r for r in rows if r.startswith(name)).split(" | ")
-    # 6 s an epoch; a round takes 3 s, and the first one is not counted in a step's.
-    assert row("S-SGD")[2:] == ["750", "12", "0.5000", "12"]
-    assert row("CoCoD-SGD, streamed in int8")[2:] == ["300", "18", "0.4000", "12"]
-    assert row("CoCoD-SGD, streamed in int4")[-1] == "not reached"
-    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
-    # What is finished does not run again, and is measured anew.
-    links.main(config, JOB)
-    assert len(started) == 5
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path, pages, labels):
+    assert not lost(path, prose(path), pages, labels)
 
 
-def test_bad_links_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"rate='slow' must be"):
-        LinksConfig(slow="slow")
-    with pytest.raises(ValueError, match=r"workers=1 must be 2 or more"):
-        LinksConfig(workers=1)
+def test_a_link_that_leads_nowhere_is_found(pages, labels):
+    text = """
+[a](LICENSE) [b](NOTHING) ![c](docs/none.png) [d](README.md#start) [e](README.md#stop)
+[f](https://example.org) [g](docs/algorithms/cocod-sgd.md) [h](#the-idea) [i](#bad)
+"""
+    readme = ROOT / "README.md"
+    nowhere = ["NOTHING", "docs/none.png", "README.md#stop", "#bad"]
+    assert lost(readme, text, pages, labels) == nowhere
+    text = "[a](#certificate-in-loop) [b](#certificate-none) [c](overlap.md)"
+    assert lost(DOCS / "faq.md", text, pages, labels) == ["#certificate-none"]
 
 
-@pytest.mark.matrix
-def test_the_study_runs_on_shaped_links(tmp_path):
-    """Two processes measure and train; root and iproute2 make the links."""
-    try:
-        with Network(2, "2mbit"):
-            pass
-    except RuntimeError as error:
-        pytest.skip(str(error))
-    config = LinksConfig(slow="2mbit", numbers=("int8",), out=tmp_path)
-    links.main(config, JOB)
-    runs = report.trained(tmp_path / "links.jsonl")
-    assert [run.links for run in runs] == ["1 Gbit/s links", "2 Mbit/s links"]
-    assert all(run.losses[-1] < 2.3 for run in runs)  # of ten classes that nobody knows
+@pytest.mark.parametrize("name", ["README.md", "docs/faq.md", "docs/how-to/flax.md"])
+def test_links_are_seen(name):
+    assert links(prose(ROOT / name))

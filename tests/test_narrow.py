@@ -12,14 +12,17 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import NamedSharding, PartitionSpec
 
 import cocod_jax as cj
 from cocod_jax.certify import certify
 from cocod_jax.exchanges import _codecs
 from cocod_jax.exchanges._codecs import CODECS, Codec
+from experiments import mesh_certificate
 from tests import contract, merges, meshes, problems
 from tests.marks import needs_compiler
 from tests.problems import PERIOD, WEIGHTS, N
+from tests.test_mesh_workers import of_one_device
 
 LEVELS = {"int8": 127, "int4": 7}
 BYTES = {"bf16": 2 * 8, "fp8": 8 + 4, "int8": 8 + 4, "int4": 4 + 4}  # of a block of 8
@@ -160,14 +163,20 @@ WHOLE = Codec(
 )
 
 
-def test_without_rounding_it_is_the_mean(monkeypatch):
+@pytest.mark.parametrize("block", [2, 4, 256])
+def test_without_rounding_it_is_the_mean_to_the_bit(block, monkeypatch):
+    """Of numbers and shares whose sums are exact in float32, in any order."""
     monkeypatch.setitem(CODECS, "bf16", WHOLE)
-    exchange, tree = narrow("bf16", weights=WEIGHTS), rows()
-    mean, state = jax.jit(exchanging(exchange))(states(exchange, tree), tree)
-    expected = jax.vmap(cj.mean("workers", WEIGHTS).average, axis_name="workers")(tree)
-    # One sum is of differences to what all have in common.
-    chex.assert_trees_all_close(mean, expected, rtol=1e-5, atol=1e-6)
-    assert not state["float32"].error.any()
+    exchange, rng = narrow("bf16", block, WEIGHTS), np.random.default_rng(0)
+    draw = lambda leaf: rng.integers(-999, 999, (N, *leaf.shape)).astype(np.float32)
+    trees = [jax.tree.map(draw, problems.params()) for _ in range(3)]
+    exact = jax.vmap(cj.mean("workers", WEIGHTS).average, axis_name="workers")
+    state = cj.replicate(exchange.init(jax.tree.map(np.round, problems.params())), N)
+    exchanged = jax.jit(exchanging(exchange))
+    for tree in trees:
+        mean, state = exchanged(state, tree)
+        chex.assert_trees_all_equal(mean, exact(tree))
+        assert not state["float32"].error.any()
 
 
 @pytest.mark.parametrize("numbers", CODECS)
@@ -289,9 +298,75 @@ def test_what_is_refused():
         streamed(2, delay=1)
 
 
+def on_a_mesh(rule, streamed):
+    """A mesh, a round, the state that it begins with, and what runs it."""
+    mesh, round_ = meshes.mesh_of("2x4"), meshes.make(rule, streamed)
+    first = meshes.sharded(meshes.params(), mesh)
+    state = cj.replicate(round_.init(first), mesh=mesh)
+    return mesh, round_, state, cj.distribute(round_, via="shard_map", mesh=mesh)
+
+
 @pytest.mark.parametrize("streamed", [False, True])
-def test_workers_of_several_devices_are_refused(streamed):
-    mesh = meshes.mesh_of("2x4")
-    round_ = meshes.make(cj.cocod(narrow("int8")), streamed)
-    with pytest.raises(ValueError, match="narrow is for workers of one device each"):
-        round_.init(meshes.sharded(meshes.params(), mesh))
+def test_workers_of_several_devices_have_the_numbers_of_one(streamed, monkeypatch):
+    """Without rounding: with it, blocks have other neighbours on one device."""
+    monkeypatch.setitem(CODECS, "bf16", WHOLE)
+    rule = cj.rules.diloco(narrow("bf16"))
+    mesh, _, state, run = on_a_mesh(rule, streamed)
+    rounds = meshes.draw_batches(2, 3)
+    expected, _ = of_one_device(rule, streamed, mesh, rounds)
+    state, _ = meshes.train(run, state, [meshes.on_mesh(b, mesh) for b in rounds])
+    meshes.assert_close(state.params, expected)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_the_devices_of_a_worker_agree_on_what_they_all_have(streamed):
+    mesh, round_, state, run = on_a_mesh(cj.cocod(narrow("int4", 64)), streamed)
+    # A device has 24 numbers that all have, 96 and 24 for itself, and 1 that all have,
+    # or a fourth of each. Each leaf begins a block; each worker's chunk is a half.
+    blocks = 1 + 1 + 1 + 1 if streamed else 1 + 2 + 1 + 1 + 1
+    sent = cj.summary(round_, state).sent_bytes
+    assert sent == {"uint8": (64 // 2 + 4) * (blocks + blocks // 2)}
+    rng = np.random.default_rng(0)
+    apart = lambda x: x + rng.normal(size=x.shape).astype(np.float32)
+    moved = lambda x: jax.device_put(apart(np.asarray(x)), x.sharding)
+    state = state._replace(params=jax.tree.map(moved, state.params))
+    (batches,) = meshes.draw_batches(2)
+    state, _ = run(state, meshes.on_mesh(batches, mesh))
+    for name in ("bias", "scale"):
+        for shard in state.params[name].addressable_shards:
+            own = np.asarray(state.params[name])[shard.index]
+            np.testing.assert_array_equal(shard.data, own)
+
+
+@needs_compiler
+def test_both_collectives_are_hidden_beside_steps_that_communicate():
+    mesh, width = meshes.mesh_of("2x4"), 256
+    round_ = cj.make_round(
+        mesh_certificate.loss_fn,
+        mesh_certificate.ADAMW,
+        cj.cocod(narrow("int8", 256)),
+        period=2,
+        streamed=True,
+    )
+    blocks = [(np.ones([width, 4 * width]), np.ones([4 * width, width]))] * 2
+    params = jax.tree.map(np.float32, blocks)
+    shared = jax.device_put(params, NamedSharding(mesh, PartitionSpec("fsdp")))
+    state = cj.replicate(round_.init(shared), mesh=mesh)
+    batches = jax.ShapeDtypeStruct(
+        (2, 2, 4096, width),
+        jnp.float32,
+        sharding=NamedSharding(mesh, PartitionSpec("workers", None, "fsdp")),
+    )
+    certificate = certify(
+        round_,
+        state,
+        batches,
+        target="h100",
+        hosts=2,
+        compiler_options=cj.compiler_options("gpu"),
+    ).check()
+    sent = certificate.schedule.collectives
+    assert {c.kind for c in sent} == {"all-to-all", "all-gather"}
+    # Half of the parameters, a fourth of which each device has.
+    assert {c.bytes for c in sent} == {4 * width**2 * 4 // 2 // 4 * 260 // 256}
+    assert min(c.beside.work for c in sent) > 0.9

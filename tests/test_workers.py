@@ -168,8 +168,47 @@ def test_reweight():
         cj.reweight(state, (1, 1, 1))
     with pytest.raises(ValueError, match="1 weights, but 2 workers"):
         cj.reweight(state, (3,))
-    with pytest.raises(ValueError, match="positive, finite"):
-        cj.reweight(state, (1, 0))
+    for weights in ((1, -1), (0, 0), (1, np.inf), ()):
+        with pytest.raises(ValueError, match="must be finite numbers, 0 or more"):
+            cj.reweight(state, weights)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_worker_of_weight_0_is_away_and_hears_of_the_others(streamed):
+    """What it does does not count, while it takes steps, and it is back at once."""
+    rule = cj.cocod("workers")
+    round_ = cj.make_round(
+        lambda w, batch: (w * batch).sum(),
+        optax.sgd(1.0),
+        rule,
+        period=2,
+        streamed=streamed,
+    )
+    run = cj.distribute(round_, via="vmap")
+    state = cj.replicate(round_.init(jnp.zeros(2)), 3)
+    state = state._replace(params=jnp.array([[1.0, 1], [3, 3], [100, 100]]))
+    tokens, still = (5, 5, 0), jnp.zeros([3, 2, 2])
+    state = cj.reweight(state, cj.workers.token_weights(tokens, steps=(1, 1, 0)))
+    np.testing.assert_array_equal(state.weight, [0.5, 0.5, 0])
+    after, metrics = run(jax.tree.map(jnp.copy, state), still.at[2].set(-8.0))
+    # Of its two steps; one was taken before the second piece was sent.
+    progress = np.array([16, 8 if streamed else 16])
+    np.testing.assert_allclose(after.params[:2], 2)
+    np.testing.assert_allclose(after.params[2], 2 + progress)
+    np.testing.assert_allclose(cj.consensus(after), 2)
+    assert np.isfinite(metrics.distance).all()
+    back, _ = run(cj.reweight(after, (1, 1, 2)), still)
+    np.testing.assert_allclose(back.params, [2 + progress / 2] * 3)
+
+
+def test_weights_that_would_not_count_are_refused():
+    for exchange in ("ring", "exponential"):
+        rule = cj.cocod(cj.exchanges.gossip("workers", exchange))
+        round_ = cj.make_round(lambda w, b: w, optax.sgd(0.1), rule, period=1)
+        state = cj.replicate(round_.init(jnp.zeros([])), 4)
+        cj.reweight(state, (2, 2, 2, 2))
+        with pytest.raises(ValueError, match=r"differ, but .*gossip"):
+            cj.reweight(state, (1, 2, 2, 2))
 
 
 def test_every_worker_has_a_place():

@@ -5,6 +5,7 @@ other's results. The jaxpr says so on any machine, before any compilation.
 """
 
 import functools
+import math
 import operator
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -110,11 +111,15 @@ def flows_of(
 
 
 class _Found(NamedTuple):
-    """A collective, a loop of local steps or a matrix product, and what it needs."""
+    """A collective, a loop of local steps or a matrix product, and what it needs.
+
+    Its arrays are those of a worker, or of one of a worker's ``devices``.
+    """
 
     eqn: JaxprEqn
     needs: int
     in_conditional: bool
+    devices: int
 
 
 class _Walk:
@@ -128,6 +133,7 @@ class _Walk:
         self.one_round = one_round
         self.collectives: list[CollectiveFlow] = []
         self.found: list[_Found] = []
+        self.devices = 1  # of a worker, that run what is followed
 
     def enter(self, jaxpr: Jaxpr, *, in_loop: bool = False) -> None:
         """Walks a program: the whole one, or the body of a loop as one.
@@ -167,7 +173,10 @@ class _Walk:
                 self.enter(body, in_loop=is_local or not over_rounds)
         elif len(inner) == 1 and len(inner[0].invars) == len(inputs):
             # A call (jit, shard_map, remat, custom_jvp): as if it were inlined.
-            return self.follow(inner[0], inputs, in_conditional=in_conditional)
+            outer, self.devices = self.devices, self.devices * self.inside_worker(eqn)
+            outputs = self.follow(inner[0], inputs, in_conditional=in_conditional)
+            self.devices = outer
+            return outputs
         elif _by_platform(eqn):  # decided before the program runs
             return self.follow(inner[0], inputs[1:], in_conditional=in_conditional)
         else:
@@ -180,7 +189,7 @@ class _Walk:
         return [needs] * len(eqn.outvars)
 
     def find(self, eqn: JaxprEqn, needs: int, in_conditional: bool) -> int:
-        self.found.append(_Found(eqn, needs, in_conditional))
+        self.found.append(_Found(eqn, needs, in_conditional, self.devices))
         return 1 << len(self.found) - 1
 
     def exchanges(self, eqn: JaxprEqn) -> bool:
@@ -188,6 +197,16 @@ class _Walk:
         if _is_collective(eqn):
             return self.axis_name is None or self.axis_name in _axes(eqn)
         return any(self.exchanges(e) for inner in _subjaxprs(eqn) for e in inner.eqns)
+
+    def inside_worker(self, eqn: JaxprEqn) -> int:
+        """Among how many devices of a worker a ``shard_map`` divides it."""
+        if self.axis_name is None or not _is_mapped(eqn):
+            return 1
+        axes = eqn.params.keys() & {"manual_axes", "newly_manual_axes"}  # by version
+        manual = {name for key in axes for name in eqn.params[key]}
+        if self.axis_name in manual:
+            return 1
+        return math.prod(eqn.params["mesh"].shape[name] for name in manual)
 
     def has_local_loop(self, jaxpr: Jaxpr) -> bool:
         return any(
@@ -208,7 +227,7 @@ class _Walk:
             yield CollectiveFlow(
                 name=item.eqn.primitive.name,
                 dtype=",".join(dict.fromkeys(str(a.dtype) for a in avals)),
-                bytes=sum(a.size * a.dtype.itemsize for a in avals),
+                bytes=item.devices * sum(a.size * a.dtype.itemsize for a in avals),
                 before=before,
                 beside=total - before - after,
                 after=after,
@@ -253,9 +272,13 @@ def _is_collective(eqn: JaxprEqn) -> bool:
     return eqn.primitive.name in COLLECTIVES
 
 
+def _is_mapped(eqn: JaxprEqn) -> bool:
+    return eqn.primitive.name == "shard_map"
+
+
 def _axes(eqn: JaxprEqn) -> set[Any]:
     """The axes that a collective is over, and those that a ``shard_map`` brings."""
-    if eqn.primitive.name == "shard_map":
+    if _is_mapped(eqn):
         return set(eqn.params["mesh"].axis_names)
     if not _is_collective(eqn):
         return set()

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,8 @@ from jax import lax
 from cocod_jax._checks import check_sequence
 from cocod_jax._text import shown
 from cocod_jax._typing import AxisName, ExchangeState, Sent, Tree, Weight
+
+Phases: TypeAlias = tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]
 
 
 class Exchange(NamedTuple):
@@ -50,6 +52,11 @@ class Exchange(NamedTuple):
         state)`` with the second. A round takes half of its steps between the two; a
         streamed one begins the second with the next step, and keeps the state till
         then. None where it is one collective.
+      block: how many neighbours in the raveled tree are treated as one, such as those
+        that share a scale, where devices of a worker may each exchange what they have.
+        A leaf then begins a block of its own, so that they make the same of a leaf that
+        they all have. None where an exchange is of all that a worker has, and the
+        compiler divides it among its devices.
 
     Examples:
       >>> exchange = cj.mean("workers")
@@ -67,9 +74,8 @@ class Exchange(NamedTuple):
     weights: tuple[float, ...] | None = None
     streams: bool = True
     heals: bool = False
-    phases: tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]] | None = (
-        None
-    )
+    phases: Phases | None = None
+    block: int | None = None
 
     def average(self, tree: Tree, weight: Weight | None = None) -> Tree:
         """Sends and receives at once, with a state that is fresh and then dropped.
@@ -89,6 +95,14 @@ def stateless(tree: Tree) -> optax.EmptyState:
     """The ``init`` of what remembers nothing."""
     del tree
     return optax.EmptyState()
+
+
+class EqualShares(NamedTuple):
+    """State of an exchange that remembers nothing, and counts all workers the same.
+
+    It has no arrays; :func:`cocod_jax.reweight` knows by it that weights would not
+    count.
+    """
 
 
 def own_share(
@@ -120,8 +134,12 @@ def own_share(
     return weight
 
 
-def normalised(weights: Sequence[float]) -> tuple[float, ...]:
+def normalised(weights: Sequence[float], *, absent: bool = False) -> tuple[float, ...]:
     """The weights divided by their sum.
+
+    Args:
+      weights: one for each worker.
+      absent: whether some may be 0, of workers that take no part for a while.
 
     Raises:
       TypeError: when it is no sequence.
@@ -129,6 +147,13 @@ def normalised(weights: Sequence[float]) -> tuple[float, ...]:
     """
     check_sequence(weights=weights)
     values = tuple(float(w) for w in weights)
+    if absent and any(values) and all(math.isfinite(w) and w >= 0 for w in values):
+        return tuple(w / math.fsum(values) for w in values)
+    if absent:
+        raise ValueError(
+            f"weights={weights!r} must be finite numbers, 0 or more, one for each "
+            "worker, of which one at least is above 0."
+        )
     if not values or not all(math.isfinite(w) and w > 0 for w in values):
         raise ValueError(
             f"weights={weights!r} must be positive, finite numbers, one for each "

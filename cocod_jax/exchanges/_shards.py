@@ -6,10 +6,12 @@ sends them to the devices of the other workers that have the same parts.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
@@ -89,6 +91,8 @@ class Shards:
 
 def between_shards(exchange: Exchange, shards: Shards) -> Exchange:
     """The exchange between workers of several devices; no leaf is gathered for it."""
+    if exchange.block is not None:
+        return by_each_device(exchange, shards, shards.specs_of)
 
     def init(tree: Tree) -> ExchangeState:
         return exchange.init(shards.ravel(tree))
@@ -102,6 +106,69 @@ def between_shards(exchange: Exchange, shards: Shards) -> Exchange:
         return shards.unravel(exchange.receive(sent, shards.ravel(like)), like)
 
     return exchange._replace(init=init, send=send, receive=receive)
+
+
+def by_each_device(
+    exchange: Exchange, shards: Shards, specs_of: Callable[[Tree], Any]
+) -> Exchange:
+    """The exchange of what each device has, with those that have the same.
+
+    Every array of its state, and of what is in flight, is each device's own.
+
+    Args:
+      exchange: one with blocks.
+      shards: how devices share the parameters.
+      specs_of: how they share a tree that is sent.
+    """
+    each, block = shards.each, exchange.block or 1
+
+    def padded(tree: Tree) -> Tree:
+        """Raveled and filled up with zeros: each leaf begins a block."""
+        fill = lambda leaf: jnp.pad(jnp.ravel(leaf), (0, -jnp.size(leaf) % block))
+        return jax.tree.map(fill, tree)
+
+    def init(tree: Tree) -> ExchangeState:
+        return shards.on_each_device(
+            lambda tree: exchange.init(padded(tree)),
+            tree,
+            in_specs=(specs_of(tree),),
+            out_specs=each,
+        )
+
+    def sending(send: Callable) -> Callable:
+        def own(state: ExchangeState, tree: Tree, weight: Weight | None = None) -> Any:
+            return shards.on_each_device(
+                lambda state, tree, weight: send(state, padded(tree), weight),
+                *(state, tree, weight),
+                in_specs=(each, specs_of(tree), PartitionSpec()),
+                out_specs=each,
+            )
+
+        return own
+
+    def receive(sent: Sent, like: Tree) -> Tree:
+        def own(sent: Sent, like: Tree) -> Tree:
+            arrived = exchange.receive(sent, padded(like))
+            cut = lambda flat, leaf: flat[: jnp.size(leaf)].reshape(jnp.shape(leaf))
+            return jax.tree.map(cut, arrived, like)
+
+        specs = specs_of(like)
+        return shards.on_each_device(
+            own, sent, like, in_specs=(each, specs), out_specs=specs
+        )
+
+    phases = exchange.phases
+    if phases is not None:
+        on_each = functools.partial(shards.on_each_device, out_specs=each)
+        first, turn, second = phases
+        phases = (
+            sending(first),
+            functools.partial(on_each, turn, in_specs=(each, each)),
+            functools.partial(on_each, second, in_specs=(each,)),
+        )
+    return exchange._replace(
+        init=init, send=sending(exchange.send), receive=receive, phases=phases
+    )
 
 
 def shards_of(

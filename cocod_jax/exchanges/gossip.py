@@ -11,10 +11,10 @@ from jax import lax
 from cocod_jax._text import shown
 from cocod_jax._typing import ExchangeState, Sent, Tree, Weight
 from cocod_jax.exchanges._base import (
+    EqualShares,
     Exchange,
     axis_size,
     check_one_axis,
-    stateless,
 )
 from cocod_jax.exchanges._wire import ravel, unravel
 
@@ -47,8 +47,9 @@ def gossip(axis_name: str, graph: Graph) -> Exchange:
       graph: as above (shared).
 
     Returns:
-      A :class:`cocod_jax.Exchange` without state or weights: all workers count the
-      same, also after :func:`cocod_jax.reweight`.
+      A :class:`cocod_jax.Exchange` without arrays in its state, or weights: a doubly
+      stochastic graph keeps the mean in which all workers count the same, and
+      :func:`cocod_jax.reweight` refuses others.
 
     Raises:
       TypeError: at construction, when ``axis_name`` is not a string.
@@ -128,7 +129,7 @@ def gossip(axis_name: str, graph: Graph) -> Exchange:
         means = {dtype: with_neighbours(dtype, buffer) for dtype, buffer in own.items()}
         return unravel(means, like)
 
-    return Exchange(stateless, send, receive, axis_name)
+    return Exchange(lambda tree: EqualShares(), send, receive, axis_name)
 
 
 _OFFSETS: dict[Any, Callable[[int], Sequence[int]]] = {

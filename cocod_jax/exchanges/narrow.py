@@ -18,7 +18,6 @@ from cocod_jax.exchanges._base import (
     own_share,
 )
 from cocod_jax.exchanges._codecs import CODECS, Numbers
-from cocod_jax.exchanges._shards import shards_of
 from cocod_jax.exchanges._wire import ravel, unravel
 
 
@@ -78,6 +77,10 @@ def narrow(
     next: a piece is merged after two steps instead of one, and ``period`` is at least
     2.
 
+    Of workers of several devices each device rounds and sends what it has of the
+    parameters. A leaf begins a block of its own there, so that devices agree on the
+    leaves that all of them have.
+
     Args:
       axis_name: the axis that ``pmap``, ``shard_map`` or ``vmap`` binds.
       numbers: what travels.
@@ -96,8 +99,7 @@ def narrow(
         no sequence.
       ValueError: at construction, when ``numbers`` is none of the above, when ``block``
         is not an even number above 0, or a weight is not positive and finite; in
-        ``init``, when a leaf is complex, or several devices share it; in ``send``, as
-        :func:`cocod_jax.mean`.
+        ``init``, when a leaf is complex; in ``send``, as :func:`cocod_jax.mean`.
 
     Examples:
       >>> exchange = cj.exchanges.narrow("workers", "int4")
@@ -136,11 +138,6 @@ def narrow(
 
     def init(tree: Tree) -> dict[str, Known]:
         state, buffers = {}, ravel(tree)
-        if shards_of(buffers, axis_name) is not None:
-            raise ValueError(
-                "cj.exchanges.narrow is for workers of one device each, and several "
-                "share these parameters: their blocks would be gathered. Take cj.mean."
-            )
         for dtype, buffer in buffers.items():
             if jnp.iscomplexobj(buffer):
                 raise ValueError(
@@ -208,7 +205,8 @@ def narrow(
         }
         return unravel(means, like)
 
-    return Exchange(init, send, receive, axis_name, shares, phases=(swap, turn, gather))
+    phases = (swap, turn, gather)
+    return Exchange(init, send, receive, axis_name, shares, phases=phases, block=block)
 
 
 def _in_blocks(buffer: jax.Array, block: int) -> jax.Array:

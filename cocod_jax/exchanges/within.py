@@ -1,5 +1,7 @@
 """The mean within groups of workers, such as those of one host."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -11,15 +13,22 @@ from cocod_jax.exchanges._base import (
     Exchange,
     axis_size,
     check_one_axis,
+    normalised,
+    own_share,
     stateless,
 )
 from cocod_jax.exchanges._wire import ravel, unravel
 
 
-def within(axis_name: str, size: int) -> Exchange:
+def within(
+    axis_name: str, size: int, weights: Sequence[float] | None = None
+) -> Exchange:
     r"""The mean of groups of ``size`` consecutive workers, one all-reduce in each.
 
-    .. math:: m_i = \frac{1}{\text{size}} \sum_{j \in G(i)} x_j
+    .. math:: m_i = \sum_{j \in G(i)} p_j x_j \Big/ \sum_{j \in G(i)} p_j
+
+    The second sum travels at the end of the first. In a group whose workers all have
+    the share 0, each receives its own tree.
 
     Where the workers of a host have a fast network between them, groups are those of
     the hosts. Groups do not hear of each other: rounds of this exchange take turns with
@@ -29,16 +38,18 @@ def within(axis_name: str, size: int) -> Exchange:
     Args:
       axis_name: the axis that ``pmap``, ``shard_map`` or ``vmap`` binds.
       size: of a group G, a divisor of N (shared).
+      weights: one positive, finite number for each worker (shared); they are
+        normalised. None gives every worker the same weight.
 
     Returns:
-      A :class:`cocod_jax.Exchange` without state or weights: all workers count the
-      same, also after :func:`cocod_jax.reweight`.
+      A :class:`cocod_jax.Exchange` without state.
 
     Raises:
-      TypeError: at construction, when ``axis_name`` is not a string.
-      ValueError: at construction, when ``size`` is not an integer of at least 1; in
-        ``send``, when ``axis_name`` is not bound, when groups of this size cannot share
-        the workers evenly, in a ``shard_map`` with ``check_vma``, or as
+      TypeError: at construction, when ``axis_name`` is not a string, or ``weights`` is
+        no sequence.
+      ValueError: at construction, when ``size`` is not an integer of at least 1, or a
+        weight is not positive and finite; in ``send``, when groups of this size cannot
+        share the workers evenly, in a ``shard_map`` with ``check_vma``, or as
         :func:`cocod_jax.mean`.
 
     Examples:
@@ -49,26 +60,35 @@ def within(axis_name: str, size: int) -> Exchange:
     """
     check_one_axis(axis_name)
     check_counts(size=size)
+    shares = None if weights is None else normalised(weights)
 
     def send(
         state: ExchangeState, tree: Tree, weight: Weight | None = None
     ) -> tuple[Sent, ExchangeState]:
-        del weight
-        workers = axis_size(axis_name)
+        share, workers = own_share(axis_name, shares, weight), axis_size(axis_name)
         if workers % size:
             raise ValueError(
                 f"size={size}, but axis {axis_name!r} has {workers} workers, which "
                 "groups of this size cannot share evenly."
             )
         groups = [[*range(i, i + size)] for i in range(0, workers, size)]
-        # Divided before the sum, as in a mean.
-        sums = {
-            dtype: _sum(buffer * jnp.asarray(1 / size, dtype), axis_name, groups)
-            for dtype, buffer in ravel(tree).items()
-        }
+        sums = {}
+        for dtype, buffer in ravel(tree).items():
+            own = jnp.asarray(share, dtype)
+            weighted = jnp.append(buffer * own, own)
+            sums[dtype] = _sum(weighted, axis_name, groups)
         return sums, state
 
-    return Exchange(stateless, send, unravel, axis_name)
+    def receive(sent: Sent, like: Tree) -> Tree:
+        means = {
+            dtype: jnp.where(total[-1] == 0, own, total[:-1] / total[-1])
+            for (dtype, total), own in zip(
+                sent.items(), ravel(like).values(), strict=True
+            )
+        }
+        return unravel(means, like)
+
+    return Exchange(stateless, send, receive, axis_name, shares, block=1)
 
 
 def _sum(buffer: jax.Array, axis_name: str, groups: list[list[int]]) -> jax.Array:

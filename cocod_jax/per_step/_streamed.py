@@ -31,8 +31,8 @@ def streamed_every(
     def init(params: Params) -> EveryState:
         check_arrays(params, "params")
         shards = shards_of(params, rule.axis_name)
-        pieces = of_one_device.over(shards)
-        of_rule = own_copy(pieces.init_state(rule, params))
+        pieces, own_rule = of_one_device.of_shards(shards, rule)
+        of_rule = own_copy(pieces.init_state(own_rule, params))
         if specs is not None and shards is None and jax.tree.leaves(of_rule):
             raise ValueError(
                 "specs were given, but the parameters of init tell of no devices that "
@@ -56,12 +56,12 @@ def streamed_every(
         params = given(params)
         check_own_gradients(updates, rule.axis_name)
         shards = shards_of(params, rule.axis_name, specs=specs)
-        pieces = of_one_device.over(shards)
+        pieces, own_rule = of_one_device.of_shards(shards, rule)
         step, since = state.count, state.count + 1 - delay
         snapshot = pieces.take(params, step)
         outgoing = rule.outgoing(pieces.take_state(state.rule_state, step), snapshot)
         sent, flying = pieces.depart(
-            rule.exchange, state.exchange_state, step, outgoing, snapshot, None
+            own_rule.exchange, state.exchange_state, step, outgoing, snapshot, None
         )
         # What needs the mean cannot run before the gradients are there, so that the
         # exchange is beside all that computes them.
@@ -75,7 +75,8 @@ def streamed_every(
         arrival = pieces.arrived(sent, snapshot)
         own = pieces.take_state(state.rule_state, since)
         piece = pieces.take(reached, since)
-        arriving = rule.receive(arrival.sent, rule.outgoing(own, arrival.snapshot))
+        outgoing = rule.outgoing(own, arrival.snapshot)
+        arriving = own_rule.receive(arrival.sent, outgoing)
         merged, own = or_nothing(
             arrival, rule.apply(arriving, piece, own, arrival.snapshot), (piece, own)
         )
@@ -91,7 +92,7 @@ def streamed_every(
             snapshot=(),
             inner_state=inner_state,
             rule_state=pieces.put_state(state.rule_state, since, own),
-            exchange_state=pieces.land(rule.exchange, flying, step),
+            exchange_state=pieces.land(own_rule.exchange, flying, step),
         )
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -14,7 +14,7 @@ from cocod_jax._parts import whole_of
 from cocod_jax._trees import at, barrier, choose, is_float, put_at
 from cocod_jax._typing import ExchangeState, Params, Sent, Tree, Weight
 from cocod_jax.exchanges._base import Exchange
-from cocod_jax.exchanges._shards import Shards, between_shards
+from cocod_jax.exchanges._shards import Shards, between_shards, by_each_device
 from cocod_jax.exchanges._wire import check_floats, cut
 from cocod_jax.rules import MergeRule, RuleState
 
@@ -126,20 +126,23 @@ class Pieces(Portion):
       count: k.
       shards: how the devices of a worker share its parameters, each of which has
         pieces of its own parts; None where they do not.
+      block: each leaf's share of a piece is filled up with zeros to a multiple of it.
     """
 
     count: int
     shards: Shards | None = None
+    block: int = 1
 
     def of_shards(
         self, shards: Shards | None, rule: MergeRule
-    ) -> tuple[Portion, MergeRule]:
+    ) -> tuple["Pieces", MergeRule]:
         """Pieces of what each device has; those are as they travel."""
-        return self.over(shards), rule
-
-    def over(self, shards: Shards | None) -> "Pieces":
-        """Pieces for workers whose devices share the parameters so."""
-        return dataclasses.replace(self, shards=shards)
+        own, block = dataclasses.replace(self, shards=shards), rule.exchange.block
+        if shards is None or block is None:
+            return own, rule
+        each = lambda piece: jax.tree.map(lambda _: shards.each, piece)
+        exchange = by_each_device(rule.exchange, shards, each)
+        return dataclasses.replace(own, block=block), rule._replace(exchange=exchange)
 
     def take(self, params: Params, step: Any) -> dict[str, jax.Array]:
         """``{dtype: [piece]}``."""
@@ -167,6 +170,7 @@ class Pieces(Portion):
             values, counted, _ = self._window(jnp.asarray(leaf), step)
             if counted is not None:
                 values = choose(counted, values, jnp.zeros_like(values))
+            values = jnp.pad(values, (0, -values.size % self.block))
             buffers[jnp.result_type(param).name].append(values)
         return {dtype: jnp.concatenate(parts) for dtype, parts in buffers.items()}
 
@@ -191,7 +195,8 @@ class Pieces(Portion):
         """``put_like`` on one device."""
         sizes: dict[str, list[int]] = defaultdict(list)
         for param in filter(is_float, jax.tree.leaves(part)):
-            sizes[jnp.result_type(param).name].append(self._length(param))
+            length = self._length(param)
+            sizes[jnp.result_type(param).name].append(length + -length % self.block)
         # One buffer, computed once: a compiler would fuse all of the merge into the
         # kernel of each leaf, which takes a part of it.
         portion = barrier(portion)
@@ -202,6 +207,7 @@ class Pieces(Portion):
                 return leaf
             values, counted, start = self._window(leaf, step)
             own = next(own_parts[jnp.result_type(param).name]).astype(leaf.dtype)
+            own = own[: len(values)]
             own = own if counted is None else choose(counted, own, values)
             written = lax.dynamic_update_slice_in_dim(
                 leaf.ravel(), own, start, 0, allow_negative_indices=False

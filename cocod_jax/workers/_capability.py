@@ -11,7 +11,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from cocod_jax._checks import check_counts, check_positive, check_sequence
+from cocod_jax._checks import (
+    check_counts,
+    check_non_negative,
+    check_positive,
+    check_sequence,
+)
 
 
 def measure_capability(step: Callable[[], Any], *, seconds: float = 1.0) -> float:
@@ -159,11 +164,14 @@ def token_weights(tokens: Sequence[float], steps: Sequence[int]) -> tuple[float,
     quality, how many tokens its mean gradient is of. With equal batches it leaves the
     number of steps, and with equal steps the squared batch.
 
+    A worker that has learnt from nothing takes no part in the exchange: its weight is
+    0, and it still receives the mean of the others.
+
     Args:
-      tokens: c_i, what each worker has learnt from since the last merge, above 0; any
+      tokens: c_i, what each worker has learnt from since the last merge, 0 or more; any
         unit will do, such as samples (shared).
-      steps: k_i, its local steps in that time, at least 1 (shared). Of
-        :class:`cocod_jax.MicroBatches` the round's period, since a worker takes one
+      steps: k_i, its local steps in that time (shared); at least 1, unless c_i is 0.
+        Of :class:`cocod_jax.MicroBatches` the round's period, since a worker takes one
         step with all of them.
 
     Returns:
@@ -171,22 +179,25 @@ def token_weights(tokens: Sequence[float], steps: Sequence[int]) -> tuple[float,
 
     Raises:
       TypeError: when one is no sequence.
-      ValueError: when a number is not positive and finite, or they are not of equally
-        many workers. A worker that takes no part has no place on the axis.
+      ValueError: when a number is negative or not finite, when a worker has learnt
+        from something in no step, or they are not of equally many workers.
 
     Examples:
       >>> cj.workers.token_weights((600, 200), steps=(3, 2))
       (120000.0, 20000.0)
+      >>> cj.workers.token_weights((600, 0), steps=(3, 0))  # the second is away
+      (120000.0, 0.0)
 
     References:
       Douillard et al., `Decoupled DiLoCo for Resilient Distributed Pre-training
       <https://arxiv.org/abs/2604.21428>`_, 2026, Section 3.2.
     """
     check_sequence(tokens=tokens, steps=steps)
-    check_positive(**{f"tokens[{i}]": c for i, c in enumerate(tokens)})
-    check_counts(**{f"steps[{i}]": k for i, k in enumerate(steps)})
     if len(tokens) != len(steps):
         raise ValueError(
             f"tokens are of {len(tokens)} workers, but steps of {len(steps)}."
         )
-    return tuple(float(c) ** 2 / k for c, k in zip(tokens, steps, strict=True))
+    pairs = list(zip(tokens, steps, strict=True))
+    check_non_negative(**{f"tokens[{i}]": c for i, (c, _) in enumerate(pairs)})
+    check_counts(**{f"steps[{i}]": k for i, (c, k) in enumerate(pairs) if c})
+    return tuple(float(c) ** 2 / k if c else 0.0 for c, k in pairs)

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cocod_jax._checks import check_counts
 from cocod_jax._trees import check_arrays, is_key
-from cocod_jax.exchanges._base import normalised
+from cocod_jax.exchanges._base import EqualShares, normalised
 from cocod_jax.rounds._checks import check_workers
 from cocod_jax.rounds._types import RoundState
 from cocod_jax.workers._mesh import check_mesh, place_on, within_worker
@@ -251,18 +251,24 @@ def reweight(state: RoundState, weights: Sequence[float]) -> RoundState:
     affected, and the mean that a merge leaves unchanged is the one with the
     weights that its snapshot was sent with.
 
+    A worker of weight 0 takes no part for a while: what it sends does not count, and it
+    still receives the mean of the others. Its numbers must be finite, since 0 times NaN
+    is NaN; :func:`cocod_jax.exchanges.finite` leaves those out that are not.
+
     Args:
       state: after ``replicate`` (per worker).
-      weights: positive, finite numbers, one for each worker of all processes
-        (shared), in the order of the processes; only ratios matter.
+      weights: finite numbers of 0 or more, one at least above 0, one for each worker
+        of all processes (shared), in the order of the processes; only ratios matter.
 
     Returns:
       The state with ``weight`` replaced.
 
     Raises:
       TypeError: when ``state`` is not a RoundState, or the weights are no sequence.
-      ValueError: when a weight is not positive and finite, when their number is not
-        the number of workers, or ``state`` has no axis of workers.
+      ValueError: when a weight is negative or not finite, or all are 0; when their
+        number is not the number of workers, or ``state`` has no axis of workers; and
+        when they differ, but the state's exchange counts all workers the same
+        (:func:`cocod_jax.exchanges.gossip`).
 
     Examples:
       >>> round_ = cj.make_round(
@@ -275,9 +281,22 @@ def reweight(state: RoundState, weights: Sequence[float]) -> RoundState:
     workers, now = check_workers(state), state.weight
     spans = not getattr(now, "is_fully_addressable", True)
     own = _Own(slice(0, workers), workers) if spans else _own_workers(workers)
-    shares = _shares(jnp.asarray(normalised(weights), now.dtype), own)
+    shares = normalised(weights, absent=True)
+    if len(set(shares)) > 1 and _counts_all_the_same(state):
+        raise ValueError(
+            f"weights={weights!r} differ, but the exchange of this state counts all "
+            "workers the same, as cj.exchanges.gossip does."
+        )
+    shares = _shares(jnp.asarray(shares, now.dtype), own)
     on_device = isinstance(now, jax.Array) and not isinstance(now, jax.core.Tracer)
     if on_device and now.committed:
         # On other devices they would make the next call compile again.
         shares = jax.device_put(shares, now.sharding)
     return state._replace(weight=shares)
+
+
+def _counts_all_the_same(state: RoundState) -> bool:
+    """Whether the exchange has no use for weights."""
+    is_equal = lambda node: isinstance(node, EqualShares)
+    nodes = jax.tree.leaves(state.exchange_state, is_leaf=is_equal)
+    return any(map(is_equal, nodes))

@@ -1,6 +1,6 @@
 """The configuration of the study of slow links.
 
-``python -m experiments.links`` takes half an hour on 2 quiet CPU cores, as root.
+``python -m experiments.slow_links`` takes half an hour on 2 quiet CPU cores, as root.
 Expected: S-SGD's loss on fast links, reached on links fifty times slower in less time.
 """
 
@@ -16,7 +16,7 @@ Numbers = Literal["float32", "int8", "int4"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LinksConfig:
+class SlowLinksConfig:
     """Which links, and what runs on them."""
 
     fast: str = "1gbit"
@@ -32,7 +32,7 @@ class LinksConfig:
     """Processes, each on its core."""
     seeds: tuple[int, ...] = (0,)
     """Everything runs once for each."""
-    out: Path = Path("runs/links")
+    out: Path = Path("runs/slow_links")
     """Folder for the logs, the table and the figure."""
 
     def __post_init__(self):

@@ -1,4 +1,4 @@
-"""The main job on links fifty times slower: ``python -m experiments.links``.
+"""The main job on links fifty times slower: ``python -m experiments.slow_links``.
 
 S-SGD trains on fast links. Streamed CoCoD-SGD with few bits a number trains on slow
 ones, with the period that :func:`cocod_jax.advise` chooses by a step and an exchange
@@ -6,7 +6,7 @@ that are timed there first. Every worker is a process on a core of its own, in a
 namespace of its own: it needs Linux, root and iproute2. Arguments after ``--`` go to
 every run, and say what is trained:
 
-    python -m experiments.links -- --model cnn --epochs 2
+    python -m experiments.slow_links -- --model cnn --epochs 2
 
 A run whose log says that it finished is not repeated.
 """
@@ -23,17 +23,17 @@ from experiments.cluster.network import Network, free_port, links_of
 from experiments.cluster.processes import machine, run_workers
 from experiments.compare import finished, options
 from experiments.config import RunConfig, parse
-from experiments.links import report
-from experiments.links.config import LinksConfig
+from experiments.slow_links import report
+from experiments.slow_links.config import SlowLinksConfig
 
 HOURS = 6
 """How long the processes of a run have."""
 
 
-def main(config: LinksConfig, train_arguments: list[str]) -> None:
+def main(config: SlowLinksConfig, train_arguments: list[str]) -> None:
     """Measures, trains what has not been trained, and leaves a table and a figure."""
     job = job_of(config, train_arguments)
-    path = config.out / "links.jsonl"
+    path = config.out / "slow_links.jsonl"
     with (
         progress.report() as show,
         logbook.opened(path, config, machine=machine()) as log,
@@ -52,14 +52,14 @@ def main(config: LinksConfig, train_arguments: list[str]) -> None:
     print(text)
 
 
-def job_of(config: LinksConfig, train_arguments: list[str]) -> RunConfig:
+def job_of(config: SlowLinksConfig, train_arguments: list[str]) -> RunConfig:
     """What is trained, by two processes or more that exchange beside their steps."""
     own = ["--workers", str(config.workers), "--execution", "split"]
     return parse([*train_arguments, *own, "--out", str(config.out)])
 
 
 def plan(
-    config: LinksConfig, job: RunConfig, measured: dict[str, Measurement]
+    config: SlowLinksConfig, job: RunConfig, measured: dict[str, Measurement]
 ) -> list[tuple[RunConfig, str]]:
     """The runs of a seed, and the links that each has."""
     runs = [(dataclasses.replace(job, algorithm="ssgd"), config.fast)]
@@ -76,13 +76,13 @@ def plan(
 
 
 def measure(
-    config: LinksConfig, job: RunConfig, log: Logbook, show: progress.Reporter
+    config: SlowLinksConfig, job: RunConfig, log: Logbook, show: progress.Reporter
 ) -> dict[str, Measurement]:
     """A step and an exchange on the slow links, by what travels; logged."""
     run = dataclasses.replace(job, algorithm="streamed")
     words = f"timing a step and an exchange on {links_of(config.slow)}"
     records = start(
-        ["experiments.links.measure", *options(run)],
+        ["experiments.slow_links.measure", *options(run)],
         Network(config.workers, config.slow),
         lambda **_: show.now(words),
     )
@@ -120,10 +120,5 @@ def start(words: list[str], network: Network, show: Any) -> list[dict[str, Any]]
 
 
 if __name__ == "__main__":
-    split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
-    command.run(
-        lambda config: main(config, sys.argv[split + 1 :]),
-        LinksConfig,
-        __doc__,
-        sys.argv[1:split],
-    )
+    own, of_runs = command.divided(sys.argv[1:])
+    command.run(lambda config: main(config, of_runs), SlowLinksConfig, __doc__, own)

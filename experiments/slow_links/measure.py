@@ -15,7 +15,7 @@ import cocod_jax as cj
 from experiments import train
 from experiments.command import run
 from experiments.config import RunConfig, config_type
-from experiments.links.config import Numbers
+from experiments.slow_links.config import Numbers
 
 REPEATS = 3
 """How often each is timed."""

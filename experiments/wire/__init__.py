@@ -1,0 +1,1 @@
+"""What an exchange sends, beside what the interfaces of its workers count."""
