@@ -55,7 +55,7 @@ class Outline(html.parser.HTMLParser):
         return re.sub(r"\s+", " ", " ".join(self.texts))
 
 
-def write_run(path, **first):
+def write_run(path, participants=(3, 2), **first):
     """A log with all that a page can show: two epochs of four rounds, resumed once."""
     circumstances = {
         "time": "2026-11-30T00:00:00+00:00",
@@ -78,7 +78,8 @@ def write_run(path, **first):
             for number in range(1, 5):
                 step = 16 * (epoch - 1) + 4 * number
                 scalars = {"loss": 8 / step, "distance": 0.1}
-                log(step, {"seconds": 1.0 * number, "sent_bytes": 4000, **scalars})
+                timed = {"seconds": 1.0 * number, "sent_bytes": 4000}
+                log(step, {**timed, "participants": participants[epoch - 1], **scalars})
                 each = {"distance": rng.random(3), "alignment": rng.random(3)}
                 log.write("workers", step=step, **each)
             log.write(
@@ -108,7 +109,8 @@ def test_a_page_has_all_that_the_log_has(log):
     found = Outline(text)
     assert found.headings == PARTS
     drawings = [attrs for tag, attrs in found.elements if tag == "svg"]
-    assert len(drawings) == 6  # loss, accuracy, step, speed; distance, alignment
+    # Loss, accuracy, step, speed; distance, alignment; participation.
+    assert len(drawings) == 7
     assert all(each["role"] == "img" and each["aria-label"] for each in drawings)
     for sentence in (
         "test accuracy 75.00%",
@@ -130,6 +132,11 @@ def test_a_page_has_all_that_the_log_has(log):
         assert sentence in found.text, sentence
     participation = found.text.partition("from step workers")[2]
     assert participation.split()[:4] == ["0", "3", "16", "2"]
+
+
+def test_participation_that_stays_is_a_sentence(tmp_path):
+    text = page.render(write_run(tmp_path / "log.jsonl", participants=(3, 3)))
+    assert "3 workers took part in each of 8 rounds." in Outline(text).text
 
 
 def test_a_page_needs_nothing_but_itself(log):
@@ -338,7 +345,7 @@ def test_a_browser_shows_it_and_runs_no_script(log, tmp_path):
     path.write_text(path.read_text() + "<script>document.title = 'ran'</script>")
     seen = Outline(browse(path, "--dump-dom").partition("<!DOCTYPE html>")[2])
     assert seen.headings == PARTS
-    assert sum(tag == "svg" for tag, _ in seen.elements) == 6
+    assert sum(tag == "svg" for tag, _ in seen.elements) == 7
     assert seen.texts[seen.texts.index("a run: a run of cocod_jax")]
 
 

@@ -44,10 +44,14 @@ def participation(run: Run) -> str:
         )
     else:
         body += html.paragraph("All workers count the same.")
-    if drawn := mean_curve(
-        run.rounds, "participants", "workers", "Workers in each exchange"
-    ):
+    counted = [row["participants"] for row in run.rounds if "participants" in row]
+    if len(set(counted)) > 1:
+        caption = "Workers in each round"
+        drawn = mean_curve(run.rounds, "participants", "workers", caption)
         return body + html.figures([drawn])
+    if counted:
+        count = f"{counted[0]:g} workers took part in each of {len(counted):,} rounds."
+        return body + html.paragraph(count)
     return body + html.paragraph(
         'The rounds do not count who took part (no "participants"): a round has the '
         "workers of its run, or it does not end."
