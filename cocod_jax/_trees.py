@@ -141,6 +141,18 @@ def all_finite(tree: Any) -> jax.Array:
     return jnp.array(finite).all()
 
 
+def stays_finite(new: Any, old: Any) -> jax.Array:
+    """Whether the floats that were finite still are; others may be anything.
+
+    What is not finite on purpose, such as a running minimum at its start, is none of
+    them.
+    """
+    floats = lambda tree: few_leaves(list(filter(is_float, jax.tree.leaves(tree))))
+    pairs = zip(floats(new), floats(old), strict=True)
+    stays = [(jnp.isfinite(x) | ~jnp.isfinite(y)).all() for x, y in pairs]
+    return jnp.array(stays, bool).all()
+
+
 def is_key(leaf: Any) -> bool:
     """Whether a leaf holds typed PRNG keys."""
     return jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)

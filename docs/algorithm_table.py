@@ -529,7 +529,7 @@ gently, and never made equal.""",
         name="Overlap Local SGD",
         travels="parameters, once in *k* steps",
         merged="*d* steps later",
-        memory="3",
+        memory="4",
         hidden="behind *d* steps",
         call="cj.rules.overlap_local_sgd(axis)",
         source=cj.rules.overlap_local_sgd,
@@ -537,8 +537,8 @@ gently, and never made equal.""",
         use="""\
 Take it where CoCoD-SGD's workers drift too far at the period that hides the exchange:
 the pull to the anchor holds them, at the price of a part of their own progress.""",
-        cost="The anchor and its momentum, as large as the parameters each; the merge "
-        "needs no snapshot.",
+        cost="The anchor and its momentum, as large as the parameters each. The merge "
+        "needs no snapshot, but the metrics tell how far workers are from it.",
     ),
     _rule(
         name="VRL-SGD",

@@ -6,6 +6,7 @@ Each process gets the variables by which it finds the others, and the GPU of its
 Its lines come out with that number before them. When one fails the others are ended,
 and its status is that of the launcher. With ``--restarts 3`` all of them are started
 again instead, up to three times, and the main job goes on from its last checkpoint.
+With ``--elastic`` it then goes on without the process that is gone, with fewer workers.
 """
 
 import dataclasses
@@ -14,14 +15,15 @@ import shutil
 import signal
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import tyro
 
-from experiments import command, rendezvous
+from experiments import command, elastic, rendezvous
 from experiments.cluster.network import free_port
+from experiments.elastic import Team
 from experiments.together import Processes
 
 
@@ -35,6 +37,8 @@ class LaunchConfig:
     """How many processes there are."""
     restarts: int = 0
     """How often all of them are started again after one has failed."""
+    elastic: bool = False
+    """Whether the others go on without a process that has failed once more."""
     timeout: int = rendezvous.MISSED
     """Seconds after which a process that is not heard of any more has failed."""
     grace: float = 10.0
@@ -56,30 +60,58 @@ def main(config: LaunchConfig) -> int:
         print(f"{config.command[0]}: command not found", file=sys.stderr)
         return 127
     launch, restarts = uuid.uuid4().hex, 0
+    resizable = elastic.resizable(config.command) if config.elastic else None
+    team = Team(config.command, tuple(range(config.processes)), resizable)
     while True:
-        status, again = run(config, environment(config, launch))
-        if not again or restarts == config.restarts:
-            return status
-        restarts += 1
-        print(f"Restart {restarts} of {config.restarts}.", file=sys.stderr)
+        ended = run(config, team, environment(config, team, launch))
+        if not ended.gone:
+            return ended.status
+        if restarts < config.restarts:
+            restarts += 1
+            print(f"Restart {restarts} of {config.restarts}.", file=sys.stderr)
+            continue
+        fewer = elastic.without(team, ended.gone)
+        if fewer is None:
+            return ended.status
+        names = lambda team: ", ".join(map(str, team.members))
+        print(
+            f"The processes that began as {names(fewer)} go on without the others of "
+            f"{names(team)}.",
+            file=sys.stderr,
+        )
+        team, restarts = fewer, 0
 
 
-def run(config: LaunchConfig, env: Mapping[str, str]) -> tuple[int, bool]:
-    """Runs the processes once; returns the status, and whether to start them again."""
-    with Processes(config.processes) as processes:
-        for index in range(config.processes):
-            own = {rendezvous.INDEX: str(index), "JAX_LOCAL_DEVICE_IDS": str(index)}
-            processes.start(config.command, {**env, **own})
+class Ended(NamedTuple):
+    """How the processes ended.
+
+    Attributes:
+      status: of the first that failed, or 0.
+      gone: those whose fault it was, where another start may help.
+    """
+
+    status: int
+    gone: Sequence[int] = ()
+
+
+def run(config: LaunchConfig, team: Team, env: Mapping[str, str]) -> Ended:
+    """Runs the processes once."""
+    with Processes(len(team.members)) as processes:
+        for index, member in enumerate(team.members):
+            own = {rendezvous.INDEX: str(index), "JAX_LOCAL_DEVICE_IDS": str(member)}
+            processes.start(team.command, {**env, **own})
         status = processes.wait(config.grace)
-        if status and not processes.interrupted:
-            for index in processes.missing():
-                print(
-                    f"Process {index} was missing: it was halted, or not heard of for "
-                    f"{config.timeout} s.",
-                    file=sys.stderr,
-                )
         wrong = status == command.USAGE  # and will be the next time
-        return status, bool(status) and not wrong and not processes.interrupted
+        if not status or wrong or processes.interrupted:
+            return Ended(status)
+        missing = processes.missing()
+        for index in missing:
+            print(
+                f"Process {index} was missing: it was halted, or not heard of for "
+                f"{config.timeout} s.",
+                file=sys.stderr,
+            )
+        return Ended(status, missing or processes.failed)
 
 
 def search_path() -> str:
@@ -88,18 +120,19 @@ def search_path() -> str:
     return os.pathsep.join(folders)
 
 
-def environment(config: LaunchConfig, launch: str) -> dict[str, str]:
+def environment(config: LaunchConfig, team: Team, launch: str) -> dict[str, str]:
     """The variables that the processes have in common.
 
     Args:
       config: the command line.
+      team: the processes.
       launch: names it; the same at every restart.
     """
     return {
         **os.environ,
         # Of an earlier start something may still hold the port.
         rendezvous.ADDRESS: f"127.0.0.1:{free_port()}",
-        rendezvous.NUMBER: str(config.processes),
+        rendezvous.NUMBER: str(len(team.members)),
         rendezvous.TIMEOUT: str(config.timeout),
         rendezvous.LAUNCH: launch,
         "PATH": search_path(),

@@ -32,9 +32,11 @@ class Processes:
 
     Attributes:
       interrupted: whether a signal to this process ended them.
+      failed: the first that failed, if one has.
     """
 
     interrupted = False
+    failed: Sequence[int] = ()
 
     def __init__(self, number: int):
         self._missing = Missing(number)
@@ -89,6 +91,7 @@ class Processes:
             left -= 1
             result = self._children[event.index].returncode
             if result and not status:
+                self.failed = [event.index]
                 status = result if result > 0 else 128 - result  # as shells say it
                 self._fail(event.index, status, grace)
         return status

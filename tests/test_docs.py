@@ -5,13 +5,17 @@ import importlib
 import inspect
 import re
 from types import SimpleNamespace
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+import optax
 import pytest
 
 import cocod_jax as cj
 from cocod_jax.certify import REASONS
 from docs import generate
-from docs.algorithm_table import ROWS
+from docs.algorithm_table import ROWS, RULES
 
 API = re.sub(
     r'\{\{ reference\["(\w+)"\] \}\}',
@@ -102,6 +106,22 @@ def test_every_rule_and_every_exchange_is_shown_to_readers():
     for path in generate.reference_names("exchanges"):
         if path != "cocod_jax.Exchange":
             assert f"| {{func}}`{path.replace('cocod_jax', 'cj')} <{path}>` |" in page
+
+
+OPTIONS = {"VRL-SGD": {"learning_rate": 0.1, "period": 2}}
+WHOLE_COPIES = [row for row in RULES if row.memory.isdigit()]
+
+
+@pytest.mark.parametrize("row", WHOLE_COPIES, ids=lambda row: row.slug)
+def test_the_copies_in_the_table_are_those_of_a_round(row):
+    """Of the snapshot, of what is in flight, and of what rule and exchange keep."""
+    rule: Any = row.source  # with its defaults, where it has them
+    rule = rule("workers", **OPTIONS.get(row.name, {}))
+    round_ = cj.make_round(lambda w, b: w.sum(), optax.sgd(0.1), rule, period=2)
+    state = cj.replicate(round_.init(jnp.zeros(1000)), 2)
+    kept = jax.tree.leaves((state.rule_state, state.exchange_state))
+    each = sum(leaf.nbytes for leaf in kept) / 2 + cj.summary(round_, state).kept_bytes
+    assert round(each / 4000, 1) == float(row.memory)
 
 
 def test_results_have_a_page_and_a_row_each():

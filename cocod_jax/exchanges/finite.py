@@ -33,11 +33,15 @@ def finite(axis_name: AxisName, weights: Sequence[float] | None = None) -> Excha
 
     A round heals the workers that were left out:
 
-    * A worker whose gradient is not finite gives up: its parameters become NaN, the
-      floating-point state of its optimizer is that of ``init`` again, and its model
-      state stays as it was. It takes no step until a merge has healed all of it.
+    * A worker whose gradient is not finite, or whose model state no longer is, gives
+      up: its parameters become NaN, the floating-point state of its optimizer is that
+      of ``init`` again, and its model state stays as it was. It takes no step until a
+      merge has healed all of it.
     * A merge that would give a worker numbers that are not finite gives it m, and its
       rule's state stays as it was.
+
+    Where all workers give up in one round, its merge brings them back to its start;
+    streamed, a merge comes while all have given up, and nobody is left.
 
     A worker that took part in an exchange reports a finite ``distance``; one that was
     left out does not. :class:`cocod_jax.DriftAlarm` names it.

@@ -1,4 +1,4 @@
-"""A worker whose gradient is not finite gives up, and waits to be healed.
+"""A worker whose step is not finite gives up, and waits to be healed.
 
 Its parameters could stay as they were before the step. But few workers break at once:
 the numbers of one that diverges grow, and what it sent next would be finite and huge.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from cocod_jax._parts import whole_of
-from cocod_jax._trees import cast_like, norm
+from cocod_jax._trees import cast_like, norm, same_shapes, stays_finite
 from cocod_jax._typing import Batch, LossFn, ModelState, Params
 from cocod_jax.rounds._checks import check_loss, check_same_types
 from cocod_jax.rounds._healing import Trained, or_given_up
@@ -46,7 +46,12 @@ def local_step(
         (loss, model_state, aux), gradient = take(
             state.params, state.model_state, batch, key
         )
-        metrics = StepMetrics(loss, norm(gradient), aux)
+        grad_norm = norm(gradient)
+        if same_shapes(model_state, state.model_state):  # or it is refused below
+            # No other metric would show it before an evaluation.
+            finite = stays_finite(model_state, state.model_state)
+            grad_norm = jnp.where(finite, grad_norm, jnp.nan)
+        metrics = StepMetrics(loss, grad_norm, aux)
         if rule.correct is not None:
             gradient = portion.correct(rule, state.rule_state, gradient, state.params)
         part = part_of(state.params)

@@ -52,6 +52,7 @@ class StepMetrics(NamedTuple):
     Attributes:
       loss: scalar of the loss's own dtype, of the worker's batch before the step.
       grad_norm: scalar, float32 or wider, the Euclidean norm of the worker's gradient.
+        NaN also when the step leaves a model state that is no longer finite.
       aux: what ``loss_fn`` returned beside the loss, None without ``has_aux``.
     """
 
