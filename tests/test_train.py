@@ -372,6 +372,7 @@ def test_runs_that_differ_have_logs_that_differ():
         "seed": 1,
         "via": "shard_map",
         "execution": "fused",
+        "numbers": "int8",
     }
     without = {"task", *WITHOUT_INFLUENCE}
     assert set(others) == {f.name for f in dataclasses.fields(TrainConfig)} - without
