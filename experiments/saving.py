@@ -179,7 +179,9 @@ def _cut(log: Path, lines: int) -> None:
             f"{log} has {len(kept)} lines, and the checkpoint was saved after {lines}: "
             "it is not the log of this run. Leave --resume out to begin anew."
         )
-    log.write_bytes(b"".join(kept))
+    part = log.with_suffix(".part")  # whoever kills this leaves one of the two whole
+    part.write_bytes(b"".join(kept))
+    part.replace(log)
 
 
 def export(config: RunConfig, params: Any, model_state: Any) -> Path:

@@ -145,6 +145,16 @@ def test_a_checkpoint_of_another_run_is_refused(change, message, tmp_path, capsy
     assert err.count("\n") == 1
 
 
+def test_a_log_is_whole_while_it_is_cut(tmp_path):
+    log, text = tmp_path / "log.jsonl", "one\ntwo\nto"
+    log.write_text(text)
+    with log.open() as meanwhile:
+        saving._cut(log, 1)
+        assert meanwhile.read() == text
+    assert log.read_text() == "one\n"
+    assert list(tmp_path.iterdir()) == [log]
+
+
 def test_a_log_that_is_not_the_checkpoints_is_refused(tmp_path, capsys):
     arguments = [*IMAGES.split(), "--epochs=1", f"--out={tmp_path}"]
     config = run(arguments)
