@@ -107,7 +107,7 @@ class Progress:
         self._log = run.log
         self._start: str | None = None  # as the log has it
         self._ended: str | None = None  # that of processes that have ended
-        self._at = 0.0
+        self._at, self._had = 0.0, 0
 
     def befallen(self, fault: Fault) -> Befallen:
         """A fault that has just come."""
@@ -118,12 +118,12 @@ class Progress:
         """It has ended all processes, and others start."""
         assert self.last is not None
         self.last.ended = self._since()
-        self._ended, self.goes_on = self._start, False
+        self._ended, self._had, self.goes_on = self._start, self.rounds, False
 
     def look(self) -> None:
         """Reads the log as it is now."""
         text = self._log.read_bytes() if self._log.exists() else b""
-        rounds = own = 0  # in all, and of the processes that write it now
+        rounds = own = 0  # in all, and of the last processes that have begun
         for line in text.splitlines(keepends=True):
             if not line.endswith(b"\n"):
                 break
@@ -133,7 +133,8 @@ class Progress:
                 self._start, own = json.loads(line)["time"], 0
         self.goes_on = own > 0 and self._start != self._ended
         if self.last is not None and self.last.ended is not None:
-            self.last.redone += max(0, self.rounds - rounds)
+            if self._start != self._ended:
+                self.last.redone = max(0, self._had - (rounds - own))
             if self.goes_on and self.last.recovered is None:
                 self.last.recovered = self._since()
         self.rounds = rounds
