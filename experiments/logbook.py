@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +43,14 @@ def opened(
             log.write("run", **first)
         else:
             log.write("resumed", step=resumed, **first)
-        status = "failed"
         try:
             yield log
-            status = "finished"
-        except KeyboardInterrupt:
-            status = "interrupted"
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt)
+            with suppress(OSError):  # of a disk that is full, as the error may say
+                log.write("end", status="interrupted" if stopped else "failed")
             raise
-        finally:
-            log.write("end", status=status)
+        log.write("end", status="finished")
 
 
 def circumstances(config: Any) -> dict[str, Any]:

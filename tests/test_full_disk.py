@@ -86,6 +86,7 @@ def test_the_job_says_so_in_a_line_and_goes_on_when_there_is_room(
             self._checkpoints.wait()
             fill(small_disk, 4096)
         save(self, step, *others, **more)
+        self._checkpoints.wait()  # or the log, which needs room too, might come first
 
     arguments = ["--workers=2", "--epochs=4", f"--out={small_disk}"]
     with monkeypatch.context() as patch:

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from decimal import Decimal
 from numbers import Integral, Real
 from pathlib import Path
@@ -40,9 +40,12 @@ def open_lines(
     file = path.open("a" if append else "w")
     try:
         yield file
-    finally:
-        with errors_of(file):  # what was left to write, where a disk was full
+    except BaseException:
+        with suppress(OSError):  # of what a full disk has left to write
             file.close()
+        raise
+    with errors_of(file):
+        file.close()
 
 
 @contextmanager
