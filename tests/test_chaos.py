@@ -1,6 +1,7 @@
 """The study of faults: one run on a small scale, and how it counts."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,8 @@ from experiments.chaos import disturb, outcome, report
 from experiments.chaos.config import ChaosConfig
 from experiments.chaos.disturb import Fault, Progress
 from experiments.config import TrainConfig
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_a_run_of_which_a_process_is_killed_ends_as_without(tmp_path, capsys):
@@ -36,6 +39,15 @@ def test_a_run_of_which_a_process_is_killed_ends_as_without(tmp_path, capsys):
     before = cell.log.stat()
     chaos.main(config)  # does not repeat it
     assert cell.log.stat() == before
+
+
+def test_the_tables_in_the_results_are_those_of_their_logs():
+    folder = ROOT / "experiments/results/20261130_chaos"
+    assert (folder / "tables.md").read_text() == report.report(folder)
+    runs = [
+        record for log in folder.glob("*.jsonl") for record in read_jsonl(log)["result"]
+    ]
+    assert not any(record["lost_bytes"] for record in runs)
 
 
 def test_faults_are_drawn_once_and_for_all():
