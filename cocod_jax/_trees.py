@@ -30,7 +30,35 @@ def check_same_tree(tree: Any, like: Any, name: str, like_name: str) -> None:
             )
 
 
-def check_arrays(tree: Any, name: str) -> None:
+def check_like(tree: Any, like: Any, name: str, like_name: str) -> None:
+    """Raises as :func:`check_same_tree`, and where a cast would lose more than digits.
+
+    Raises:
+      TypeError: naming a leaf that is no array; or one of integers where floats are
+        asked for, or of complex numbers where real ones are.
+      ValueError: naming a leaf of another shape.
+    """
+    check_same_tree(tree, like, name, like_name)
+    check_arrays(tree, name)
+    leaves = jax.tree.leaves_with_path(tree)
+    for (path, leaf), other in zip(leaves, jax.tree.leaves(like), strict=True):
+        own, wanted = jnp.result_type(leaf), jnp.result_type(other)
+        if not _holds(wanted, own):
+            raise TypeError(
+                f"{name}{jax.tree_util.keystr(path)} has the dtype {own}, and "
+                f"{like_name} {wanted}; return numbers of that kind."
+            )
+
+
+def _holds(wanted: Any, own: Any) -> bool:
+    """Whether numbers of one dtype can become those of another, but for rounding."""
+    is_real = jnp.issubdtype(own, jnp.floating)
+    if jnp.issubdtype(wanted, jnp.complexfloating):
+        return is_real or jnp.issubdtype(own, jnp.complexfloating)
+    return is_real == jnp.issubdtype(wanted, jnp.floating)
+
+
+def check_arrays(tree: Any, name: str, cure: str = "") -> None:
     """Raises TypeError, with the leaf's name, unless all leaves are arrays or numbers.
 
     Models of some libraries are trees with functions and names among their leaves.
@@ -39,10 +67,16 @@ def check_arrays(tree: Any, name: str) -> None:
         if not _is_array(leaf):
             raise TypeError(
                 f"{name}{jax.tree_util.keystr(path)} is {shown(leaf)}, of type "
-                f"{type(leaf).__name__}; every leaf must be an array or a number. Keep "
-                "the others out, as params, static = eqx.partition(model, "
-                "eqx.is_inexact_array) does, and combine them in the loss."
+                f"{type(leaf).__name__}; every leaf must be an array or a number."
+                f"{cure and ' ' + cure}"
             )
+
+
+OF_A_MODEL = (
+    "Keep the others out, as params, static = eqx.partition(model, "
+    "eqx.is_inexact_array) does, and combine them in the loss."
+)
+"""What to do with a model among whose leaves there are others."""
 
 
 def _is_array(leaf: Any) -> bool:

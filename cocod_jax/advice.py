@@ -139,6 +139,7 @@ def advise(
         step_seconds, exchange_seconds, workers, latency
     )
     _check_times(step_seconds, exchange_seconds, busy, workers)
+    check_non_negative(latency=latency, jitter=jitter)
     check_counts(devices=devices)
     if (learning_rate is None) != (smoothness is None):
         raise ValueError(
@@ -234,7 +235,7 @@ def _given(
             f"exchange_seconds={exchange_seconds} and workers={workers} must be "
             "numbers, unless the first argument is what cj.measure returned."
         )
-    return step_seconds, exchange_seconds, workers, latency or 0.0
+    return step_seconds, exchange_seconds, workers, 0.0 if latency is None else latency
 
 
 def _check_times(

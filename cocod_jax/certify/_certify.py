@@ -5,7 +5,8 @@ from typing import Any
 
 import jax
 
-from cocod_jax._checks import check_counts
+from cocod_jax._checks import check_choices, check_counts, check_kind
+from cocod_jax._text import shown
 from cocod_jax.certify._certificate import Certificate
 from cocod_jax.certify._compile import compile_program
 from cocod_jax.certify._dataflow import CollectiveFlow, flows_of
@@ -23,10 +24,11 @@ from cocod_jax.certify._program import (
 from cocod_jax.certify._reasons import diagnose
 from cocod_jax.certify._schedule import read_schedule
 from cocod_jax.certify._tpu import TPU
-from cocod_jax.exchanges._base import workers_axis
+from cocod_jax.exchanges._base import check_one_axis, workers_axis
 from cocod_jax.exchanges._shards import shards_of
 from cocod_jax.execution._distribute import distribute
 from cocod_jax.rounds._round import Round
+from cocod_jax.rounds._types import RoundState
 
 _MAKERS = {"gpu": NVIDIA, "tpu": TPU}
 TARGETS = {target: maker for maker in _MAKERS.values() for target in maker.targets}
@@ -51,7 +53,8 @@ def dataflow(
       One :class:`CollectiveFlow` for each collective.
 
     Raises:
-      TypeError: when ``fn`` is what :func:`cocod_jax.distribute` returned.
+      TypeError: when ``fn`` is no program, or what :func:`cocod_jax.distribute`
+        returned.
       ValueError: when ``axis_name`` is not the rule's, the arrays of ``args`` have no
         leading axis in common, or ``fn`` was jitted with options of the compiler.
 
@@ -125,7 +128,8 @@ def certify(
       ImportError: when the compiler for the target is not installed; it says how to.
       NotImplementedError: when the compiler of this machine's GPUs is not NVIDIA's, or
         shows no schedule.
-      TypeError: when ``fn`` is what :func:`cocod_jax.distribute` returned.
+      TypeError: when ``fn`` is no program, or what :func:`cocod_jax.distribute`
+        returned.
       ValueError: when ``axis_name`` is not the rule's, ``target`` is not known,
         ``devices`` and ``hosts`` do not fit the program or the target, several hosts
         have no target, the arrays of ``args`` have no leading axis in common, or ``fn``
@@ -142,8 +146,10 @@ def certify(
     """
     if target is None and jax.default_backend() not in _MAKERS:
         target = "h100"
-    if target is not None and target not in TARGETS:
-        raise ValueError(f"target={target!r} must be one of {', '.join(TARGETS)}.")
+    if target is not None:
+        check_choices(TARGETS, target=target)
+    if compiler_options is not None:
+        check_kind(Mapping, compiler_options=compiler_options)
     maker = TARGETS[target] if target else _MAKERS[jax.default_backend()]
     check_counts(hosts=hosts)
     if devices is not None:
@@ -177,9 +183,17 @@ def certify(
 
 
 def _axis_of_workers(fn: Round | Callable[..., Any], axis_name: str | None) -> str:
+    if not (isinstance(fn, Round) or callable(fn)):
+        raise TypeError(
+            f"fn={shown(fn)} must be a Round, the function of one worker, or what "
+            "jax.pmap or jax.jit returned."
+        )
     if isinstance(fn, Round):
         return workers_axis(fn.rule.exchange, axis_name)
-    return "workers" if axis_name is None else axis_name
+    if axis_name is None:
+        return "workers"
+    check_one_axis(axis_name)
+    return axis_name
 
 
 def _all_workers(
@@ -190,6 +204,12 @@ def _all_workers(
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """The program over all workers, and what it takes."""
     if isinstance(fn, Round):
+        if len(args) != 2:
+            raise TypeError(
+                f"args has {len(args)} entries, but a Round takes two: the state and "
+                "the batches."
+            )
+        check_kind(RoundState, **{"args[0]": args[0]})
         one_worker, donate = fn.run, True
     elif hasattr(fn, "lower"):  # made by jit or pmap: it knows its axis and devices
         return fn, args

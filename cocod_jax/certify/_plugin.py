@@ -18,6 +18,8 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 
+from cocod_jax._checks import check_choices
+
 Kind: TypeAlias = Literal["gpu", "tpu"]
 
 
@@ -61,6 +63,7 @@ COMPILERS: dict[Kind, _Compiler] = {
 
 def plugin_directory(kind: Kind = "gpu") -> Path:
     """Where a compiler is kept: in this environment, one for each JAX version."""
+    check_choices(COMPILERS, kind=kind)
     name = f"{COMPILERS[kind].folder}-{jax.__version__}"
     return Path(sys.prefix) / "share" / "cocod_jax" / name
 
@@ -70,7 +73,11 @@ def install_command(kind: Kind = "gpu") -> list[str]:
 
     Args:
       kind: ``"gpu"`` for NVIDIA GPUs, or ``"tpu"``.
+
+    Raises:
+      ValueError: when it is another one.
     """
+    check_choices(COMPILERS, kind=kind)
     wheels = COMPILERS[kind].wheels.items()
     return [
         *(sys.executable, "-m", "pip", "install", "--no-deps"),

@@ -10,8 +10,9 @@ import numpy as np
 import optax
 from jax import lax
 
-from cocod_jax._checks import check_sequence
+from cocod_jax._checks import check_pair, check_sequence, check_takes
 from cocod_jax._text import shown
+from cocod_jax._trees import check_arrays, check_like, check_same_tree
 from cocod_jax._typing import AxisName, ExchangeState, Sent, Tree, Weight
 
 Phases: TypeAlias = tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]
@@ -87,8 +88,8 @@ class Exchange(NamedTuple):
         Returns:
           What arrives, like ``tree``.
         """
-        sent, _ = self.send(self.init(tree), tree, weight)
-        return self.receive(sent, tree)
+        sent, _ = send_by(self.send, self.init(tree), tree, weight)
+        return receive_by(self, sent, tree)
 
 
 def stateless(tree: Tree) -> optax.EmptyState:
@@ -103,6 +104,53 @@ class EqualShares(NamedTuple):
     It has no arrays; :func:`cocod_jax.reweight` knows by it that weights would not
     count.
     """
+
+
+def check_exchange(exchange: Exchange) -> None:
+    """Raises unless the parts of an exchange are what they are called as.
+
+    Raises:
+      TypeError: when a part is no function of its arguments, or ``axis_name`` no name.
+      ValueError: when ``weights`` are not positive and finite.
+    """
+    check_takes(("tree",), **{"exchange.init": exchange.init})
+    check_takes(("state", "tree", "weight"), **{"exchange.send": exchange.send})
+    check_takes(("sent", "like"), **{"exchange.receive": exchange.receive})
+    takes = ("state", "tree", "weight"), ("state", "halfway"), ("state",)
+    for i, (phase, own) in enumerate(zip(exchange.phases or (), takes, strict=False)):
+        check_takes(own, **{f"exchange.phases[{i}]": phase})
+    if exchange.axis_name is not None:
+        check_axis_name(exchange.axis_name)
+    if exchange.weights is not None:
+        normalised(exchange.weights)
+
+
+def send_by(
+    send: Callable[..., Any], state: ExchangeState, tree: Tree, weight: Weight | None
+) -> tuple[Sent, ExchangeState]:
+    """What an exchange's ``send``, or its first half, returns for a tree.
+
+    Raises:
+      TypeError: when a leaf of the tree, or of what is sent, is no array, or ``send``
+        returns anything else than two values.
+      ValueError: when the exchange's state has another structure than before.
+    """
+    check_arrays(tree, "what is sent")
+    sent, after = check_pair(send(state, tree, weight), "send", "sent, state")
+    check_arrays(sent, "sent")
+    check_same_tree(after, state, "the state that send returned", "state")
+    return sent, after
+
+
+def receive_by(exchange: Exchange, sent: Sent, like: Tree) -> Tree:
+    """What an exchange's ``receive`` returns.
+
+    Raises:
+      TypeError, ValueError: when that is not like the tree that was sent.
+    """
+    arriving = exchange.receive(sent, like)
+    check_like(arriving, like, "arriving", "what was sent")
+    return arriving
 
 
 def own_share(
@@ -146,17 +194,21 @@ def normalised(weights: Sequence[float], *, absent: bool = False) -> tuple[float
       ValueError: when there is no weight, or one is not positive and finite.
     """
     check_sequence(weights=weights)
-    values = tuple(float(w) for w in weights)
+    weights = tuple(weights)
+    try:
+        values = tuple(map(float, weights))
+    except (TypeError, ValueError, OverflowError):  # no numbers, or rows of them
+        values = ()
     if absent and any(values) and all(math.isfinite(w) and w >= 0 for w in values):
         return tuple(w / math.fsum(values) for w in values)
     if absent:
         raise ValueError(
-            f"weights={weights!r} must be finite numbers, 0 or more, one for each "
+            f"weights={shown(weights)} must be finite numbers, 0 or more, one for each "
             "worker, of which one at least is above 0."
         )
     if not values or not all(math.isfinite(w) and w > 0 for w in values):
         raise ValueError(
-            f"weights={weights!r} must be positive, finite numbers, one for each "
+            f"weights={shown(weights)} must be positive, finite numbers, one for each "
             "worker; a worker that takes no part has no place on the axis."
         )
     total = math.fsum(values)
@@ -186,8 +238,8 @@ def check_axis_name(axis_name: Any) -> None:
     names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
     if not names or not all(isinstance(name, str) for name in names):
         raise TypeError(
-            f"axis_name={axis_name!r} must be a string, or a tuple of strings: the "
-            'axis_name given to pmap or vmap, for example "workers".'
+            f"axis_name={shown(axis_name)} must be a string, or a tuple of strings: "
+            'the axis_name given to pmap or vmap, for example "workers".'
         )
 
 

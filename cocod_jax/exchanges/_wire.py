@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cocod_jax._trees import check_arrays
 from cocod_jax._typing import Tree
 
 
@@ -26,8 +27,10 @@ def ravel(tree: Tree) -> dict[str, jax.Array]:
     leaves, such as a group of ``optax.partition`` that labels nothing, has no buffer.
 
     Raises:
+      TypeError: when a leaf is no array.
       ValueError: when the tree has leaves, and none of them is floating point.
     """
+    check_arrays(tree, "the tree")
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
     buffers = {
         name: jnp.concatenate([leaves[i].astype(name).ravel() for i in members])

@@ -146,7 +146,7 @@ def _doubly_stochastic(graph: Sequence[Sequence[float]]) -> np.ndarray:
     """
     try:
         matrix = np.array(graph, np.float64)
-    except (TypeError, ValueError):  # rows of other lengths, or no numbers
+    except (TypeError, ValueError, OverflowError):  # no rows, or no numbers
         matrix = np.zeros(0)
     if matrix.ndim != 2 or matrix.size != len(matrix) ** 2 or not matrix.size:
         raise ValueError(

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import lax
 
+from cocod_jax._text import shown
 from cocod_jax._typing import AxisName, ExchangeState, Sent, Tree, Weight
 from cocod_jax.exchanges._base import (
     Exchange,
     check_axis_name,
+    check_exchange,
     normalised,
     own_share,
     stateless,
@@ -76,13 +78,24 @@ def as_exchange(
     """The exchange itself, or the mean over the axis of that name.
 
     Raises:
+      TypeError: when it is neither.
       ValueError: when both an exchange and ``weights`` are given.
     """
-    if not isinstance(axis_or_exchange, Exchange):
-        return mean(axis_or_exchange, weights)
+    if isinstance(axis_or_exchange, Exchange):
+        _check_no_weights(weights)
+        check_exchange(axis_or_exchange)
+        return axis_or_exchange
+    if not isinstance(axis_or_exchange, str | tuple):
+        raise TypeError(
+            f"axis_or_exchange={shown(axis_or_exchange)} must be the name of the axis "
+            'of the workers, such as "workers", or an Exchange.'
+        )
+    return mean(axis_or_exchange, weights)
+
+
+def _check_no_weights(weights: Sequence[float] | None) -> None:
     if weights is not None:
         raise ValueError(
             f"weights={weights!r} was given beside an exchange, which has its own; "
             "give the weights to the exchange: cj.mean(axis_name, weights)."
         )
-    return axis_or_exchange

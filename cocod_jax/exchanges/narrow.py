@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cocod_jax._checks import check_counts
+from cocod_jax._checks import check_choices, check_counts
 from cocod_jax._trees import own_copy
 from cocod_jax._typing import Sent, Tree, Weight
 from cocod_jax.exchanges._base import (
@@ -128,8 +128,7 @@ def narrow(
        NaN on all workers, and stays in e_i.
     """
     check_one_axis(axis_name)
-    if numbers not in CODECS:
-        raise ValueError(f"numbers={numbers!r} must be one of {', '.join(CODECS)}.")
+    check_choices(CODECS, numbers=numbers)
     check_counts(block=block)
     if block % 2:
         raise ValueError(f"block={block} must be an even number.")

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from cocod_jax._checks import check_flags
 from cocod_jax._meshes import outside_of_meshes
 from cocod_jax._typing import Batches
 from cocod_jax.exchanges._base import workers_axis
@@ -16,13 +17,14 @@ from cocod_jax.execution._flags import (
     warn_of_nan,
     warn_without_flags,
 )
+from cocod_jax.execution._foreign import names_foreign_state
 from cocod_jax.execution._in_flight import InFlight
 from cocod_jax.execution._map import Via, WorkerMap
 from cocod_jax.execution._split import Split
 from cocod_jax.rounds._checks import check_batches, check_workers, of_all_workers
 from cocod_jax.rounds._round import Round, check_round
 from cocod_jax.rounds._types import RoundMetrics, RoundState
-from cocod_jax.workers._mesh import check_mesh
+from cocod_jax.workers._mesh import check_devices, check_mesh
 
 Execution: TypeAlias = Literal["fused", "split"]
 Run: TypeAlias = Callable[[RoundState, Batches], tuple[RoundState, RoundMetrics]]
@@ -111,8 +113,9 @@ def distribute(
       before the last. The split execution does neither.
 
     Raises:
-      TypeError: when ``round_`` is not a Round, or ``axis_name`` not a string; in use,
-        when ``state`` is not a RoundState.
+      TypeError: when ``round_`` is not a Round, ``axis_name`` not a string,
+        ``check_vma`` not a bool, or what is given as a device is none; in use, when
+        ``state`` is not a RoundState.
       ValueError: when ``axis_name`` is not the rule's, or the rule has several axes,
         when ``via`` or ``execution`` is none of the above, when ``devices``
         is empty, when devices are given to ``vmap``, ``exchange_devices`` to a fused
@@ -120,8 +123,8 @@ def distribute(
         workers or stands beside what it excludes, or when ``vmap``, or ``shard_map``
         without a mesh, is asked to span processes; in use, when ``state`` has no axis
         of workers, when ``batches`` do not begin with its workers and the period, when
-        counts of micro-batches do not fit, there is not one device for each worker, or
-        a run has taken the memory of ``state`` before.
+        counts of micro-batches do not fit, there is not one device for each worker,
+        ``state`` is that of another round, or a run has taken its memory before.
 
     Examples:
       >>> loss = lambda w, batch: 0.5 * (w - batch) ** 2
@@ -133,6 +136,7 @@ def distribute(
       [2. 2.] [32.  8.]
     """
     check_round(round_)
+    check_flags(check_vma=check_vma)
     axis_name = workers_axis(round_.rule.exchange, axis_name)
     _check_mapping(via, devices, exchange_devices, mesh)
     if mesh is not None:
@@ -174,7 +178,8 @@ def distribute(
                 "state was given to a run before, which took its memory; go on with "
                 "the state that the run returned."
             )
-        return program(state, batches)
+        with names_foreign_state(round_, state):
+            return program(state, batches)
 
     return run
 
@@ -305,8 +310,8 @@ def _check_mapping(
     """Raises ValueError unless the mapping transform can use these devices."""
     if via not in ("pmap", "shard_map", "vmap"):
         raise ValueError(f"via={via!r} must be 'pmap', 'shard_map' or 'vmap'.")
-    if devices is not None and not len(devices):
-        raise ValueError("devices is empty; give one for each worker, or None.")
+    given = {"devices": devices, "exchange_devices": exchange_devices}
+    check_devices(**{name: own for name, own in given.items() if own is not None})
     if via == "vmap" and not (devices is None and exchange_devices is None):
         raise ValueError("devices have no meaning for via='vmap', which uses one.")
     if via != "pmap" and mesh is None and jax.process_count() > 1:

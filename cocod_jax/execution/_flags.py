@@ -8,6 +8,8 @@ from typing import TypeAlias
 
 import jax
 
+from cocod_jax._text import shown
+
 Options: TypeAlias = dict[str, float]
 
 SCHEDULER = "xla_gpu_enable_latency_hiding_scheduler"
@@ -104,6 +106,7 @@ def compiler_options(device: jax.Device | str | None = None) -> Options:
       for which this library knows none.
 
     Raises:
+      TypeError: when it is neither a name nor a device.
       ValueError: when it is another name.
 
     Examples:
@@ -124,6 +127,10 @@ def compiler_options(device: jax.Device | str | None = None) -> Options:
                 "None; those of NVIDIA's are all 'gpu'."
             )
         return dict(named[device])
+    if not isinstance(device, jax.Device):
+        raise TypeError(
+            f"device={shown(device)} must be a name such as 'gpu', a device, or None."
+        )
     if device.platform == "tpu":
         return dict(TPU_FLAGS.get(tpu_generation(device), {}))
     if device.platform != "gpu" or _is_amd(device):

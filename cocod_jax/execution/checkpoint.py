@@ -4,6 +4,7 @@ Between two rounds nothing is in flight: the state of all workers is all of a ru
 its data, and that is a function of the step in most pipelines.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,8 +15,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, PartitionSpec
 
-from cocod_jax._checks import check_counts, check_whole
-from cocod_jax._trees import is_key
+from cocod_jax._checks import check_counts, check_kind, check_paths, check_whole
+from cocod_jax._text import shown
+from cocod_jax._trees import check_arrays, is_key
 from cocod_jax.rounds._checks import check_workers
 from cocod_jax.rounds._types import RoundState
 
@@ -49,6 +51,8 @@ class Checkpoints:
 
     Raises:
       ImportError: when Orbax is not installed; it says how to install it.
+      NotADirectoryError: when ``folder`` is a file.
+      TypeError: when ``folder`` is no path.
       ValueError: when ``keep`` is not an integer of at least 1.
 
     Examples:
@@ -71,6 +75,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | Path, *, keep: int = 2):
+        check_paths(folder=folder)
         check_counts(keep=keep)
         ocp = _orbax()
         policies = ocp.checkpoint_managers
@@ -80,7 +85,11 @@ class Checkpoints:
         )
         to_keep = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
         self._folder = Path(folder).absolute()
-        self._ocp = ocp
+        if self._folder.exists() and not self._folder.is_dir():
+            raise NotADirectoryError(
+                f"folder={str(folder)!r} is a file; give a folder."
+            )
+        self._ocp, self._is_open = ocp, True
         self._manager = ocp.CheckpointManager(
             self._folder,
             item_handlers={
@@ -97,6 +106,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self._is_open = False
         with self._writes() if error is None else suppress(OSError, ValueError):
             self._manager.close()
 
@@ -129,17 +139,25 @@ class Checkpoints:
           step: local steps so far.
           state: as a run returned it; it may be given to a run when this returns.
           notes: what else there is to know, as JSON: a configuration, a position.
-          score: how good it is; more is better.
+          score: how good it is; more is better. NaN is as good as none.
 
         Raises:
-          TypeError: when ``state`` is not a RoundState.
+          TypeError: when ``state`` is not a RoundState, or a leaf of it no array; when
+            ``notes`` is no mapping that JSON can hold, or ``score`` no number.
           ValueError: when ``step`` is not an integer of 0 or more, ``state`` has no
-            axis of workers, or two leaves have one name.
+            axis of workers, two leaves have one name, or the context manager has ended.
           OSError: when it cannot be written, such as to a full disk; earlier
             checkpoints stay. An error in the background comes with the next call.
         """
+        if not self._is_open:
+            raise ValueError(
+                f"step={step} cannot be saved: these checkpoints are closed. Save "
+                "within their with statement."
+            )
         check_whole(step=step)
         check_workers(state)
+        check_arrays(state, "state")
+        own = {"score": _as_score(score), "notes": _as_json(notes)}
         if step in self._manager.all_steps():
             return
         args, named = self._ocp.args, _by_name(state)
@@ -148,9 +166,9 @@ class Checkpoints:
                 step,
                 args=args.Composite(
                     state=args.StandardSave(_of_all_processes(named)),
-                    notes=args.JsonSave({"score": score, "notes": dict(notes or {})}),
+                    notes=args.JsonSave(own),
                 ),
-                metrics=None if score is None else {"score": score},
+                metrics=None if own["score"] is None else {"score": own["score"]},
             )
 
     def wait(self) -> None:
@@ -227,6 +245,23 @@ class Checkpoints:
         """The score and the notes that were saved."""
         of_notes = self._ocp.args.Composite(notes=self._ocp.args.JsonRestore())
         return self._manager.restore(step, args=of_notes)["notes"]
+
+
+def _as_score(score: float | None) -> float | None:
+    if score is None:
+        return None
+    if np.ndim(score) or np.asarray(score).dtype.kind not in "iuf":
+        raise TypeError(f"score={shown(score)} must be a number, or None.")
+    return None if np.isnan(score) else float(score)
+
+
+def _as_json(notes: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The notes, before they are written: Orbax would wait minutes for what failed."""
+    check_kind(Mapping, notes={} if notes is None else notes)
+    try:
+        return json.loads(json.dumps(dict(notes or {})))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"notes={shown(notes)} must be JSON: {error}.") from None
 
 
 class _Unlike(ValueError):

@@ -119,7 +119,15 @@ class DriftAlarm:
 
         Args:
           memory: what :meth:`memory` returned.
+
+        Raises:
+          ValueError: when something of it is missing.
         """
+        missing = sorted(self.memory().keys() - memory.keys())
+        if missing:
+            raise ValueError(
+                f"memory has no {', '.join(missing)}; give what memory() returned."
+            )
         self._first_loss = memory["first_loss"]
         self._first_distance = memory["first_distance"]
         self._in_a_row = memory["in_a_row"]

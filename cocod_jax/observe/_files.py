@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from cocod_jax._checks import check_flags, check_paths
 from cocod_jax._text import shown
 
 
@@ -33,6 +34,8 @@ def open_lines(
     path: str | Path, append: bool, is_torn: Callable[[bytes], bool]
 ) -> Iterator[TextIO]:
     """A file to write lines to, a new one or one that ends in a whole line."""
+    check_paths(path=path)
+    check_flags(append=append)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if append and path.exists():
@@ -83,6 +86,20 @@ def columns_of(path: str | Path) -> list[str]:
             f"of which is 'step'. It begins with {step!r}."
         )
     return names
+
+
+def whole(count: Any) -> int:
+    """A count of local steps as a number of Python.
+
+    Raises:
+      TypeError: when it is no number.
+    """
+    try:
+        return int(count)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(
+            f"count={shown(count)} must be a number of local steps."
+        ) from None
 
 
 def named(scalars: Mapping[str, float]) -> dict[str, float]:

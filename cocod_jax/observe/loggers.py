@@ -22,9 +22,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cocod_jax._checks import check_paths
 from cocod_jax._text import shown
 from cocod_jax.exchanges._base import worker_shares
-from cocod_jax.observe._files import columns_of, errors_of, named, open_lines, plain
+from cocod_jax.observe._files import (
+    columns_of,
+    errors_of,
+    named,
+    open_lines,
+    plain,
+    whole,
+)
 from cocod_jax.rounds._types import RoundMetrics, by_name, of_whole_rounds, on_host
 
 Logger: TypeAlias = Callable[[int, Mapping[str, float]], None]
@@ -52,7 +60,7 @@ def scalars(
       each step are there, as ``aux/accuracy``.
 
     Raises:
-      TypeError: when ``weights`` is not a sequence.
+      TypeError: when ``metrics`` is no RoundMetrics, or ``weights`` not a sequence.
       ValueError: when a weight is not positive and finite, or there is not one for
         each worker.
 
@@ -140,7 +148,7 @@ class Logbook:
 
     def __call__(self, count: int, scalars: Mapping[str, float]) -> None:
         """Writes a record of the kind "round"."""
-        self.write("round", step=int(count), **named(scalars))
+        self.write("round", step=whole(count), **named(scalars))
 
     def write(self, kind: str, **record: Any) -> None:
         """Writes a record.
@@ -174,6 +182,9 @@ def to_jsonl(path: str | Path, *, append: bool = False) -> Iterator[Logbook]:
     Returns:
       A context manager that yields a :class:`Logbook` and closes it in the end.
 
+    Raises:
+      TypeError: when ``path`` is no path, or ``append`` not a bool.
+
     Examples:
       >>> path = getfixture("tmp_path") / "log.jsonl"
       >>> with cj.loggers.to_jsonl(path) as log:
@@ -199,6 +210,7 @@ def read_jsonl(path: str | Path) -> Records:
       A list of records for each kind.
 
     Raises:
+      TypeError: when ``path`` is no path.
       ValueError: when a line is no record; it names the line.
 
     Examples:
@@ -208,6 +220,7 @@ def read_jsonl(path: str | Path) -> Records:
       >>> cj.loggers.read_jsonl(path)
       {'round': [{'step': 8, 'loss': 0.5}]}
     """
+    check_paths(path=path)
     with Path(path).open("rb") as file:
         lines = file.readlines()
     records: Records = {}
@@ -246,6 +259,7 @@ def to_csv(path: str | Path, *, append: bool = False) -> Iterator[Logger]:
       call names the columns of a new file.
 
     Raises:
+      TypeError: when ``path`` is no path, or ``append`` not a bool.
       ValueError: in use, when a call has other names than the columns; with ``append``,
         when the file has a first line that names no columns.
 
@@ -268,7 +282,7 @@ def to_csv(path: str | Path, *, append: bool = False) -> Iterator[Logger]:
                 f"scalars has the names {list(numbers)}, but the columns are {names}; "
                 "give the same in every call, or take to_jsonl."
             )
-        rows.writerow([int(count), *(numbers[name] for name in names)])
+        rows.writerow([whole(count), *(numbers[name] for name in names)])
         with errors_of(file):
             file.flush()
 
@@ -290,12 +304,14 @@ def to_tensorboard(folder: str | Path) -> Iterator[Logger]:
 
     Raises:
       ImportError: when tensorboardX is not installed; it says how to install it.
+      TypeError: when ``folder`` is no path.
 
     Examples:
       >>> folder = getfixture("tmp_path") / "run"
       >>> with cj.loggers.to_tensorboard(folder) as log:
       ...     log(8, {"loss": 0.5})
     """
+    check_paths(folder=folder)
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
@@ -305,7 +321,9 @@ def to_tensorboard(folder: str | Path) -> Iterator[Logger]:
 
     def log(count: int, scalars: Mapping[str, float]) -> None:
         for name, value in named(scalars).items():
-            writer.add_scalar(name, value, int(count))
+            if isinstance(value, str):
+                raise TypeError(f"scalars[{name!r}]={value!r} must be a number.")
+            writer.add_scalar(name, value, whole(count))
 
     with SummaryWriter(str(folder)) as writer:
         yield log
@@ -335,4 +353,4 @@ def to_wandb(**options: Any) -> Iterator[Logger]:
             "to_wandb needs wandb: pip install 'cocod-jax[wandb]'"
         ) from error
     with wandb.init(**options) as run:
-        yield lambda count, scalars: run.log(named(scalars), step=int(count))
+        yield lambda count, scalars: run.log(named(scalars), step=whole(count))

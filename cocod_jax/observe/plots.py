@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from cocod_jax._checks import check_paths, check_sequence
+from cocod_jax._text import shown
 from cocod_jax.observe.loggers import Records, read_jsonl
 from cocod_jax.style import ALGORITHMS, COMPUTE, EXCHANGE, OTHERS, bars, pyplot, tidy
 
@@ -59,6 +61,7 @@ def curves(
 
     Raises:
       ImportError: when matplotlib is not installed; it says how to install it.
+      TypeError: when ``logs``, ``values`` or ``by`` is of another kind.
       ValueError: when there is no log or no value, when a log lacks a value, or has it
         for each epoch where another log has it for each round.
 
@@ -73,8 +76,10 @@ def curves(
       >>> [ax.get_ylabel() for ax in figure.axes]
       ['training loss', 'distance from the mean']
     """
+    check_sequence("one name for each panel", values=values)
     if not values:
         raise ValueError("values is empty; name at least one, such as 'loss'.")
+    _check_by(by)
     runs = {path: read_jsonl(path) for path in _paths(logs)}
     kinds = [_kind(runs, value) for value in values]
     groups = _groups(runs, by)
@@ -176,6 +181,7 @@ def timelines(logs: str | Path | Sequence[str | Path], *, by: str | None = None)
 
     Raises:
       ImportError: when matplotlib is not installed; it says how to install it.
+      TypeError: when ``logs`` or ``by`` is of another kind.
       ValueError: when there is no log, or when a log has no timeline, or one that
         lacks a field.
 
@@ -189,6 +195,7 @@ def timelines(logs: str | Path | Sequence[str | Path], *, by: str | None = None)
       >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
       ['mine']
     """
+    _check_by(by)
     panels = _panels(_paths(logs), by)
     rows = [list(dict.fromkeys(r["name"] for r in panel)) for _, panel in panels]
     workers = 1 + max(record["worker"] for _, panel in panels for record in panel)
@@ -278,8 +285,15 @@ def _timeline(ax: Any, records: Sequence[dict[str, Any]], top: float) -> None:
             bars(ax, times[:, 0], times[:, 1], place, height, colour)
 
 
+def _check_by(by: str | None) -> None:
+    if by is not None and not isinstance(by, str):
+        raise TypeError(f"by={shown(by)} must be a name, or None.")
+
+
 def _paths(logs: str | Path | Sequence[str | Path]) -> list[Path]:
     if not isinstance(logs, str | Path):
+        check_sequence("a folder, or one log", logs=logs)
+        check_paths(**{f"logs[{i}]": path for i, path in enumerate(logs)})
         paths = [Path(path) for path in logs]
     elif Path(logs).is_dir():
         paths = sorted(Path(logs).glob("*.jsonl"))

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cocod_jax._checks import check_kind
 from cocod_jax._trees import barrier, cast_like, choose, own_copy, wide
 from cocod_jax._typing import AxisName, ExchangeState, Params
-from cocod_jax.exchanges._base import Exchange
+from cocod_jax.exchanges._base import Exchange, receive_by, send_by
 from cocod_jax.exchanges.mean import as_exchange
 from cocod_jax.per_step._gradients import check_own_gradients
 from cocod_jax.per_step._state import given
@@ -131,11 +132,14 @@ def acco(
         params: Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, ACCOState]:
-        params = given(params)
+        params = given(params, updates)
+        check_kind(ACCOState, state=state)
         check_own_gradients(updates, exchange.axis_name)
-        sent, exchange_state = exchange.send(state.exchange_state, state.pending, None)
+        sent, exchange_state = send_by(
+            exchange.send, state.exchange_state, state.pending, None
+        )
         updates, sent = barrier((updates, sent))
-        arriving = cast_like(exchange.receive(sent, state.pending), state.pending)
+        arriving = cast_like(receive_by(exchange, sent, state.pending), state.pending)
         commits = (state.count > 0) & (state.count % 2 == 0)
         both = jax.tree.map(lambda e, m: (e + m) / 2, state.early, arriving)
         anchor = choose(commits, state.anchor, params)

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cocod_jax._checks import check_period
+from cocod_jax._checks import check_flags, check_kind, check_period
 from cocod_jax._parts import all_of_it
-from cocod_jax._trees import cast_like, check_arrays, choose, own_copy, wide
+from cocod_jax._trees import OF_A_MODEL, cast_like, check_arrays, choose, own_copy, wide
 from cocod_jax._typing import Params, Tree
 from cocod_jax.exchanges._shards import shards_of
 from cocod_jax.per_step._gradients import check_own_gradients
@@ -95,6 +95,7 @@ def every(
        that all gradients, losses and weighted means are the same.
     """
     check_transforms(inner, rule)
+    check_flags(streamed=streamed)
     if streamed:
         period, delay = check_streamed(rule, period, delay)
         return streamed_every(period, delay, inner, rule, specs)
@@ -103,7 +104,7 @@ def every(
     inner, whole = with_what_it_takes(inner), Portion(all_of_it)
 
     def init(params: Params) -> EveryState:
-        check_arrays(params, "params")
+        check_arrays(params, "params", OF_A_MODEL)
         _, own_rule = whole.of_shards(shards_of(params, rule.axis_name), rule)
         of_rule: Any = own_rule.init(params)
         return EveryState(
@@ -120,14 +121,14 @@ def every(
         params: Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, EveryState]:
-        params = given(params)
+        params = given(params, updates)
+        check_kind(EveryState, state=state)
         check_own_gradients(updates, rule.axis_name)
         _, own_rule = whole.of_shards(
             shards_of(params, rule.axis_name, specs=specs), rule
         )
         step = state.count % period
-        if rule.correct is not None:
-            updates = rule.correct(state.rule_state, updates)
+        updates = rule.corrected(state.rule_state, updates)
         updates, inner_state = inner.update(
             updates, state.inner_state, params, **extra_args
         )

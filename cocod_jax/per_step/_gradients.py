@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cocod_jax._checks import check_whole
-from cocod_jax._trees import barrier, cast_like, varying_axes
+from cocod_jax._checks import check_kind, check_whole
+from cocod_jax._trees import barrier, cast_like, check_same_tree, varying_axes
 from cocod_jax._typing import AxisName, ExchangeState, Params
-from cocod_jax.exchanges._base import Exchange, axis_size
+from cocod_jax.exchanges._base import Exchange, axis_size, receive_by, send_by
 from cocod_jax.exchanges.mean import as_exchange
 
 
@@ -63,9 +63,9 @@ def mean_gradients(
         **extra_args: Any,
     ) -> tuple[optax.Updates, Any]:
         del params, extra_args
-        sent, state = exchange.send(state, updates, None)
+        sent, state = send_by(exchange.send, state, updates, None)
         check_own_gradients(updates, exchange.axis_name)
-        return exchange.receive(sent, updates), state
+        return receive_by(exchange, sent, updates), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -154,11 +154,14 @@ def stale_mean_gradients(
         **extra_args: Any,
     ) -> tuple[optax.Updates, StaleMeanGradientsState]:
         del params, extra_args
+        check_kind(StaleMeanGradientsState, state=state)
+        check_same_tree(updates, state.pending, "gradients", "those of the last step")
         check_own_gradients(updates, exchange.axis_name)
-        sent, exchange_state = exchange.send(state.exchange_state, state.pending, None)
+        send, of_exchange = exchange.send, state.exchange_state
+        sent, exchange_state = send_by(send, of_exchange, state.pending, None)
         # As in a streamed round: what needs the mean runs behind the backward pass.
         updates, sent = barrier((updates, sent))
-        arriving = exchange.receive(sent, state.pending)
+        arriving = receive_by(exchange, sent, state.pending)
         pending = optax.tree.cast_like(updates, state.pending)
         if warmup_steps:
             # The exchange above stays outside of the conditional: only there can
@@ -166,8 +169,8 @@ def stale_mean_gradients(
             late = (arriving, pending, exchange_state)
 
             def synchronous() -> tuple[optax.Updates, optax.Updates, ExchangeState]:
-                sent, after = exchange.send(state.exchange_state, pending, None)
-                now = exchange.receive(sent, pending)
+                sent, after = send_by(send, of_exchange, pending, None)
+                now = receive_by(exchange, sent, pending)
                 return cast_like((now, optax.tree.zeros_like(pending), after), late)
 
             arriving, pending, exchange_state = jax.lax.cond(

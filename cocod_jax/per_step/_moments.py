@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cocod_jax._checks import check_counts, is_transform
+from cocod_jax._checks import check_counts, check_kind, is_transform
 from cocod_jax._text import shown
 from cocod_jax._typing import AxisName, Params, Tree
 from cocod_jax.exchanges._base import Exchange
@@ -128,8 +128,9 @@ def averaged_moments(
         params: Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, AveragedMomentsState]:
+        check_kind(AveragedMomentsState, state=state)
         updates, inner_state = inner.update(
-            updates, state.inner_state, given(params), **extra_args
+            updates, state.inner_state, given(params, updates), **extra_args
         )
         exchanges = {}
         for name, stream in streams.items():

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cocod_jax._checks import check_period
+from cocod_jax._checks import check_kind, check_period
 from cocod_jax._trees import cast_like, choose
 from cocod_jax._typing import Params
 from cocod_jax.per_step._state import given
@@ -82,7 +82,8 @@ def reset_every(
         params: Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, ResetEveryState]:
-        fresh = cast_like(inner.init(given(params)), state.inner_state)
+        check_kind(ResetEveryState, state=state)
+        fresh = cast_like(inner.init(given(params, updates)), state.inner_state)
         is_first = state.count % period == delay % period
         updates, inner_state = inner.update(
             updates,

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import optax
 
+from cocod_jax._trees import check_same_tree
 from cocod_jax._typing import ExchangeState, Params
 
 
@@ -28,11 +29,12 @@ class EveryState(NamedTuple):
     exchange_state: ExchangeState
 
 
-def given(params: Params | None) -> Params:
-    """The parameters; ValueError where there are none."""
+def given(params: Params | None, gradients: optax.Updates) -> Params:
+    """The parameters; ValueError where there are none, or gradients of others."""
     if params is None:
         raise ValueError(
             "this optimizer needs the parameters: call update(gradients, state, "
             "params); params was None."
         )
+    check_same_tree(gradients, params, "gradients", "params")
     return params

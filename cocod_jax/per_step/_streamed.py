@@ -6,8 +6,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cocod_jax._checks import check_kind
 from cocod_jax._parts import all_of_it
-from cocod_jax._trees import barrier, cast_like, check_arrays, own_copy, wide
+from cocod_jax._trees import (
+    OF_A_MODEL,
+    barrier,
+    cast_like,
+    check_arrays,
+    own_copy,
+    wide,
+)
 from cocod_jax._typing import Params, Tree
 from cocod_jax.exchanges._shards import shards_of
 from cocod_jax.per_step._gradients import check_own_gradients
@@ -29,7 +37,7 @@ def streamed_every(
     inner = with_what_it_takes(inner)
 
     def init(params: Params) -> EveryState:
-        check_arrays(params, "params")
+        check_arrays(params, "params", OF_A_MODEL)
         shards = shards_of(params, rule.axis_name)
         pieces, own_rule = of_one_device.of_shards(shards, rule)
         of_rule = own_copy(pieces.init_state(own_rule, params))
@@ -53,7 +61,8 @@ def streamed_every(
         params: Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, EveryState]:
-        params = given(params)
+        params = given(params, updates)
+        check_kind(EveryState, state=state)
         check_own_gradients(updates, rule.axis_name)
         shards = shards_of(params, rule.axis_name, specs=specs)
         pieces, own_rule = of_one_device.of_shards(shards, rule)
@@ -66,7 +75,7 @@ def streamed_every(
         # What needs the mean cannot run before the gradients are there, so that the
         # exchange is beside all that computes them.
         updates, sent, flying, snapshot = barrier((updates, sent, flying, snapshot))
-        if rule.correct is not None:
+        if rule.correct is not None:  # without it, the loop over pieces is for nothing
             updates = pieces.correct(rule, state.rule_state, updates, params)
         updates, inner_state = inner.update(
             updates, state.inner_state, params, **extra_args

@@ -10,11 +10,20 @@ import optax
 
 from cocod_jax._checks import check_period, is_transform
 from cocod_jax._text import shown
-from cocod_jax._trees import check_arrays
+from cocod_jax._trees import OF_A_MODEL, check_arrays
 from cocod_jax._typing import Batches, Params
 from cocod_jax.rounds._micro_batches import MicroBatches, check_micro_batches
 from cocod_jax.rounds._types import RoundState
 from cocod_jax.rules import MergeRule
+
+
+def check_optimizer(inner: optax.GradientTransformation, name: str = "inner") -> None:
+    """Raises TypeError, with the argument's name, unless it is an optax transform."""
+    if isinstance(inner, MergeRule) or not is_transform(inner):
+        raise TypeError(
+            f"{name}={shown(inner)} must be an optax transform of gradients, such as "
+            "optax.sgd(0.1)."
+        )
 
 
 def check_transforms(inner: optax.GradientTransformation, rule: MergeRule) -> None:
@@ -25,19 +34,20 @@ def check_transforms(inner: optax.GradientTransformation, rule: MergeRule) -> No
             "transform that averages gradients belongs to inner, with the rule "
             "cj.independent(), which averages nothing else."
         )
-    if isinstance(inner, MergeRule) or not is_transform(inner):
-        raise TypeError(
-            f"inner={shown(inner)} must be an optax transform of gradients, such as "
-            "optax.sgd(0.1)."
-        )
+    check_optimizer(inner)
 
 
 def check_params(params: Params) -> None:
     """Raises TypeError, with the leaf's name, unless all leaves can be trained.
 
     Those are arrays and numbers, floating-point or complex ones.
+
+    Raises:
+      ValueError: when there is no leaf.
     """
-    check_arrays(params, "params")
+    check_arrays(params, "params", OF_A_MODEL)
+    if not jax.tree.leaves(params):
+        raise ValueError(f"params={shown(params)} has no leaf to train.")
     for path, leaf in jax.tree.leaves_with_path(params):
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.inexact):
@@ -129,11 +139,16 @@ def of_all_workers(state: RoundState) -> RoundState:
 
 
 def check_batches(batches: Batches, period: int, *, workers: int | None = None) -> None:
-    """Raises ValueError unless every leaf begins with the axes [workers, period].
+    """Makes sure that every leaf is an array that begins with [workers, period].
+
+    Raises:
+      TypeError: when it is no array; it names the leaf.
+      ValueError: when it begins with other axes.
 
     None is one worker, without an axis. Of :class:`MicroBatches` the next axis and
     the counts are checked as well.
     """
+    check_arrays(batches, "batches")
     axis = 0 if workers is None else 1
     for path, leaf in jax.tree.leaves_with_path(batches):
         shape = jnp.shape(leaf)
@@ -163,10 +178,14 @@ def check_loss(returned: Any, stateful: bool, has_aux: bool) -> tuple[Any, ...]:
     is_whole = isinstance(returned, tuple) and len(returned) == len(names)
     loss = returned[0] if several and is_whole else returned
     is_array = isinstance(loss, jax.Array | np.ndarray)
-    if is_whole == several and (
-        isinstance(loss, Real) or (is_array and loss.ndim == 0)
-    ):
-        return returned if several else (loss,)
+    is_scalar = isinstance(loss, Real) or (is_array and loss.ndim == 0)
+    if is_whole == several and is_scalar:
+        if jnp.issubdtype(jnp.result_type(loss), jnp.floating):
+            return returned if several else (loss,)
+        raise TypeError(
+            "loss_fn must return a loss of floats, which has a gradient; it returned "
+            f"one of {jnp.result_type(loss)}."
+        )
     came = f"an array of shape {loss.shape}" if is_array else f"a {type(loss).__name__}"
     if not several:
         raise TypeError(f"loss_fn must return its loss, a scalar; it returned {came}.")

@@ -5,6 +5,9 @@ from typing import Any
 
 import optax
 
+from cocod_jax._checks import check_pair
+from cocod_jax._trees import check_arrays, check_like
+
 
 def with_what_it_takes(
     inner: optax.GradientTransformation,
@@ -28,9 +31,20 @@ def with_what_it_takes(
             for name, value in extra_args.items()
             if taken is None or name in taken
         }
-        return inner.update(updates, state, params, **given)
+        after, state = check_pair(
+            inner.update(updates, state, params, **given),
+            "inner.update",
+            "updates, state",
+        )
+        check_like(after, updates, "what inner.update returned", "the gradient")
+        return after, state
 
-    return optax.GradientTransformationExtraArgs(inner.init, update)
+    def init(params: optax.Params) -> optax.OptState:
+        state = inner.init(params)
+        check_arrays(state, "the state of inner.init")
+        return state
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _extra_arguments(inner: optax.GradientTransformation) -> frozenset[str] | None:

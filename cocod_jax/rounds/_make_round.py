@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cocod_jax._checks import check_period, check_takes
+from cocod_jax._checks import check_flags, check_period, check_takes
 from cocod_jax._parts import Mask, part_by
-from cocod_jax._trees import check_arrays, own_copy
+from cocod_jax._text import shown
+from cocod_jax._trees import OF_A_MODEL, check_arrays, own_copy
 from cocod_jax._typing import LossFn, ModelState, Params
 from cocod_jax.exchanges._shards import Shards, shards_of
 from cocod_jax.rounds._checks import (
@@ -17,6 +18,7 @@ from cocod_jax.rounds._checks import (
     check_streamed,
     check_transforms,
 )
+from cocod_jax.rounds._inner import with_what_it_takes
 from cocod_jax.rounds._pipeline import pieces_for
 from cocod_jax.rounds._portion import Portion
 from cocod_jax.rounds._round import Round
@@ -99,9 +101,9 @@ def make_round(
 
     Raises:
       TypeError: when ``loss_fn`` is not a function of what it is called with,
-        ``inner`` not an optax transform, ``rule`` not a MergeRule, or ``trainable`` a
-        function of something else; in use, when ``loss_fn`` returns something else, or
-        a step changes the dtypes of the state.
+        ``inner`` not an optax transform, ``rule`` not a MergeRule, a flag not a bool,
+        or ``trainable`` a function of something else; in use, when ``loss_fn`` returns
+        something else, or a step changes the dtypes of the state.
       ValueError: when ``period`` or ``delay`` is not an integer in its range; in
         use, when the leading axis of ``batches`` is not the period, counts of
         micro-batches do not fit, the rule's exchange brings another tree than it
@@ -125,11 +127,13 @@ def make_round(
       Communication Decoupled SGD <https://arxiv.org/abs/1906.12043>`_, IJCAI
       2019, Algorithm 1.
     """
+    check_flags(streamed=streamed, stateful=stateful, has_aux=has_aux)
     takes = (
         ("params", "model_state", "batch", "key") if stateful else ("params", "batch")
     )
     check_takes(takes, loss_fn=loss_fn)
     check_transforms(inner, rule)
+    inner = with_what_it_takes(inner)
     part_of = part_by(trainable)
     if streamed:
         period, delay = check_streamed(rule, period, delay)
@@ -172,8 +176,8 @@ def _init_of(
                 "model_state was given to a round whose loss_fn takes none; make it "
                 "with make_round(..., stateful=True)."
             )
-        check_arrays(params, "params")
-        check_arrays(model_state, "model_state")
+        check_arrays(params, "params", OF_A_MODEL)
+        check_arrays(model_state, "model_state", OF_A_MODEL)
         trained = portion.part_of(params)
         check_params(trained)
         shards = shards_of(params, rule.axis_name)
@@ -203,9 +207,14 @@ def _one_key(key: jax.Array | None) -> jax.Array:
     if key is None:
         return jax.random.key(0)
     if not isinstance(key, jax.Array | np.ndarray):
-        raise TypeError(f"key={key!r} must be a PRNG key, as jax.random.key(0) is.")
+        raise TypeError(
+            f"key={shown(key)} must be a PRNG key, as jax.random.key(0) is."
+        )
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
+        try:
+            key = jax.random.wrap_key_data(key)
+        except TypeError as error:
+            raise TypeError(f"key={shown(key)} must be a PRNG key: {error}.") from None
     if key.ndim:
         raise ValueError(
             f"key has shape {key.shape}, but it must be one key: replicate makes "

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jax import lax
 
+from cocod_jax._text import shown
 from cocod_jax._trees import at, wide, zeros_of
 from cocod_jax._typing import Batch, ModelState, Params
 from cocod_jax.rounds._convolutions import fast_in_loops
@@ -136,10 +137,13 @@ def check_micro_batches(batches: MicroBatches, *, axis: int) -> None:
         before.
 
     Raises:
+      TypeError: when ``count`` is no array.
       ValueError: when the leaves differ, or a count is no integer or out of its
         range (where its value is at hand: in a NumPy array).
     """
     data, count = batches
+    if not hasattr(count, "dtype"):
+        raise TypeError(f"batches.count={shown(count)} must be an array of integers.")
     lengths = {jnp.shape(leaf)[axis : axis + 1] for leaf in jax.tree.leaves(data)}
     if len(lengths) != 1 or () in lengths:
         shapes = jax.tree.map(jnp.shape, data)

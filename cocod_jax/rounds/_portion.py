@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 from cocod_jax._parts import whole_of
 from cocod_jax._trees import at, barrier, choose, is_float, put_at
 from cocod_jax._typing import ExchangeState, Params, Sent, Tree, Weight
-from cocod_jax.exchanges._base import Exchange
+from cocod_jax.exchanges._base import Exchange, send_by
 from cocod_jax.exchanges._shards import Shards, between_shards, by_each_device
 from cocod_jax.exchanges._wire import check_floats, cut
 from cocod_jax.rules import MergeRule, RuleState
@@ -88,7 +88,7 @@ class Portion:
         """What is in flight from this step on, and what its end makes a state of."""
         del snapshot
         own = self.take_state(state, step)
-        sent, after = exchange.send(own, outgoing, weight)
+        sent, after = send_by(exchange.send, own, outgoing, weight)
         return sent, self.put_state(state, step, after)
 
     def land(self, exchange: Exchange, flying: Any, step: Any) -> ExchangeState:
@@ -105,8 +105,7 @@ class Portion:
     ) -> Tree:
         """The gradient as the rule corrects it, in every local step."""
         del params
-        assert rule.correct is not None
-        return rule.correct(state, gradient)
+        return rule.corrected(state, gradient)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,11 +234,10 @@ class Pieces(Portion):
         self, rule: MergeRule, state: Any, gradient: Tree, params: Params
     ) -> Tree:
         """Piece by piece: each has a row of the rule's state."""
-        assert rule.correct is not None
         part = self.part_of(params)
 
         def one(f: jax.Array, gradient: Tree) -> Tree:
-            piece = rule.correct(at(state, f), self.take_like(gradient, f, part))
+            piece = rule.corrected(at(state, f), self.take_like(gradient, f, part))
             return self.put_like(gradient, f, piece, part)
 
         return lax.fori_loop(0, self.count, one, gradient)

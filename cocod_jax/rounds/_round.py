@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from cocod_jax._checks import check_pair
 from cocod_jax._text import shown
 from cocod_jax._trees import at, barrier
 from cocod_jax._typing import AxisName, Batches, ExchangeState, Sent, Tree
@@ -290,7 +291,9 @@ def _relay(
     """The second collective of an exchange, between two loops of steps."""
     # Neither loop could run beside both: one has to wait for the first collective.
     state, sent, exchange_state = barrier((state, sent, exchange_state))
-    sent, exchange_state = second(turn(exchange_state, sent))
+    sent, exchange_state = check_pair(
+        second(turn(exchange_state, sent)), "the second half of send", "sent, state"
+    )
     return state, sent, exchange_state
 
 
@@ -330,9 +333,9 @@ def _scan(
     return state, [metrics]
 
 
-def check_round(round_: Any) -> None:
-    """Raises TypeError unless this is a round."""
+def check_round(round_: Any, name: str = "round_") -> None:
+    """Raises TypeError, with the argument's name, unless this is a round."""
     if not isinstance(round_, Round):
         raise TypeError(
-            f"round_={shown(round_)} must be a Round, as make_round returns it."
+            f"{name}={shown(round_)} must be a Round, as make_round returns it."
         )

@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from cocod_jax._parts import whole_of
-from cocod_jax._trees import cast_like, norm, same_shapes, stays_finite
+from cocod_jax._trees import cast_like, check_arrays, norm, same_shapes, stays_finite
 from cocod_jax._typing import Batch, LossFn, ModelState, Params
 from cocod_jax.rounds._checks import check_loss, check_same_types
 from cocod_jax.rounds._healing import Trained, or_given_up
-from cocod_jax.rounds._inner import with_what_it_takes
 from cocod_jax.rounds._micro_batches import (
     GradientFn,
     MicroBatches,
@@ -27,7 +26,7 @@ StepFn = Callable[[RoundState, Batch], tuple[RoundState, StepMetrics]]
 
 def local_step(
     loss_fn: LossFn,
-    inner: optax.GradientTransformation,
+    inner: optax.GradientTransformationExtraArgs,
     rule: MergeRule,
     portion: Portion,
     *,
@@ -37,7 +36,6 @@ def local_step(
     """``(state, batch) -> (state, StepMetrics)``, without a collective of its own."""
     part_of = portion.part_of
     gradient_of = _gradient_of(loss_fn, part_of, stateful, has_aux)
-    inner = with_what_it_takes(inner)
 
     def step(state: RoundState, batch: Batch) -> tuple[RoundState, StepMetrics]:
         several = isinstance(batch, MicroBatches)
@@ -91,7 +89,10 @@ def _gradient_of(
                 returned = loss_fn(own_params, batch)
             loss, *others = check_loss(returned, stateful, has_aux)
             aux = others.pop() if has_aux else None
-            return loss, (others.pop() if stateful else own_state, aux)
+            after = others.pop() if stateful else own_state
+            check_arrays(aux, "aux")
+            check_arrays(after, "the model state that loss_fn returned")
+            return loss, (after, aux)
 
         (loss, others), gradient = jax.value_and_grad(loss_of, has_aux=True)(
             part_of(params)

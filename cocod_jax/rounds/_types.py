@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import optax
 
+from cocod_jax._checks import check_kind
 from cocod_jax._typing import ExchangeState, ModelState, Params
 
 
@@ -112,7 +113,18 @@ def on_host(metrics: RoundMetrics) -> RoundMetrics:
     """The metrics of all workers as NumPy arrays of float64: bfloat16 would round.
 
     ``aux`` stays away: it may be anything.
+
+    Raises:
+      TypeError: when these are no metrics of a round.
+      ValueError: when they are not those of all workers.
     """
+    check_kind(RoundMetrics, metrics=metrics)
+    steps, merge = np.shape(metrics.loss), np.shape(metrics.distance)
+    if len(steps) != 2 or merge[:1] != steps[:1]:
+        raise ValueError(
+            f"metrics.loss has shape {steps} and metrics.distance {merge}; give the "
+            "metrics of all workers, which begin with [N, period] and with [N]."
+        )
     wide = lambda values: np.asarray(values, np.float64)
     return jax.tree.map(wide, jax.device_get(metrics._replace(aux=None)))
 

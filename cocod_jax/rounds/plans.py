@@ -19,7 +19,13 @@ from typing import Any, Protocol
 
 import optax
 
-from cocod_jax._checks import check_counts, check_positive, check_takes, check_whole
+from cocod_jax._checks import (
+    check_counts,
+    check_non_negative,
+    check_positive,
+    check_takes,
+    check_whole,
+)
 from cocod_jax._text import shown
 from cocod_jax.rounds._round import Round, check_round
 
@@ -112,7 +118,7 @@ def stages(rounds: Mapping[int, Round]) -> Plan:
         )
     for step, round_ in rounds.items():
         check_whole(step=step)
-        check_round(round_)
+        check_round(round_, f"rounds[{step}]")
     if 0 not in rounds:
         raise ValueError(f"rounds begins with step {min(rounds, default=None)}, not 0.")
     # A mapping may change later.
@@ -120,6 +126,7 @@ def stages(rounds: Mapping[int, Round]) -> Plan:
 
     def plan(step: int, loss: float | None = None) -> Round:
         del loss
+        check_whole(step=step)
         return by_step[max(first for first in first_steps if first <= step)]
 
     return plan
@@ -217,8 +224,9 @@ def qsr(
     check_whole(warmup_steps=warmup_steps)
 
     def factor(step: int, loss: float | None) -> float:
-        rate: Any = learning_rate(max(step, warmup_steps))
-        rate = float(rate)
+        at_step = max(step, warmup_steps)
+        rate = _on_host(learning_rate(at_step))
+        check_non_negative(**{f"learning_rate({at_step})": rate})
         return (alpha / rate) ** 2 / round_.period if rate > 0 else math.inf
 
     return _by_factor(round_, longest, factor)
@@ -261,13 +269,13 @@ def adacomm(round_: Round, first_loss: float) -> Plan:
        period that would not fall; here the loss alone decides, whenever it is given.
     """
     check_positive(first_loss=first_loss)
-    with_period(round_, round_.period)
+    _check_flexible(round_)
 
     def plan(step: int, loss: float | None = None) -> Round:
-        del step
-        share = 1.0 if loss is None else loss / first_loss
-        if not 0 <= share < math.inf:
-            raise ValueError(f"loss={loss} must be a finite number, 0 or more.")
+        check_whole(step=step)
+        loss = first_loss if loss is None else _on_host(loss)
+        check_non_negative(loss=loss)
+        share = loss / first_loss
         wanted, period = math.ceil(math.sqrt(share) * round_.period), round_.period
         while period > 1 and (period + 1) // 2 >= wanted:
             period = (period + 1) // 2
@@ -304,13 +312,14 @@ def two_level(near: Round, far: Round, times: int) -> Plan:
       Lin et al., `Don't Use Large Mini-Batches, Use Local SGD
       <https://arxiv.org/abs/1808.07217>`_, ICLR 2020 (hierarchical local SGD).
     """
-    check_round(near)
-    check_round(far)
+    check_round(near, "near")
+    check_round(far, "far")
     check_counts(times=times)
     steps_of_near = (times - 1) * near.period
 
     def plan(step: int, loss: float | None = None) -> Round:
         del loss
+        check_whole(step=step)
         return near if step % (steps_of_near + far.period) < steps_of_near else far
 
     return plan
@@ -322,7 +331,7 @@ def _by_factor(
     factor: Callable[[int, float | None], float],
 ) -> Plan:
     """The round with its period times a power of two: the largest up to the factor."""
-    with_period(round_, round_.period)
+    _check_flexible(round_)
     check_counts(longest=longest)
     if longest < round_.period:
         raise ValueError(
@@ -330,8 +339,20 @@ def _by_factor(
         )
 
     def plan(step: int, loss: float | None = None) -> Round:
+        check_whole(step=step)
         most = min(factor(step, loss), longest / round_.period)
         power = math.floor(math.log2(max(most, 1)))
         return with_period(round_, 2**power * round_.period)
 
     return plan
+
+
+def _check_flexible(round_: Round) -> None:
+    """Raises as :func:`with_period` unless this is a round of any period."""
+    check_round(round_)
+    with_period(round_, round_.period)
+
+
+def _on_host(loss: Any) -> Any:
+    """A loss as the metrics of a round have it, or what is none as it is."""
+    return loss.item() if getattr(loss, "ndim", None) == 0 else loss

@@ -5,11 +5,24 @@ from typing import Any, NamedTuple
 
 import optax
 
-from cocod_jax._checks import check_takes
+from cocod_jax._checks import check_flags, check_kind, check_pair, check_takes
 from cocod_jax._text import shown
-from cocod_jax._trees import all_finite, cast_like, check_same_tree, choose
+from cocod_jax._trees import (
+    all_finite,
+    cast_like,
+    check_arrays,
+    check_like,
+    check_same_tree,
+    choose,
+)
 from cocod_jax._typing import AxisName, ExchangeState, Params, Sent, Tree, Weight
-from cocod_jax.exchanges._base import Exchange, stateless
+from cocod_jax.exchanges._base import (
+    Exchange,
+    check_exchange,
+    receive_by,
+    send_by,
+    stateless,
+)
 
 
 class RuleState(NamedTuple):
@@ -77,8 +90,9 @@ class MergeRule(optax.GradientTransformationExtraArgs):
         tree. False where it needs the whole model at once, such as its norm.
 
     Raises:
-      TypeError: when ``exchange`` is not an :class:`cocod_jax.Exchange`, or a part is
-        not a function of what it is called with.
+      TypeError: when ``exchange`` is not an :class:`cocod_jax.Exchange`, when a part,
+        of the exchange too, is not a function of what it is called with, or
+        ``streams`` is not a bool.
 
     Examples:
       A rule that overwrites a worker's progress with the mean:
@@ -112,6 +126,8 @@ class MergeRule(optax.GradientTransformationExtraArgs):
                 f"exchange={shown(exchange)} must be an Exchange, such as "
                 'cj.mean("workers").'
             )
+        check_exchange(exchange)
+        check_flags(streams=streams)
         check_takes(("arriving", "params", "state", "snapshot"), merge=merge)
         check_takes(("params",), init=init)
         check_takes(("state", "snapshot"), outgoing=outgoing)
@@ -120,7 +136,12 @@ class MergeRule(optax.GradientTransformationExtraArgs):
 
         def init_both(params: Params) -> RuleState:
             state = init(params)
-            return RuleState(state, exchange.init(outgoing(state, params)))
+            check_arrays(state, "the state of init")
+            sends = outgoing(state, params)
+            check_arrays(sends, "what outgoing returned")
+            of_exchange = exchange.init(sends)
+            check_arrays(of_exchange, "the state of exchange.init")
+            return RuleState(state, of_exchange)
 
         def update(
             updates: optax.Updates,
@@ -136,6 +157,7 @@ class MergeRule(optax.GradientTransformationExtraArgs):
                     "a merge rule needs the snapshot: call update(progress, state, "
                     "params=snapshot); params was None."
                 )
+            check_kind(RuleState, state=state)
             check_same_tree(updates, params, "progress", "snapshot")
             reached = optax.apply_updates(params, updates)
             merged, state = self.merge_now(reached, state, params, weight)
@@ -167,17 +189,30 @@ class MergeRule(optax.GradientTransformationExtraArgs):
     ) -> tuple[Sent, ExchangeState]:
         """What the exchange has in flight, and its next state; every collective."""
         outgoing = self.outgoing(state.rule_state, snapshot)
-        return self.exchange.send(state.exchange_state, outgoing, weight)
+        return send_by(self.exchange.send, state.exchange_state, outgoing, weight)
 
     def receive(self, sent: Sent, outgoing: Tree) -> Tree:
         """What arrives, like ``outgoing``, the tree that was sent; no collective.
 
         Raises:
-          ValueError: when the exchange brings another tree.
+          TypeError, ValueError: when the exchange brings another tree, or numbers of
+            another kind.
         """
-        arriving = self.exchange.receive(sent, outgoing)
-        check_same_tree(arriving, outgoing, "arriving", "what was sent")
-        return arriving
+        return receive_by(self.exchange, sent, outgoing)
+
+    def corrected(
+        self, state: optax.OptState, gradient: optax.Updates
+    ) -> optax.Updates:
+        """The gradient as the rule corrects it, or as it is.
+
+        Raises:
+          TypeError, ValueError: when ``correct`` returns another tree.
+        """
+        if self.correct is None:
+            return gradient
+        corrected = self.correct(state, gradient)
+        check_like(corrected, gradient, "what correct returned", "the gradient")
+        return corrected
 
     def apply(
         self, arriving: Tree, params: Params, rule_state: Any, snapshot: Params
@@ -188,11 +223,14 @@ class MergeRule(optax.GradientTransformationExtraArgs):
         are not finite, the worker takes what arrives, and keeps the rule's state.
 
         Raises:
-          ValueError: when the rule returns another tree than the parameters.
+          TypeError, ValueError: when the rule returns anything else than parameters and
+            a state like those that it was given.
         """
-        merged, new_state = self.merge(arriving, params, rule_state, snapshot)
-        check_same_tree(merged, params, "what merge returned", "the parameters")
-        check_same_tree(new_state, rule_state, "the state that merge returned", "state")
+        merged, new_state = check_pair(
+            self.merge(arriving, params, rule_state, snapshot), "merge", "params, state"
+        )
+        check_like(merged, params, "what merge returned", "the parameters")
+        check_like(new_state, rule_state, "the state that merge returned", "state")
         after = cast_like((merged, new_state), (params, rule_state))
         if not self.exchange.heals:
             return after

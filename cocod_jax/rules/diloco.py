@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cocod_jax._checks import check_shares, is_transform
+from cocod_jax._checks import check_pair, check_shares, is_transform
 from cocod_jax._text import shown
+from cocod_jax._trees import check_like
 from cocod_jax._typing import AxisName, Params
 from cocod_jax.exchanges._base import Exchange
 from cocod_jax.exchanges.mean import as_exchange
@@ -120,7 +121,7 @@ def outer_optimizer(
     """
     if outer is None:
         return optax.sgd(0.7, momentum=0.9, nesterov=True)
-    if not is_transform(outer):
+    if isinstance(outer, MergeRule) or not is_transform(outer):
         raise TypeError(
             f"outer={shown(outer)} must be an optax transform, such as optax.sgd(0.7)."
         )
@@ -137,5 +138,10 @@ def outer_step(
     outer: optax.GradientTransformation, state: DiLoCoState, gradient: Params
 ) -> DiLoCoState:
     """The state with an anchor that the outer optimizer moved along a gradient."""
-    updates, outer_state = outer.update(gradient, state.outer_state, state.anchor)
+    updates, outer_state = check_pair(
+        outer.update(gradient, state.outer_state, state.anchor),
+        "outer.update",
+        "updates, state",
+    )
+    check_like(updates, gradient, "what outer.update returned", "the outer gradient")
     return DiLoCoState(optax.apply_updates(state.anchor, updates), outer_state)

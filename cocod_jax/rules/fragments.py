@@ -64,7 +64,8 @@ def fragments(
       <https://arxiv.org/abs/2501.18512>`_, 2025.
     """
     check_takes(("exchange",), make=make)
-    check_sequence(masks=masks)
+    check_sequence("one mask for each fragment", masks=masks)
+    masks = tuple(masks)
     if not masks:
         raise ValueError("masks is empty; give one for each fragment.")
     rule = make(as_exchange(axis_or_exchange))
@@ -94,9 +95,8 @@ def fragments(
         return whole_of(merged, params), (*state[:p], after, *state[p + 1 :])
 
     def correct(state: Any, gradient: optax.Updates) -> optax.Updates:
-        assert rule.correct is not None
         for own, part in zip(state, parts, strict=True):
-            gradient = whole_of(rule.correct(own, part(gradient)), gradient)
+            gradient = whole_of(rule.corrected(own, part(gradient)), gradient)
         return gradient
 
     of_one = functools.partial(

@@ -11,8 +11,7 @@ from jax import lax
 
 from cocod_jax._trees import own_copy
 from cocod_jax._typing import Params
-from cocod_jax.rounds._checks import check_params, check_transforms
-from cocod_jax.rules import independent
+from cocod_jax.rounds._checks import check_optimizer, check_params
 
 _LAST_MERGE = 8  # steps: merges come after each number of them, for those with a cycle
 _AFTER = 64  # steps from a merge to the look at what is left of it
@@ -49,6 +48,7 @@ def check_inner(
         that is more than a quarter; or when the parameters do not stay finite.
       TypeError: when ``optimizer`` is not an optax transform, or a leaf of ``params``
         cannot be trained.
+      ValueError: when ``params`` has no leaf.
 
     Examples:
       >>> from cocod_jax import testing
@@ -58,7 +58,7 @@ def check_inner(
       ...
       AssertionError: the optimizer undoes a merge: 98% of a shift of params[...
     """
-    check_transforms(optimizer, independent())
+    check_optimizer(optimizer, "optimizer")
     if params is None:
         like = {"matrix": jnp.ones([16, 8]), "vector": jnp.ones(16)}
         params = _draw(jax.random.key(0), like)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cocod_jax._checks import check_non_negative
 from cocod_jax._text import shown
 from cocod_jax.exchanges._base import workers_axis
 from cocod_jax.rules import MergeRule
@@ -33,6 +34,7 @@ def assert_mean_preserved(
 
     Raises:
       AssertionError: when the mean moved.
+      ValueError: when ``atol`` is not a finite number, 0 or more.
 
     Examples:
       >>> from cocod_jax import testing
@@ -67,6 +69,7 @@ def assert_identical_workers_agree(
     Raises:
       AssertionError: when two of them differ in any bit, or when they differ from a
         single worker (not compared when the rule's weights fix their number).
+      ValueError: when ``atol`` is not a finite number, 0 or more.
 
     Examples:
       >>> from cocod_jax import testing
@@ -99,6 +102,7 @@ def assert_order_irrelevant(
 
     Raises:
       AssertionError: when a worker's place in the order changed its result.
+      ValueError: when ``atol`` is not a finite number, 0 or more.
 
     Examples:
       >>> from cocod_jax import testing
@@ -131,6 +135,7 @@ def assert_fixed_point(
 
     Raises:
       AssertionError: when a worker moved.
+      ValueError: when ``atol`` is not a finite number, 0 or more.
 
     Examples:
       >>> from cocod_jax import testing
@@ -192,6 +197,7 @@ def assert_own_weights(
 
     Raises:
       AssertionError: when it counts them otherwise.
+      ValueError: when ``atol`` is not a finite number, 0 or more.
 
     Examples:
       >>> from cocod_jax import testing
@@ -221,6 +227,7 @@ def check_rule(
 
     Raises:
       AssertionError: by the first invariant that does not hold.
+      ValueError: when ``atol`` is not a finite number, 0 or more.
 
     Examples:
       >>> from cocod_jax import testing
@@ -290,6 +297,8 @@ def _merge(
 
 
 def _assert_close(actual: Any, desired: Any, atol: float, message: str) -> None:
+    check_non_negative(atol=atol)
+
     def close(path: Any, one: np.ndarray, other: np.ndarray) -> None:
         name = jax.tree_util.keystr(path)
         np.testing.assert_allclose(one, other, rtol=0, atol=atol, err_msg=name)

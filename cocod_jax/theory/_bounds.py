@@ -7,6 +7,7 @@ import numpy as np
 
 from cocod_jax._checks import (
     check_counts,
+    check_kind,
     check_non_negative,
     check_period,
     check_positive,
@@ -97,6 +98,7 @@ def deviation_bound(
       The bound in [x]², infinite unless :math:`2 \gamma (k + d) L < 1`.
 
     Raises:
+      TypeError: when ``problem`` is not a Problem.
       ValueError: when an argument is out of its range.
 
     Examples:
@@ -106,6 +108,7 @@ def deviation_bound(
       >>> print(cj.theory.deviation_bound(problem, learning_rate=0.1, period=2))
       0.444
     """
+    check_problem(problem)
     check_non_negative(mean_square_gradient=mean_square_gradient)
     half = _half_of_unseen(period, delay)
     apart = spread(problem, half) + 2 * half * mean_square_gradient
@@ -148,6 +151,7 @@ def gradient_bound(
       :math:`\gamma L \le 1` and :math:`D_1 > 0` (:func:`largest_period`).
 
     Raises:
+      TypeError: when ``problem`` is not a Problem.
       ValueError: when an argument is out of its range.
 
     Examples:
@@ -164,6 +168,7 @@ def gradient_bound(
       17 0.0163
       18 inf
     """
+    check_problem(problem)
     check_counts(steps=steps)
     half = _half_of_unseen(period, delay)
     d2 = _d2(problem.smoothness, learning_rate, half)
@@ -256,6 +261,7 @@ def expected_deviation(
       The mean squared deviation in [x]², weighted with the workers' shares.
 
     Raises:
+      TypeError: when ``problem`` is not a Problem.
       ValueError: when an argument is out of its range.
 
     Examples:
@@ -271,6 +277,7 @@ def expected_deviation(
       >>> print(f"{cocod / local_sgd:.1f}")
       3.4
     """
+    check_problem(problem)
     period, delay = check_period(period, delay)
     check_positive(learning_rate=learning_rate)
     step = np.arange(period)
@@ -278,6 +285,11 @@ def expected_deviation(
     noise = (problem.workers - 1) * problem.noise**2 / problem.batch
     drift = problem.dissimilarity**2
     return learning_rate**2 * float(np.mean(noise * unseen + drift * unseen**2))
+
+
+def check_problem(problem: Problem) -> None:
+    """Raises TypeError unless these are the constants of a problem."""
+    check_kind(Problem, problem=problem)
 
 
 def spread(problem: Problem, period: float) -> float:

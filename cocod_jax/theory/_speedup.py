@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from cocod_jax._checks import check_counts, check_positive
 from cocod_jax.style import ALGORITHMS
-from cocod_jax.theory._bounds import Problem, spread
+from cocod_jax.theory._bounds import Problem, check_problem, spread
 
 
 def speedup_learning_rate(problem: Problem, steps: int) -> float:
@@ -23,6 +23,7 @@ def speedup_learning_rate(problem: Problem, steps: int) -> float:
       The learning rate.
 
     Raises:
+      TypeError: when ``problem`` is not a Problem.
       ValueError: when ``steps`` is not an integer of at least 1, or the noise is 0.
 
     Examples:
@@ -32,6 +33,7 @@ def speedup_learning_rate(problem: Problem, steps: int) -> float:
       >>> cj.theory.speedup_learning_rate(problem, steps=10_000)
       0.05
     """
+    check_problem(problem)
     check_counts(steps=steps)
     check_positive(noise=problem.noise)
     return math.sqrt(problem.batch / steps) / problem.noise
@@ -57,6 +59,7 @@ def speedup_bound(problem: Problem, steps: int) -> float:
       The bound in ([f]/[x])², in the corollary's units of parameters.
 
     Raises:
+      TypeError: when ``problem`` is not a Problem.
       ValueError: when ``steps`` is not an integer of at least 1, or the noise is 0.
 
     Examples:
@@ -66,6 +69,7 @@ def speedup_bound(problem: Problem, steps: int) -> float:
       >>> cj.theory.speedup_bound(problem, steps=10_000)
       0.004
     """
+    check_problem(problem)
     check_counts(steps=steps)
     check_positive(noise=problem.noise)
     rise = problem.gap + problem.smoothness
@@ -105,6 +109,7 @@ def speedup_conditions(problem: Problem, period: int) -> SpeedupConditions:
       The three bounds; T must reach the largest.
 
     Raises:
+      TypeError: when ``problem`` is not a Problem.
       ValueError: when ``period`` is not an integer of at least 1, or the noise is 0.
 
     Examples:
@@ -114,6 +119,7 @@ def speedup_conditions(problem: Problem, period: int) -> SpeedupConditions:
       >>> cj.theory.speedup_conditions(problem, period=2)
       SpeedupConditions(step_size=4.0, stability=768.0, deviation=36864.0)
     """
+    check_problem(problem)
     check_counts(period=period)
     check_positive(noise=problem.noise)
     smooth = problem.batch * (problem.smoothness / problem.noise) ** 2
@@ -144,6 +150,7 @@ def speedup_period(problem: Problem, steps: int) -> int:
       k, at most T, or 0 when T is too small even for k = 1.
 
     Raises:
+      TypeError: when ``problem`` is not a Problem.
       ValueError: when ``steps`` is not an integer of at least 1, or the noise is 0.
 
     Examples:
@@ -153,6 +160,7 @@ def speedup_period(problem: Problem, steps: int) -> int:
       >>> cj.theory.speedup_period(problem, steps=36864)
       2
     """
+    check_problem(problem)
     check_counts(steps=steps)
     needed = lambda period: max(speedup_conditions(problem, period))
     return bisect.bisect_right(range(1, steps + 1), steps, key=needed)
@@ -181,6 +189,7 @@ def exchanges(problem: Problem, steps: int) -> dict[str, int]:
       The number of exchanges by algorithm.
 
     Raises:
+      TypeError: when ``problem`` is not a Problem.
       ValueError: when no period gives linear speed-up in so few steps, or the noise
         is 0.
 

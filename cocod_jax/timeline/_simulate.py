@@ -5,7 +5,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cocod_jax._checks import check_counts, check_non_negative
+from cocod_jax._checks import (
+    check_counts,
+    check_fractions,
+    check_kind,
+    check_non_negative,
+    check_sequence,
+)
+from cocod_jax._text import shown
 from cocod_jax.timeline._algorithms import Algorithm, Transfer
 from cocod_jax.timeline._timeline import Timeline
 from cocod_jax.timeline._times import Compute, Link
@@ -49,6 +56,7 @@ def simulate(
       A :class:`Timeline`.
 
     Raises:
+      TypeError: when ``algorithm``, ``compute`` or ``link`` is of another kind.
       ValueError: when a value is out of its range, also one of a transfer; unless
         either ``exchange_seconds`` or both ``link`` and ``size`` are given; and when
         the link's topology is not the algorithm's.
@@ -66,6 +74,14 @@ def simulate(
       >>> print(f"{timeline.seconds:.1f}")
       0.8
     """
+    check_kind(Compute, compute=compute)
+    if link is not None:
+        check_kind(Link, link=link)
+    if not (hasattr(algorithm, "period") and hasattr(algorithm, "transfers")):
+        raise TypeError(
+            f"algorithm={shown(algorithm)} must be one of cj.timeline, such as "
+            "CoCoDSGD(8), or have a period and transfers as Algorithm says."
+        )
     check_counts(steps=steps)
     check_non_negative(busy=busy)
     seconds_of = _exchange_time(exchange_seconds, link, size, latency, compute.workers)
@@ -104,14 +120,17 @@ def simulate(
 def _check_plan(
     plan: list[Transfer], algorithm: Algorithm, link: Link | None, steps: int
 ) -> None:
+    check_counts(**{"algorithm.period": algorithm.period})
+    check_sequence("a Transfer for each exchange", transfers=plan)
     for transfer in plan:
+        check_kind(Transfer, transfer=transfer)
+        check_non_negative(sent=transfer.sent, needed=transfer.needed)
+        check_fractions(share=transfer.share)
         if not (0 <= transfer.sent <= transfer.needed <= steps):
             raise ValueError(
                 f"{transfer} must be sent at 0 or later, and needed no earlier than it "
                 f"is sent and no later than steps={steps}."
             )
-        if not 0 < transfer.share <= 1:
-            raise ValueError(f"{transfer} must have a share above 0, and at most 1.")
         if link is not None and transfer.everyone == (link.topology == "neighbours"):
             raise ValueError(
                 f"topology={link.topology!r} is not how {algorithm} exchanges: gossip "
@@ -140,6 +159,7 @@ def _exchange_time(
             raise ValueError(
                 f"latency={latency} is a part of exchange_seconds; {link} has its own."
             )
+        check_non_negative(size=size)
         return lambda share: link.seconds(share * size, workers)
     raise ValueError(
         f"exchange_seconds={exchange_seconds!r}, link={link!r}, size={size!r}: give "

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cocod_jax._checks import check_counts, check_kind
 from cocod_jax.style import BLUE, ORANGE, SKY_BLUE, VERMILION, bars, pyplot
 
 _MANY = 4  # workers to draw
@@ -85,11 +86,12 @@ class Timeline:
         the others.
 
         Args:
-          width: characters in a line.
+          width: characters in a line, at least 1; more where the names need them.
 
         Returns:
           Lines, joined.
         """
+        check_counts(width=width)
         return _picture(self, width)
 
     def plot(self, ax: Any = None) -> Any:
@@ -199,6 +201,7 @@ def gantt(timelines: Mapping[str, Timeline]) -> Any:
 
     Raises:
       ImportError: when matplotlib is not installed; it says how to install it.
+      TypeError: when ``timelines`` is no mapping of names to timelines.
       ValueError: when ``timelines`` is empty.
 
     Examples:
@@ -210,6 +213,8 @@ def gantt(timelines: Mapping[str, Timeline]) -> Any:
       >>> [ax.get_title("left") for ax in figure.axes]
       ['S-SGD', 'CoCoD-SGD']
     """
+    check_kind(Mapping, timelines=timelines)
+    check_kind(Timeline, **{f"timelines[{n!r}]": own for n, own in timelines.items()})
     if not timelines:
         raise ValueError("timelines is empty; give at least one.")
     heights = [len(_rows(timeline)) + 1.5 for timeline in timelines.values()]

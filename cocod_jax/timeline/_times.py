@@ -7,7 +7,15 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from cocod_jax._checks import check_counts, check_non_negative, check_positive
+from cocod_jax._checks import (
+    check_choices,
+    check_counts,
+    check_non_negative,
+    check_positive,
+    check_sequence,
+    check_shares,
+    check_whole,
+)
 
 Topology = Literal["ring", "tree", "fastest", "neighbours"]
 
@@ -52,10 +60,7 @@ class Link:
     def __post_init__(self):
         check_non_negative(latency=self.latency)
         check_positive(bandwidth=self.bandwidth)
-        if self.topology not in get_args(Topology):
-            raise ValueError(
-                f"topology={self.topology!r} must be one of {get_args(Topology)}."
-            )
+        check_choices(get_args(Topology), topology=self.topology)
 
     def seconds(self, size: float, workers: int) -> float:
         """Seconds of one exchange.
@@ -100,6 +105,7 @@ class Compute:
         is 1 for all. Pauses do not depend on it.
 
     Raises:
+      TypeError: when ``speeds`` is no sequence.
       ValueError: when a value is out of its range.
 
     Examples:
@@ -120,11 +126,9 @@ class Compute:
         check_positive(seconds=self.seconds)
         check_counts(workers=self.workers)
         check_non_negative(jitter=self.jitter, pause=self.pause)
-        if not 0 <= self.pause_probability <= 1:
-            raise ValueError(
-                f"pause_probability={self.pause_probability!r} must be in 0..1."
-            )
+        check_shares(pause_probability=self.pause_probability)
         if self.speeds is not None:
+            check_sequence(speeds=self.speeds)
             if len(self.speeds) != self.workers:
                 raise ValueError(
                     f"speeds has {len(self.speeds)} entries, but workers="
@@ -142,7 +146,11 @@ class Compute:
 
         Returns:
           Seconds, float64 [N, steps].
+
+        Raises:
+          ValueError: when ``steps`` or ``seed`` is not an integer of 0 or more.
         """
+        check_whole(steps=steps, seed=seed)
         variation, pauses = np.random.default_rng(seed).spawn(2)
         variance = math.log1p(self.jitter**2)  # the variance of the logarithm
         shape = (steps, self.workers)

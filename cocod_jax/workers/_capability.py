@@ -16,6 +16,7 @@ from cocod_jax._checks import (
     check_non_negative,
     check_positive,
     check_sequence,
+    check_takes,
 )
 
 
@@ -35,6 +36,7 @@ def measure_capability(step: Callable[[], Any], *, seconds: float = 1.0) -> floa
       Steps per second, of this process.
 
     Raises:
+      TypeError: when ``step`` is not a function without arguments.
       ValueError: when ``seconds`` is not a finite number above 0.
 
     Examples:
@@ -45,6 +47,7 @@ def measure_capability(step: Callable[[], Any], *, seconds: float = 1.0) -> floa
       >>> capability > 1
       True
     """
+    check_takes((), step=step)
     check_positive(seconds=seconds)
     jax.block_until_ready(step())
     times: list[float] = []
@@ -69,11 +72,17 @@ def gather_capabilities(own: float | Sequence[float]) -> tuple[float, ...]:
     Returns:
       One number for each worker, in the order of the processes.
 
+    Raises:
+      ValueError: when a capability is not a finite number above 0.
+
     Examples:
       >>> cj.workers.gather_capabilities([2.0, 1.0])  # one process with two workers
       (2.0, 1.0)
     """
-    gathered = multihost_utils.process_allgather(np.atleast_1d(own), tiled=True)
+    values = np.atleast_1d(np.asarray(own))
+    # Arrays of objects have entries that are no numbers, and the check names them.
+    check_positive(**{f"own[{i}]": value for i, value in enumerate(values)})
+    gathered = multihost_utils.process_allgather(values, tiled=True)
     return tuple(gathered.tolist())
 
 

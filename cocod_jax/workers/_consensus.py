@@ -13,7 +13,7 @@ from cocod_jax._meshes import outside_of_meshes
 from cocod_jax._text import shown
 from cocod_jax._trees import is_key, wide_dtype
 from cocod_jax._typing import ModelState, Params
-from cocod_jax.rounds._checks import check_workers
+from cocod_jax.rounds._checks import of_all_workers
 from cocod_jax.rounds._types import RoundState
 from cocod_jax.workers._mesh import explicit_mesh, with_axes
 
@@ -53,7 +53,7 @@ def consensus(state: RoundState, device: jax.Device | None = None) -> Params:
       >>> print(cj.consensus(state._replace(params=jnp.array([1.0, 4.0]))))
       2.5
     """
-    check_workers(state)
+    state = of_all_workers(state)
     return _weighted_mean(state.params, state.weight, device)
 
 
@@ -89,7 +89,7 @@ def consensus_model_state(
       >>> print(cj.consensus_model_state(state)["n"])
       5
     """
-    check_workers(state)
+    state = of_all_workers(state)
     return _weighted_mean(state.model_state, state.weight, device)
 
 
@@ -259,8 +259,8 @@ def check_equal_start(state: RoundState) -> None:
       ...
       ValueError: the workers do not start equal: params of worker 1 differs ...
     """
+    state = of_all_workers(state)
     trees = {"params": state.params, "model_state": state.model_state}
-    check_workers(state)
     with_others = _has_remote_workers(state.weight)
     spans_processes = not getattr(state.weight, "is_fully_addressable", True)
     if spans_processes:

@@ -6,8 +6,27 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from cocod_jax._checks import check_sequence
 from cocod_jax._text import shown
 from cocod_jax._trees import is_key
+
+
+def check_devices(**values: Any) -> None:
+    """Raises unless all are sequences of devices, at least one in each, none twice."""
+    check_sequence("one device for each worker", **values)
+    for name, devices in values.items():
+        if not len(devices):
+            raise ValueError(f"{name} is empty; give one for each worker, or None.")
+        for i, device in enumerate(devices):
+            if not isinstance(device, jax.Device):
+                raise TypeError(
+                    f"{name}[{i}]={shown(device)} must be one of jax.devices()."
+                )
+        if len(set(devices)) != len(devices):
+            raise ValueError(
+                f"{name} has a device twice: {[*devices]}; each worker needs one of "
+                "its own, or via='vmap' to share one."
+            )
 
 
 def check_mesh(mesh: Any, axis_name: str) -> None:

@@ -11,11 +11,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cocod_jax._checks import check_counts
-from cocod_jax._trees import check_arrays, is_key
-from cocod_jax.exchanges._base import EqualShares, normalised
+from cocod_jax._trees import OF_A_MODEL, check_arrays, is_key
+from cocod_jax.exchanges._base import EqualShares, check_one_axis, normalised
 from cocod_jax.rounds._checks import check_workers
 from cocod_jax.rounds._types import RoundState
-from cocod_jax.workers._mesh import check_mesh, place_on, within_worker
+from cocod_jax.workers._mesh import check_devices, check_mesh, place_on, within_worker
 
 
 def replicate(
@@ -53,7 +53,8 @@ def replicate(
       A tree of the same structure; each leaf has shape [workers, ...] (per worker).
 
     Raises:
-      TypeError: when a leaf is no array; it names the leaf.
+      TypeError: when a leaf is no array, naming it; when what is given as a device is
+        none, or ``axis_name`` is not a string.
       ValueError: when ``workers`` is not an integer of at least 1, when there is
         not one device for each worker, when the mesh has no such axis or another
         number of workers, when the rule's weights are not one for each
@@ -65,7 +66,8 @@ def replicate(
        [1. 2.]
        [1. 2.]]
     """
-    check_arrays(tree, "tree")
+    check_arrays(tree, "tree", OF_A_MODEL)
+    check_one_axis(axis_name)
     _warn_of_raw_keys(tree)
     if mesh is not None:
         return _replicate_over(mesh, axis_name, tree, workers, devices)
@@ -73,6 +75,7 @@ def replicate(
         raise ValueError("workers is missing; give their number, or a mesh.")
     check_counts(workers=workers)
     if devices is not None:
+        check_devices(devices=devices)
         if len(devices) != workers:
             raise ValueError(
                 f"devices has {len(devices)} entries, but workers={workers}; give one "
@@ -212,13 +215,18 @@ def place(tree: Any, devices: Sequence[jax.Device], axis_name: str = "workers") 
       The tree, sharded over the devices; arrays that are in place already stay.
 
     Raises:
-      ValueError: when the leading axis of a leaf is not as long as ``devices``.
+      TypeError: when what is given as a device is none, or ``axis_name`` is not a
+        string.
+      ValueError: when ``devices`` is empty, or the leading axis of a leaf is not as
+        long.
 
     Examples:
       >>> placed = cj.place(jnp.arange(2.0), jax.devices()[:2])
       >>> len(placed.devices())
       2
     """
+    check_devices(devices=devices)
+    check_one_axis(axis_name)
     mesh = Mesh(np.array(devices), axis_name)
     sharding = NamedSharding(mesh, PartitionSpec(axis_name))
 
