@@ -78,7 +78,7 @@ def test_the_leaf_of_a_partition_is_named():
 
 def test_what_cannot_be_checked_is_refused():
     no_optimizer: Any = 0.1
-    with pytest.raises(TypeError, match=r"inner=0\.1 must be an optax transform"):
+    with pytest.raises(TypeError, match=r"optimizer=0\.1 must be an optax transform"):
         check_inner(no_optimizer)
     with pytest.raises(TypeError, match=r"params\['n'\] has the dtype"):
         check_inner(optax.sgd(0.1), {"n": np.arange(3)})

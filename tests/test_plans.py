@@ -218,7 +218,7 @@ def test_what_is_refused():
         plans.stages({3: make(2)})
     with pytest.raises(ValueError, match="step=-1 must be an integer, 0 or more"):
         plans.stages({-1: make(2)})
-    with pytest.raises(TypeError, match="round_=2 must be a Round"):
+    with pytest.raises(TypeError, match="=2 must be a Round"):
         any_.stages({0: 2})
     with pytest.raises(ValueError, match="longest=3 is shorter than the round"):
         plans.stagewise(make(4), 10, 3)

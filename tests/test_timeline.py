@@ -456,9 +456,12 @@ def test_an_algorithm_of_your_own():
             Transfer(0, sent=2, needed=1),
             "sent=2, needed=1, .* no earlier than it is sent",
         ),
-        (Transfer(0, sent=-1, needed=1), "sent at 0 or later"),
+        (Transfer(0, sent=-1, needed=1), "sent=-1 must be .* 0 or more"),
         (Transfer(0, sent=1, needed=9), "no later than steps=5"),
-        (Transfer(0, sent=1, needed=2, share=1.5), "share above 0, and at most 1"),
+        (
+            Transfer(0, sent=1, needed=2, share=1.5),
+            "share=1.5 must be above 0",
+        ),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused(transfer, match):

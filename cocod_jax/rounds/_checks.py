@@ -41,13 +41,8 @@ def check_params(params: Params) -> None:
     """Raises TypeError, with the leaf's name, unless all leaves can be trained.
 
     Those are arrays and numbers, floating-point or complex ones.
-
-    Raises:
-      ValueError: when there is no leaf.
     """
     check_arrays(params, "params", OF_A_MODEL)
-    if not jax.tree.leaves(params):
-        raise ValueError(f"params={shown(params)} has no leaf to train.")
     for path, leaf in jax.tree.leaves_with_path(params):
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.inexact):

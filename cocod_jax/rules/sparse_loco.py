@@ -74,9 +74,8 @@ def sparse_loco(
        matrix; here they are neighbours in the raveled tree.
     """
     outer = optax.sgd(1.0) if outer is None else outer_optimizer(outer)
-    if isinstance(axis_or_exchange, Exchange):
-        exchange = as_exchange(axis_or_exchange, weights)
-    else:
+    exchange = as_exchange(axis_or_exchange, weights)
+    if not isinstance(axis_or_exchange, Exchange):
         exchange = top_k(axis_or_exchange, weights=weights)
 
     def init(params: Params) -> DiLoCoState:

@@ -63,6 +63,8 @@ def check_inner(
         like = {"matrix": jnp.ones([16, 8]), "vector": jnp.ones(16)}
         params = _draw(jax.random.key(0), like)
     check_params(params)
+    if not jax.tree.leaves(params):
+        raise ValueError(f"params={params} has no leaf to shift.")
     left = _what_is_left(optimizer, own_copy(params))
     names = [
         jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)
