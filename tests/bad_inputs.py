@@ -16,6 +16,7 @@ import optax
 import cocod_jax as cj
 from cocod_jax import certify, testing, theory, timeline
 from cocod_jax._text import shown
+from cocod_jax.observe import page
 
 WORKERS = "workers"
 SGD = optax.sgd(0.1)
@@ -213,6 +214,14 @@ VALUES: list[tuple[str, Callable, dict[str, Any], dict[str, list[Any]]]] = [
     (
         *("observe.loggers.scalars", cj.loggers.scalars, {"metrics": METRICS}),
         {"metrics": [(None, "RoundMetrics")]} | WEIGHTS,
+    ),
+    (
+        *("observe.loggers.per_worker", cj.loggers.per_worker, {}),
+        {"metrics": [(None, "RoundMetrics")]},
+    ),
+    *(
+        (f"observe.page.{f.__name__}", f, {}, {name: [(3, "path"), (None, "path")]})
+        for f, name in ((page.log_of, "run"), (page.render, "log"), (page.write, "log"))
     ),
     ("observe.loggers.read_jsonl", cj.loggers.read_jsonl, {}, {"path": PATHS}),
     (

@@ -26,6 +26,7 @@ WITHOUT = {
     *("Any", "style.pyplot", "style.tidy", "style.bars", "execution.device_pairs"),
     *("observe.plots.curve", "observe.loggers.Logbook"),  # drawn and made by others
     *("workers.check_agreement",),  # of any settings
+    *("observe.loggers.to_wandb",),  # whose options are checked by wandb
     *("testing." + name for name in vars(testing) if name.startswith("assert_")),
 }
 STATES = ("State", "Metrics", "Round", "MicroBatches", "Restored", "Resized")

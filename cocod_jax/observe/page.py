@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cocod_jax._checks import check_paths
 from cocod_jax._text import human_bytes
 from cocod_jax.observe import _events, _sections
 from cocod_jax.observe import _html as html
@@ -55,6 +56,7 @@ def render(log: str | Path) -> str:
     Raises:
       ImportError: when matplotlib is not installed; it says how to install it.
       OSError: when the log cannot be read.
+      TypeError: when ``log`` is no path.
       ValueError: when it holds no record, or one of its lines is none.
 
     Examples:
@@ -66,6 +68,7 @@ def render(log: str | Path) -> str:
       >>> page.count("<svg")
       1
     """
+    check_paths(log=log)
     run = read_run(Path(log))
     parts = [f"<h1>{html.escaped(run.name)}</h1>\n", _subtitle(run), _tiles(run)]
     for title, part in _PARTS.items():
@@ -93,6 +96,7 @@ def write(log: str | Path) -> Path:
       ImportError: when matplotlib is not installed; it says how to install it.
       OSError: when the log cannot be read, or the page not be written, such as to a
         full disk. An earlier page stays.
+      TypeError: when ``log`` is no path.
       ValueError: when the log holds no record, or one of its lines is none.
 
     Examples:
@@ -102,6 +106,7 @@ def write(log: str | Path) -> Path:
       >>> cj.observe.page.write(path).name
       'log.html'
     """
+    check_paths(log=log)
     out = Path(log).with_suffix(".html")
     text, new = render(log), out.with_suffix(".html.new")
     try:
@@ -125,6 +130,7 @@ def log_of(run: str | Path) -> Path:
       The path of its log.
 
     Raises:
+      TypeError: when ``run`` is no path.
       ValueError: when there is none, or a folder has several.
 
     Examples:
@@ -134,6 +140,7 @@ def log_of(run: str | Path) -> Path:
       >>> cj.observe.page.log_of(folder).name
       'log.jsonl'
     """
+    check_paths(run=run)
     path = Path(run)
     if path.is_file():
         return path
