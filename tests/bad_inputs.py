@@ -51,7 +51,7 @@ COMPUTE = timeline.Compute(0.1, workers=2)
 CLOCK = {"algorithm": timeline.LocalSGD(2), "compute": COMPUTE, "steps": 4}
 TIMES = {"step_seconds": 0.1, "exchange_seconds": 0.2, "workers": 2}
 
-WEIGHTS = {"weights": [("ab", "sequence"), ((1, "b"), "positive"), ((1, -1), "finite")]}
+WEIGHTS = {"weights": [("ab", "sequence"), ((1, "b"), "finite"), ((1, -1), "finite")]}
 RATES = [
     ("fast", "number"),
     (math.nan, "finite"),

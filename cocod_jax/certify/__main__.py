@@ -73,7 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("name a module, or --install")
     if ours.module.endswith(".py"):
         parser.error(f"name the module, as python -m does: {ours.module[:-3]}")
-    module = importlib.import_module(ours.module)
+    try:
+        module = importlib.import_module(ours.module)
+    except ModuleNotFoundError as error:
+        if error.name != ours.module:
+            raise
+        parser.error(f"there is no module {ours.module!r}; name it as python -m does")
     if not hasattr(module, "certifiable"):
         parser.error(
             f"{ours.module} has no function certifiable(argv, devices); write one, or "
