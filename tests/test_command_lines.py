@@ -1,6 +1,7 @@
 """What a command line gets wrong is a few lines, and not a traceback."""
 
 import runpy
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,9 @@ def nothing_left(tmp_path, monkeypatch):
     """Runs in an empty folder, which stays so."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", sys.argv)
+    before = signal.getsignal(signal.SIGPIPE)
     yield
+    signal.signal(signal.SIGPIPE, before)  # a command may die of a reader that goes
     assert not list(tmp_path.iterdir())
 
 
