@@ -23,6 +23,7 @@ from cocod_jax.observe.loggers import read_jsonl
 from cocod_jax.style import ALGORITHMS
 from experiments import command, figures, logbook
 from experiments.config import WITHOUT_INFLUENCE, Algorithm, RunConfig, parse
+from experiments.options import Options, Whole
 
 BEFORE = {
     "task": "images",
@@ -35,12 +36,12 @@ BEFORE = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CompareConfig:
+class CompareConfig(Options):
     """Which runs."""
 
     algorithms: tuple[Algorithm, ...] = get_args(Algorithm)
     """Which ones run."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Whole, ...] = (0, 1, 2)
     """Each algorithm runs once for each of them."""
     out: Path = Path("runs/compare")
     """Folder for the logs, the figure and the table."""

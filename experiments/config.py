@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 import tyro
 
-from cocod_jax._checks import check_counts, check_non_negative, check_positive
+from cocod_jax._checks import check_period
+from experiments.options import Count, NonNegative, Options, Partition, Positive, Whole
 
 Algorithm = Literal["ssgd", "pipe_sgd", "local_sgd", "cocod", "streamed"]
 """What is trained; CoCoD-SGD at any delay."""
@@ -30,7 +31,7 @@ Size = Literal["tiny", "mini", "10m", "125m", "350m"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(Options):
     """What the runs of all tasks have in common."""
 
     task: str
@@ -40,27 +41,27 @@ class RunConfig:
 
     algorithm: Algorithm = "cocod"
     """What workers exchange, and when."""
-    workers: int | None = None
+    workers: Count | None = None
     """Number of workers; None takes all GPUs, or 4 CPU devices."""
-    micro_batches: tuple[int, ...] | None = None
+    micro_batches: tuple[Count, ...] | None = None
     """For unequal workers: micro-batches in a local step of each, in proportion to its
     speed. Each has batch_size examples; data and weights follow. Default: one each."""
-    period: int = 4
+    period: Count = 4
     """k, local steps in a round."""
     delay: int | None = None
     """d, local steps that the exchange of cocod may take; default: the period."""
     numbers: Literal["bf16", "fp8", "int8", "int4"] | None = None
     """What travels in an exchange: numbers of so few bits, whose rounding is made up
     for in the next one. Default: as the parameters are."""
-    warmup_rounds: int = 0
+    warmup_rounds: Whole = 0
     """Rounds of one synchronous step each, before the others."""
 
-    epochs: float
+    epochs: Positive
     """Passes over the training data."""
-    batch_size: int
+    batch_size: Count
     """Examples in one local batch of one worker, or in one of its micro-batches."""
 
-    seed: int = 0
+    seed: Whole = 0
     """Draws the initial model, the order of the data and the augmentation."""
     via: Literal["pmap", "shard_map"] = "pmap"
     """What maps the round over the devices."""
@@ -69,11 +70,11 @@ class RunConfig:
     exchange then has devices of its own, and runs beside the steps."""
     out: Path = Path("runs")
     """Folder for the log, the figure, the checkpoints and the model."""
-    save_rounds: int | None = None
+    save_rounds: Count | None = None
     """Rounds from one checkpoint to the next; default: one after every epoch."""
-    keep: int = 2
+    keep: Count = 2
     """How many of the last checkpoints stay; the best one does anyway."""
-    slow: float = 30.0
+    slow: Positive = 30.0
     """Seconds after which a process that the others wait for is named."""
     writers: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ()
     """What else gets the numbers of the log; each but csv is an extra to install."""
@@ -83,10 +84,8 @@ class RunConfig:
     """Whether to go on from the last checkpoint of this run, if there is one."""
 
     def __post_init__(self):
-        check_counts(keep=self.keep)
-        if self.save_rounds is not None:
-            check_counts(save_rounds=self.save_rounds)
-        check_positive(slow=self.slow)
+        super().__post_init__()
+        check_period(self.period, self.delay)
         if self.numbers and self.algorithm == "streamed" and self.warmup_rounds:
             raise ValueError(
                 f"warmup_rounds={self.warmup_rounds} exchange the whole model, and "
@@ -142,33 +141,33 @@ class TrainConfig(RunConfig):
     """What is learnt: `--task text --help` has the options of a language model."""
     model: Model = "resnet18"
     """The network."""
-    width: int | None = 12
+    width: Count | None = 12
     """Channels of its first stage; None is the width in the literature."""
 
     data: Literal["mnist5k", "digits", "cifar10", "cifar100"] = "mnist5k"
     """The data set; mnist5k and digits need no download."""
     data_dir: Path | None = None
     """Where the CIFAR archives are; for cifar10 and cifar100 only."""
-    partition: str = "iid"
+    partition: Partition = "iid"
     """How the training data are split: iid, by_class, or dirichlet:ALPHA (skewed)."""
 
-    epochs: int = 10
+    epochs: Count = 10
     """Passes over the training data."""
-    batch_size: int = 25
+    batch_size: Count = 25
     """Examples in one local batch of one worker, or in one of its micro-batches."""
-    learning_rate: float = 0.2
+    learning_rate: Positive = 0.2
     """The rate for a total batch of 256; it grows linearly with the total batch."""
-    warmup_epochs: float = 1.0
+    warmup_epochs: NonNegative = 1.0
     """The learning rate grows linearly from one worker's to all workers'."""
     decay: Literal["cosine", "step"] = "cosine"
     """How the rate falls after the warm-up: to zero, or by 10 after 50 % and 75 %."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """The local optimizer."""
-    momentum: float = 0.9
+    momentum: NonNegative = 0.9
     """That of sgd; its buffers stay with their worker."""
     nesterov: bool = True
     """Whether the momentum is Nesterov's."""
-    weight_decay: float = 5e-4
+    weight_decay: NonNegative = 5e-4
     """Decays kernels, in adamw besides the gradient; leaves biases and batch norm
     alone."""
 
@@ -199,9 +198,9 @@ class TextConfig(RunConfig):
     """What it computes in; its parameters are float32."""
     remat: bool = False
     """Whether the backward pass computes each block again, for less memory."""
-    fsdp: int = 1
+    fsdp: Count = 1
     """Devices of each worker, which share its model and its batches."""
-    tensor: int = 1
+    tensor: Count = 1
     """For each of these, so many devices, which share heads and hidden channels."""
 
     data_file: Path | None = None
@@ -209,29 +208,26 @@ class TextConfig(RunConfig):
     shows it."""
     tokenizer: Literal["bytes", "characters"] = "bytes"
     """What a token is; characters are those of the text."""
-    context: int = 128
+    context: Count = 128
     """Tokens in a sequence."""
 
-    epochs: float = 6.0
+    epochs: Positive = 6.0
     """Passes over the training text; the last may be a part of one."""
-    batch_size: int = 4
+    batch_size: Count = 4
     """Sequences in one local batch of one worker, or in one of its micro-batches."""
-    learning_rate: float = 5e-3
+    learning_rate: Positive = 5e-3
     """The highest rate of AdamW; no number of workers changes it."""
-    warmup_epochs: float = 0.2
+    warmup_epochs: NonNegative = 0.2
     """The rate grows linearly from zero, and then falls to a tenth as a cosine."""
-    weight_decay: float = 0.1
+    weight_decay: NonNegative = 0.1
     """Decays matrices, besides the gradient."""
-    temperature: float = 0.8
+    temperature: NonNegative = 0.8
     """Of the sample at the end; 0 takes the likeliest token each time."""
 
     def __post_init__(self):
         super().__post_init__()
-        check_positive(epochs=self.epochs, learning_rate=self.learning_rate)
-        check_counts(context=self.context, fsdp=self.fsdp, tensor=self.tensor)
         if self.sharing != (1, 1):
             self._check_shared()
-        check_non_negative(temperature=self.temperature)
 
     @property
     def sharing(self) -> tuple[int, int]:

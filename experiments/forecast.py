@@ -51,8 +51,15 @@ def forecast(config: RunConfig, layout: Layout, task: Task, data: Data) -> dict:
     (batches,) = data.rounds(
         first_step=0, period=round_.period, count=1, workers=layout.own_workers
     )
-    places = {"via": config.via, "devices": layout.devices}
-    times = cj.measure(round_, state, batches, repeats=REPEATS, **places)
+    times = cj.measure(
+        round_,
+        state,
+        batches,
+        repeats=REPEATS,
+        via=config.via,
+        devices=layout.devices,
+        exchange_devices=layout.exchange_devices,
+    )
     advice = cj.advise(times, period=config.period)
     recipe = RECIPES[config.algorithm]
     delay = config.period if config.delay is None else config.delay

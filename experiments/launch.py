@@ -24,24 +24,25 @@ import tyro
 from experiments import command, elastic, rendezvous
 from experiments.cluster.network import free_port
 from experiments.elastic import Team
+from experiments.options import Count, NonNegative, Options, Whole
 from experiments.together import Processes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LaunchConfig:
+class LaunchConfig(Options):
     """What runs, and how often."""
 
     command: tyro.conf.Positional[tuple[str, ...]]
     """What every process runs, after --; "python" is the interpreter that runs this."""
-    processes: Annotated[int, tyro.conf.arg(aliases=["-n"])]
+    processes: Annotated[Count, tyro.conf.arg(aliases=["-n"])]
     """How many processes there are."""
-    restarts: int = 0
+    restarts: Whole = 0
     """How often all of them are started again after one has failed."""
     elastic: bool = False
     """Whether the others go on without a process that has failed once more."""
-    timeout: int = rendezvous.MISSED
+    timeout: Count = rendezvous.MISSED
     """Seconds after which a process that is not heard of any more has failed."""
-    grace: float = 10.0
+    grace: NonNegative = 10.0
     """Seconds that processes have to end by themselves after one has failed."""
 
 
@@ -49,13 +50,6 @@ def main(config: LaunchConfig) -> int:
     """Runs the processes; returns the status of the first that fails at last, or 0."""
     if not config.command:
         raise command.UsageError("There is no command: give it after --.")
-    for name, value, least in (
-        ("-n", config.processes, 1),
-        ("--restarts", config.restarts, 0),
-        ("--timeout", config.timeout, 1),
-    ):
-        if value < least:
-            raise command.UsageError(f"{name} {value}: it must be at least {least}.")
     if shutil.which(config.command[0], path=search_path()) is None:
         print(f"{config.command[0]}: command not found", file=sys.stderr)
         return 127

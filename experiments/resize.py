@@ -28,15 +28,16 @@ from cocod_jax.observe.loggers import read_jsonl, to_jsonl
 from experiments import command, logbook, saving, train
 from experiments.config import RunConfig, from_plain
 from experiments.layout import Layout
+from experiments.options import Count, Options
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ResizeConfig:
+class ResizeConfig(Options):
     """Which run, and how many workers go on with it."""
 
     run: tyro.conf.Positional[Path]
     """The folder of a run, with its checkpoints; its log is beside it."""
-    workers: int
+    workers: Count
     """How many workers there are from now on."""
     moments: Literal["mean", "nearest", "reset"] = "mean"
     """What becomes of the local optimizers' floats: their mean, those of the nearest

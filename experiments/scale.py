@@ -22,6 +22,7 @@ from experiments import command, logbook, models, progress
 from experiments.cluster.network import Network
 from experiments.cluster.processes import machine, run_program
 from experiments.figures import records_of
+from experiments.options import Count, LinkRate, Options
 
 COMPARED = ("local_sgd", "cocod")
 # By its name in the log: what a line is, and how it looks.
@@ -33,20 +34,20 @@ LINES = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ScaleConfig:
+class ScaleConfig(Options):
     """Which sizes."""
 
-    rate: str = "500mbit"
+    rate: LinkRate = "500mbit"
     """The rate of the links, as ``tc`` writes it; none for loopback."""
-    workers: tuple[int, ...] = (2, 4)
+    workers: tuple[Count, ...] = (2, 4)
     """Numbers of processes."""
-    widths: tuple[int, ...] = (19, 61, 135)
+    widths: tuple[Count, ...] = (19, 61, 135)
     """Channels of the first stage of ResNet-18: 1, 10 and 50 million parameters."""
-    batch_size: int = 4
+    batch_size: Count = 4
     """Images in a local batch."""
-    period: int = 4
+    period: Count = 4
     """Local steps in a round."""
-    repeats: int = 3
+    repeats: Count = 3
     """Interleaved measurements; their median counts."""
     out: Path = Path("runs/scale")
     """Folder for the log and the figure."""

@@ -1,12 +1,19 @@
 """What a command line gets wrong is a few lines, and not a traceback."""
 
+import dataclasses
+import re
 import runpy
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
+import hypothesis.strategies as st
+import jax
 import pytest
+import tyro
+from hypothesis import HealthCheck, given, settings
 
 from experiments import command
 
@@ -16,10 +23,17 @@ STUDIES = [
     for path in sorted((ROOT / "experiments").rglob("*.py"))
     if "    command.run(" in path.read_text() and "results" not in path.parts
 ]
-MISSING = {
-    "experiments.clock": ["nowhere.jsonl"],
-    "experiments.evaluate": ["nowhere"],
-}
+MISSING = [
+    ("experiments.clock", "nowhere"),
+    ("experiments.evaluate", "nowhere"),
+    ("experiments.resize", "nowhere --workers 2"),
+    ("experiments.train", "--data cifar10 --data-dir nowhere --workers 2"),
+    ("experiments.train", "--task text --data-file nowhere --workers 2"),
+    ("experiments.paper", "--overlap nowhere"),
+    ("experiments.conformance", "--data-file nowhere"),
+]
+# By the kind of number, what is none.
+JUNK = {"int": ["x", "-1", "0.5", "nan"], "float": ["x", "-1", "nan", "inf"]}
 
 
 def said(module: str, arguments: list[str], capsys: Any) -> tuple[Any, str]:
@@ -58,12 +72,92 @@ def test_an_unknown_option_and_a_wrong_type_are_said(module, monkeypatch, capsys
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
-@pytest.mark.parametrize("module", MISSING)
-def test_a_missing_file_is_named_in_one_line(module, capsys):
-    status, words = said(module, MISSING[module], capsys)
-    assert status == 2
-    assert MISSING[module][0] in words
-    assert len(words.splitlines()) == 1
+@pytest.mark.parametrize(("module", "words"), MISSING)
+def test_a_missing_file_is_named(module, words, monkeypatch, capsys):
+    start = lambda workers, *_: jax.devices()[:workers]
+    monkeypatch.setattr("experiments.devices.start_devices", start)
+    status, words = said(module, words.split(), capsys)
+    assert status in (1, 2)
+    assert "Traceback" not in words
+    assert "nowhere" in words
+    assert len(words.splitlines()) < 12  # in a box where tyro says it
+
+
+@pytest.fixture(scope="module")
+def options():
+    """By module, the class of its options, and what is required of them."""
+    found = {}
+
+    def keep(main, config_type, description, args=None):
+        found[module] = config_type
+        raise SystemExit(0)
+
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*found in sys.modules")
+        patch.setattr(command, "run", keep)
+        for module in STUDIES:
+            patch.setattr(sys, "argv", [module])
+            with pytest.raises(SystemExit):
+                runpy.run_module(module, run_name="__main__", alter_sys=True)
+    return found
+
+
+REQUIRED = {
+    "experiments.clock": ["log.jsonl"],
+    "experiments.evaluate": ["model"],
+    "experiments.launch": ["-n", "2", "true"],
+    "experiments.resize": ["run", "--workers", "2"],
+    "experiments.paper": ["--overlap", str(ROOT / "README.md")],
+    "experiments.soak.load": [
+        *("--load", "vmap", "--workers", "2", "--calls", "6", "--samples", "6"),
+        *("--save-rounds", "0", "--out", "runs"),
+    ],
+}
+
+
+def read(config_type, arguments, capsys):
+    """The exit status of reading a command line, 0 where it can be read."""
+    status: Any = 0
+    try:
+        tyro.cli(config_type, args=arguments)
+    except SystemExit as left:
+        status = left.code
+    return status, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", STUDIES)
+def test_numbers_out_of_their_range_are_refused_by_name(module, options, capsys):
+    config_type, required = options[module], REQUIRED.get(module, [])
+    assert read(config_type, required, capsys)[0] == 0
+    for field in dataclasses.fields(config_type):
+        kind = re.search(r"\b(int|float)\b", str(field.type))
+        flag = f"--{field.name.replace('_', '-')}"
+        if kind is None or flag in required:
+            continue
+        for junk in JUNK[kind[1]]:
+            status, words = read(config_type, [*required, flag, junk], capsys)
+            assert status == 2, (flag, junk)
+            assert field.name in words.replace("-", "_"), (flag, junk)
+
+
+@pytest.mark.parametrize("module", STUDIES)
+@settings(
+    max_examples=8,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data())
+def test_any_words_are_read_or_refused(module, options, capsys, data):
+    """By tyro: an exception of another kind would be a traceback."""
+    config_type = options[module]
+    flags = [f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(config_type)]
+    junk = st.sampled_from(["", "0", "-1", "1e999", "nan", "x", "--", "-x", "é", "a b"])
+    words = st.lists(st.one_of(st.sampled_from(flags), junk), max_size=6)
+    required = REQUIRED.get(module, [])
+    status, said = read(config_type, [*required, *data.draw(words)], capsys)
+    assert status in (0, 2)
+    assert "Traceback" not in said
 
 
 def test_a_module_that_is_not_there_is_named(capsys):

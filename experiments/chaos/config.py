@@ -8,7 +8,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal, get_args
 
-from cocod_jax._checks import check_counts
+from experiments.options import Count, Options, Positive, Whole
 
 Kind = Literal["killed", "halted", "exception", "cut", "slowed"]
 """SIGKILL; SIGSTOP; an exception in Python; the link to the others cut; SIGSTOP until
@@ -50,35 +50,31 @@ class Cell:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ChaosConfig:
+class ChaosConfig(Options):
     """Which faults befall which runs."""
 
     jobs: tuple[Job, ...] = get_args(Job)
     """What is trained."""
-    processes: tuple[int, ...] = (2, 4)
+    processes: tuple[Count, ...] = (2, 4)
     """How many train it, a worker each."""
     kinds: tuple[Kind, ...] = get_args(Kind)
     """Which faults there are; "cut" needs Linux, iproute2 and root."""
-    runs: int = 2
+    runs: Count = 2
     """Of each job with each number of processes."""
-    faults: int = 8
+    faults: Count = 8
     """Of each run."""
-    starting: float = 0.4
+    starting: Positive = 0.4
     """The share of them that comes while processes start; the rest while they train."""
-    seed: int = 0
+    seed: Whole = 0
     """Draws the faults: kinds, processes and moments."""
-    timeout: int = 10
+    timeout: Count = 10
     """Seconds after which a process that is not heard of is missing."""
-    save_rounds: int = 5
+    save_rounds: Count = 5
     """Rounds from one checkpoint to the next."""
-    epochs: float | None = None
+    epochs: Positive | None = None
     """Passes over the data; default: 30 of the digits, 12 of the sums."""
     out: Path = Path("runs/chaos")
     """Folder for the logs and the table."""
-
-    def __post_init__(self):
-        check_counts(runs=self.runs, faults=self.faults, timeout=self.timeout)
-        check_counts(**{f"processes[{i}]": n for i, n in enumerate(self.processes)})
 
     @property
     def cells(self) -> list[Cell]:

@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Literal
 
 from experiments.conformance import published
+from experiments.options import File, Options, Whole
 
 Compared = Literal["ssgd", "local_sgd", "vrl_sgd"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ConformanceConfig:
+class ConformanceConfig(Options):
     """Where things are."""
 
-    data_file: Path | None = None
+    data_file: File | None = None
     """Tiny Shakespeare, for the runs on text that are not finished."""
-    text_seeds: tuple[int, ...] = (0,)
+    text_seeds: tuple[Whole, ...] = (0,)
     """Each draws a network and batches of text, the same for all of its runs."""
-    labels_seeds: tuple[int, ...] = (0,)
+    labels_seeds: tuple[Whole, ...] = (0,)
     """The same, of digits."""
     resets: tuple[bool, ...] = (False,)
     """Whether AdamW begins anew in every round of text, as it did before the commit of

@@ -44,16 +44,8 @@ def partition(
         raise ValueError(f"partition={scheme!r} has its own sizes: shares need 'iid'.")
     if scheme == "by_class":
         return _by_class(labels, workers, rng)
-    kind, _, alpha = scheme.partition(":")
-    try:
-        concentration = float(alpha)
-    except ValueError:
-        concentration = 0.0
-    if kind != "dirichlet" or not 0 < concentration < np.inf:
-        raise ValueError(
-            f"partition={scheme!r} must be 'iid', 'by_class' or 'dirichlet:ALPHA' with "
-            "a positive ALPHA, for example 'dirichlet:0.5'."
-        )
+    concentration = concentration_of(scheme)
+    assert concentration is not None  # the schemes without one are dealt with
     shards: list[list[np.ndarray]] = [[] for _ in range(workers)]
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
@@ -62,6 +54,27 @@ def partition(
         for shard, part in zip(shards, np.split(members, ends), strict=True):
             shard.append(part)
     return [np.concatenate(shard) for shard in shards]
+
+
+def concentration_of(scheme: str, name: str = "partition") -> float | None:
+    """ALPHA of a scheme, None for one without.
+
+    Raises:
+      ValueError: when there is no such scheme, or ALPHA is not positive.
+    """
+    if scheme in ("iid", "by_class"):
+        return None
+    kind, _, alpha = scheme.partition(":")
+    try:
+        concentration = float(alpha)
+    except ValueError:
+        concentration = 0.0
+    if kind != "dirichlet" or not 0 < concentration < np.inf:
+        raise ValueError(
+            f"{name}={scheme!r} must be 'iid', 'by_class' or 'dirichlet:ALPHA' with "
+            "a positive ALPHA, for example 'dirichlet:0.5'."
+        )
+    return concentration
 
 
 def _by_class(

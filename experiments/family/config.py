@@ -8,7 +8,7 @@ those that let workers go far apart fall behind.
 import dataclasses
 from pathlib import Path
 
-from cocod_jax._checks import check_counts, check_positive
+from experiments.options import Count, NonNegative, Partition, Positive, Whole
 from experiments.streaming.config import ROW, MlpProblem
 
 
@@ -16,35 +16,34 @@ from experiments.streaming.config import ROW, MlpProblem
 class FamilyConfig(MlpProblem):
     """A network of one hidden layer on 8 x 8 digits, by every algorithm."""
 
-    partitions: tuple[str, ...] = ("iid", "dirichlet:0.3")
+    partitions: tuple[Partition, ...] = ("iid", "dirichlet:0.3")
     """How the training data are split."""
-    seeds: tuple[int, ...] = tuple(range(5))
+    seeds: tuple[Whole, ...] = tuple(range(5))
     """Each draws a network, a split and batches, the same for all algorithms."""
-    workers: int = 8
+    workers: Count = 8
     """N."""
-    period: int = 8
+    period: Count = 8
     """k, local steps in a round; it divides the steps."""
-    steps: int = 480
+    steps: Count = 480
     """Local steps, the same batches for all algorithms; a multiple of 15."""
-    batch_size: int = 8
+    batch_size: Count = 8
     """Examples in a local batch."""
-    hidden: int = 32
+    hidden: Count = 32
     """Units of the hidden layer."""
-    rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+    rates: tuple[Positive, ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
     """Learning rates; each algorithm gets the one with the least training loss, for
     each split."""
-    ratios: tuple[float, ...] = (2.0, 8.0)
+    ratios: tuple[Positive, ...] = (2.0, 8.0)
     """Tm / Tc on the clock, of an all-reduce of the model."""
-    latency: float = 0.02
+    latency: NonNegative = 0.02
     """Of a message on the clock, in local steps."""
-    jitter: float = 0.1
+    jitter: NonNegative = 0.1
     """How much the steps vary on the clock: their coefficient of variation."""
     out: Path = Path("runs/family")
     """Folder for the logs, the table and the figure."""
 
     def __post_init__(self):
-        check_counts(workers=self.workers, steps=self.steps, period=self.period)
-        check_positive(**{f"rates[{i}]": rate for i, rate in enumerate(self.rates)})
+        super().__post_init__()
         if len(self.seeds) < 2:
             raise ValueError(f"seeds={self.seeds} must be two or more, for a spread.")
         for unit in (ROW, self.period):

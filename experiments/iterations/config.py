@@ -11,70 +11,57 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cocod_jax._checks import check_counts, check_positive
+from experiments.options import Count, Options, Positive
 
 CHUNK = 256  # local steps in one call of a compiled program
 ROW = 4  # local steps between two looks at the training loss
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class IterationsConfig:
+class IterationsConfig(Options):
     """Sizes of the three parts."""
 
-    workers: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    workers: tuple[Count, ...] = (1, 2, 4, 8, 16, 32)
     """The numbers of workers between which the speed-up is measured, from 1 on."""
-    steps: int = 32768
+    steps: Count = 32768
     """Local steps of the longest runs; the next are half as long, and so on."""
-    shortest: int = 256
+    shortest: Count = 256
     """Local steps of the shortest runs, a multiple of 256; ``steps`` is this times a
     power of 2, and at least this times four times the most workers."""
-    period: int = 4
+    period: Count = 4
     """k of the runs that measure the speed-up."""
-    runs: int = 16
+    runs: Count = 16
     """Independent runs of everything, each with noise of its own."""
-    noise: float = 20.0
+    noise: Positive = 20.0
     """The standard deviation of a sample's gradient; the smoothness is 1."""
-    dissimilarity: float = 6.0
+    dissimilarity: Positive = 6.0
     """How far the workers' optima differ, above 0; all is also done with equal ones."""
-    drift_workers: int = 8
+    drift_workers: Count = 8
     """How many workers drift apart."""
-    drift_periods: tuple[int, ...] = (2, 4, 8, 16)
+    drift_periods: tuple[Count, ...] = (2, 4, 8, 16)
     """Each of them with all its delays."""
-    drift_steps: int = 4096
+    drift_steps: Count = 4096
     """Local steps of the runs that measure the drift, and the cost of a period; a
     multiple of 256."""
-    long_periods: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    long_periods: tuple[Count, ...] = (1, 2, 4, 8, 16, 32, 64)
     """The periods whose cost is measured, with the largest number of workers."""
-    clock_workers: int = 64
+    clock_workers: Count = 64
     """How many workers learn digits."""
-    clock_steps: int = 640
+    clock_steps: Count = 640
     """Their local steps, a multiple of 4."""
-    clock_runs: int = 3
+    clock_runs: Count = 3
     """Independent runs of each algorithm and rate."""
-    rates: tuple[float, ...] = (0.57, 0.8, 1.1, 1.6, 2.3, 3.2)
+    rates: tuple[Positive, ...] = (0.57, 0.8, 1.1, 1.6, 2.3, 3.2)
     """The learning rates; each algorithm gets the one that reaches the goal first."""
-    goal: float = 0.05
+    goal: Positive = 0.05
     """Learnt is what keeps the training loss below this."""
-    most_workers: int = 4096
+    most_workers: Count = 4096
     """The most workers of the clock on its own, a power of 4."""
     out: Path = Path("runs/iterations")
     """Folder for the log and the figures."""
 
     def __post_init__(self):
-        check_counts(
-            period=self.period,
-            clock_workers=self.clock_workers,
-            clock_runs=self.clock_runs,
-            most_workers=self.most_workers,
-        )
-        for name in ("workers", "drift_periods", "long_periods"):
-            check_counts(**_each(name, getattr(self, name)))
-        check_positive(
-            noise=self.noise,
-            dissimilarity=self.dissimilarity,
-            goal=self.goal,
-            **_each("rates", self.rates),
-        )
+        super().__post_init__()
         grow = all(fewer < more for fewer, more in itertools.pairwise(self.workers))
         if self.workers[0] != 1 or len(self.workers) < 2 or not grow:
             raise ValueError(

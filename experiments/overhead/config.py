@@ -9,24 +9,26 @@ leaves takes more than twice the plain one's time to compile. Expected: the MLP 
 import dataclasses
 from pathlib import Path
 
+from experiments.options import Count, Options, Positive
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OverheadConfig:
+class OverheadConfig(Options):
     """What is measured."""
 
-    workers: int = 2
+    workers: Count = 2
     """Devices, one for each worker."""
-    period: int = 8
+    period: Count = 8
     """Local steps in a round."""
-    width: int = 16
+    width: Count = 16
     """Channels of the first stage of ResNet-18."""
-    batch_size: int = 8
+    batch_size: Count = 8
     """Images in a local batch of ResNet-18."""
-    repeats: int = 7
+    repeats: Count = 7
     """Measurements of each program, by turns; their ratios are of one turn."""
-    seconds: float = 1.0
+    seconds: Positive = 1.0
     """For which a program runs in a measurement, one round at least."""
-    leaves: tuple[int, ...] = (1000,)
+    leaves: tuple[Count, ...] = (1000,)
     """Numbers of arrays in the models that are compiled; () compiles none."""
     compiled: tuple[str, ...] = ("plain", "step", "send", "merge", "round", "every")
     """Which programs are compiled, for models whose compilation takes long."""

@@ -16,6 +16,7 @@ from typing import Literal, get_args
 from cocod_jax.style import ALGORITHMS
 from experiments.cluster.network import Network
 from experiments.config import Measured, Model
+from experiments.options import Count, Options
 
 Timed = Literal[Measured, "streamed_optimizer"]
 """What is timed: streamed as a round, and as an optimizer whose step is one program."""
@@ -25,7 +26,7 @@ NAMES = {key: name for key, (name, _) in ALGORITHMS.items()} | {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OverlapConfig:
+class OverlapConfig(Options):
     """What is measured, and on which links."""
 
     rate: str = "500mbit,200mbit"
@@ -33,17 +34,17 @@ class OverlapConfig:
     balance: str | None = None
     """Tm / Tc in place of rates, with commas: each link's rate follows from the local
     steps and the bytes of an exchange, measured first."""
-    workers: int = 2
+    workers: Count = 2
     """Processes, each on its core."""
     model: Model = "resnet18"
     """The network, on images of 32 x 32 pixels."""
-    width: int = 64
+    width: Count = 64
     """Channels of its first stage."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """Images in a local batch."""
-    period: int = 4
+    period: Count = 4
     """Local steps in a round."""
-    repeats: int = 5
+    repeats: Count = 5
     """Interleaved measurements of each algorithm; their median counts."""
     algorithms: tuple[Timed, ...] = get_args(Timed)
     """Which of this library's algorithms."""
@@ -55,6 +56,7 @@ class OverlapConfig:
     """Folder for the log and the figure."""
 
     def __post_init__(self):
+        super().__post_init__()
         if self.workers < 2:
             raise ValueError(
                 f"workers={self.workers} must be 2 or more: they exchange."

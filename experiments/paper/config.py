@@ -11,6 +11,7 @@ from typing import Literal
 
 from experiments import data
 from experiments.config import Algorithm, Model, TrainConfig
+from experiments.options import File, LinkRate, Options, Whole
 
 # How fast each of four unequal workers is; equal shares give each the mean.
 SPEEDS = (3, 2, 2, 1)
@@ -21,7 +22,7 @@ WORKERS = {"cpu": 4, "paper": 16}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PaperConfig:
+class PaperConfig(Options):
     """Which study, and where its logs are."""
 
     scale: Literal["cpu", "paper"] = "cpu"
@@ -32,11 +33,11 @@ class PaperConfig:
     the paper's scale wants to be told."""
     data_dir: Path | None = None
     """Where the CIFAR archives are."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Whole, ...] = (0, 1, 2)
     """Each run is repeated for each of them."""
-    overlap: Path = Path("experiments/results/20261124_overlap/overlap.jsonl")
+    overlap: File = Path("experiments/results/20261124_overlap/overlap.jsonl")
     """The log of ``experiments.overlap`` that Tc and Tm come from."""
-    rates: tuple[str, ...] = ("1gbit", "500mbit")
+    rates: tuple[LinkRate, ...] = ("1gbit", "500mbit")
     """The links in it to show; the last are those of the unequal workers."""
     out: Path = Path("runs/paper")
     """Folder for the logs, the figures and the table of claims."""

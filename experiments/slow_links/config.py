@@ -8,38 +8,35 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from cocod_jax._checks import check_counts, check_positive
-from experiments.cluster.network import parse_rate
+from experiments.options import Count, LinkRate, Options, Positive, Whole
 
 Numbers = Literal["float32", "int8", "int4"]
 """What travels; float32 is what the parameters are."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SlowLinksConfig:
+class SlowLinksConfig(Options):
     """Which links, and what runs on them."""
 
-    fast: str = "1gbit"
+    fast: LinkRate = "1gbit"
     """The links of S-SGD, as ``tc`` writes a rate."""
-    slow: str = "20mbit"
+    slow: LinkRate = "20mbit"
     """Those of streamed CoCoD-SGD."""
     numbers: tuple[Numbers, ...] = ("int8", "int4")
     """What streamed CoCoD-SGD sends; a run for each."""
-    longer: float = 1.5
+    longer: Positive = 1.5
     """How many times the epochs of S-SGD streamed CoCoD-SGD trains for: its steps take
     less time."""
-    workers: int = 2
+    workers: Count = 2
     """Processes, each on its core."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Whole, ...] = (0,)
     """Everything runs once for each."""
     out: Path = Path("runs/slow_links")
     """Folder for the logs, the table and the figure."""
 
     def __post_init__(self):
-        check_counts(workers=self.workers)
-        check_positive(longer=self.longer)
+        super().__post_init__()
         if self.workers < 2:
             raise ValueError(
                 f"workers={self.workers} must be 2 or more: they exchange."
             )
-        parse_rate(self.fast), parse_rate(self.slow)

@@ -9,7 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from cocod_jax._checks import check_counts
+from experiments.options import Count, Options, Whole
 
 Load = Literal["checkpoints", "streamed", "vmap", "devices", "json"]
 """Rounds with a checkpoint every few, streamed steps one by one, many workers on one
@@ -20,29 +20,30 @@ PARTS = 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SoakConfig:
+class SoakConfig(Options):
     """Which loads, and how long; an MLP of one hidden layer on 8 x 8 digits."""
 
     loads: tuple[Load, ...] = ("checkpoints", "streamed", "vmap", "devices", "json")
     """What runs, each in a process of its own."""
-    rounds: int = 2000
+    rounds: Count = 2000
     """Rounds with checkpoints, of four workers."""
-    save_rounds: int = 20
+    save_rounds: Count = 20
     """From one checkpoint to the next."""
-    steps: int = 20_000
+    steps: Count = 20_000
     """Streamed steps, of four workers."""
-    many_workers: int = 64
+    many_workers: Count = 64
     """Workers on one device, by vmap."""
-    many_devices: int = 16
+    many_devices: Count = 16
     """CPU devices, with a worker on each."""
-    many_rounds: int = 10_000
+    many_rounds: Count = 10_000
     """Rounds of these."""
-    samples: int = 100
+    samples: Count = 100
     """How often a load is looked at, a multiple of ten."""
     out: Path = Path("runs/soak")
     """Folder for the logs, the table and the figure."""
 
     def __post_init__(self):
+        super().__post_init__()
         if self.samples % PARTS:
             raise ValueError(f"samples={self.samples} must be a multiple of {PARTS}.")
 
@@ -69,30 +70,30 @@ class SoakConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SoakRun:
+class SoakRun(Options):
     """One load."""
 
     load: Load
     """What is done."""
-    workers: int
+    workers: Count
     """N."""
-    calls: int
+    calls: Count
     """Of the program: rounds, or steps of the streamed load."""
-    save_rounds: int
+    save_rounds: Whole
     """From one checkpoint to the next; 0 saves none."""
-    samples: int
+    samples: Count
     """How often it is looked at."""
     out: Path
     """Folder for the log."""
-    period: int = 4
+    period: Count = 4
     """k, local steps in a round, or pieces."""
-    hidden: int = 32
+    hidden: Count = 32
     """Units of the hidden layer."""
-    batch_size: int = 8
+    batch_size: Count = 8
     """Examples in a local batch."""
 
     def __post_init__(self):
-        check_counts(workers=self.workers, calls=self.calls, samples=self.samples)
+        super().__post_init__()
         if self.calls % self.samples:
             raise ValueError(
                 f"calls={self.calls} must be a multiple of samples={self.samples}."

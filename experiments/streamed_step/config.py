@@ -8,26 +8,28 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from experiments.options import Count, Options, Positive
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StreamedStepConfig:
+class StreamedStepConfig(Options):
     """What is measured, on the first device."""
 
     models: tuple[Literal["resnet18", "transformer"], ...] = ("resnet18", "transformer")
     """What is trained."""
-    period: int = 4
+    period: Count = 4
     """k, local steps in a round, and pieces."""
-    width: int = 64
+    width: Count = 64
     """Channels of the first stage of ResNet-18; 64 have 11.2 M parameters."""
-    images: int = 16
+    images: Count = 16
     """Images in a batch of ResNet-18."""
-    model_width: int = 512
+    model_width: Count = 512
     """Features of the transformer's three layers; 512 have 10 M parameters."""
-    sequences: int = 8
+    sequences: Count = 8
     """Sequences of 128 tokens in a batch of the transformer."""
-    repeats: int = 5
+    repeats: Count = 5
     """Measurements of each program, in turn; their ratios are of one turn."""
-    seconds: float = 2.0
+    seconds: Positive = 2.0
     """For which a program runs in a measurement, one round at least."""
     out: Path = Path("runs/streamed_step")
     """Folder for the log and the table."""

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from cocod_jax._checks import check_counts, check_positive
 from experiments.config import Measured, TrainConfig
+from experiments.options import Count, NonNegative, Options, Partition, Positive, Whole
 
 COMPARED: tuple[Measured, ...] = (
     "ssgd",
@@ -32,51 +32,47 @@ Optimizer = Literal["sgd", "adamw"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StreamingConfig:
+class StreamingConfig(Options):
     """What is trained, and on which clock."""
 
     model: Literal["mlp", "resnet18"] = "mlp"
     """A network of one hidden layer on 8 x 8 digits, or ResNet-18 on mnist5k."""
-    workers: int = 10
+    workers: Count = 10
     """N, as many as there are classes."""
-    periods: tuple[int, ...] = (4, 8, 16, 32)
+    periods: tuple[Count, ...] = (4, 8, 16, 32)
     """k."""
-    partitions: tuple[str, ...] = ("iid", "dirichlet:0.3", "by_class")
+    partitions: tuple[Partition, ...] = ("iid", "dirichlet:0.3", "by_class")
     """How the training data are split."""
     optimizers: tuple[Optimizer, ...] = ("sgd", "adamw")
     """SGD with momentum 0.9, and AdamW."""
-    seeds: tuple[int, ...] = tuple(range(8))
+    seeds: tuple[Whole, ...] = tuple(range(8))
     """Each draws a network, a split and batches, the same for all algorithms."""
-    sgd_rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
+    sgd_rates: tuple[Positive, ...] = (0.03, 0.1, 0.3, 1.0)
     """Learning rates of the MLP; each algorithm gets the one with the least training
     loss, for each period, split and optimizer."""
-    adamw_rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1)
+    adamw_rates: tuple[Positive, ...] = (0.003, 0.01, 0.03, 0.1)
     """The same for AdamW."""
-    steps: int = 480
+    steps: Count = 480
     """Local steps of the MLP, a multiple of 15 and of all periods."""
-    batch_size: int = 8
+    batch_size: Count = 8
     """Examples in a local batch."""
-    hidden: int = 32
+    hidden: Count = 32
     """Units of the MLP's hidden layer."""
-    epochs: int = 10
+    epochs: Count = 10
     """Of ResNet-18; as many steps as the smallest shard has batches."""
-    width: int = 12
+    width: Count = 12
     """Channels of ResNet-18's first stage."""
-    ratios: tuple[float, ...] = (0.5, 2.0, 8.0)
+    ratios: tuple[Positive, ...] = (0.5, 2.0, 8.0)
     """Tm / Tc on the clock."""
-    latency: float = 0.02
+    latency: NonNegative = 0.02
     """Of a message on the clock, in local steps."""
-    jitter: float = 0.1
+    jitter: NonNegative = 0.1
     """How much the steps vary on the clock: their coefficient of variation."""
     out: Path = Path("runs/streaming")
     """Folder for the logs, the tables and the figure."""
 
     def __post_init__(self):
-        check_counts(workers=self.workers, steps=self.steps, epochs=self.epochs)
-        check_positive(
-            **{f"sgd_rates[{i}]": rate for i, rate in enumerate(self.sgd_rates)},
-            **{f"adamw_rates[{i}]": rate for i, rate in enumerate(self.adamw_rates)},
-        )
+        super().__post_init__()
         if len(self.seeds) < 2:
             raise ValueError(f"seeds={self.seeds} must be two or more, for a spread.")
         for unit in (ROW, *self.periods):
@@ -94,15 +90,15 @@ class StreamingConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MlpProblem:
+class MlpProblem(Options):
     """What is learnt: an MLP on digits, once for every split and seed."""
 
-    partitions: tuple[str, ...]
-    seeds: tuple[int, ...]
-    workers: int
-    steps: int
-    batch_size: int
-    hidden: int
+    partitions: tuple[Partition, ...]
+    seeds: tuple[Whole, ...]
+    workers: Count
+    steps: Count
+    batch_size: Count
+    hidden: Count
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

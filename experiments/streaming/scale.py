@@ -24,6 +24,7 @@ from cocod_jax.timeline import CoCoDSGD, Compute, Link, Streamed, simulate
 from experiments import command, logbook, progress
 from experiments.devices import start_devices
 from experiments.figures import records_of
+from experiments.options import Count, NonNegative, Options, Positive
 from experiments.streaming.leaves import measure
 
 NETWORKS = {
@@ -37,22 +38,22 @@ COLOURS = (style.SKY_BLUE, style.BLUE, style.GREEN, style.ORANGE, style.VERMILIO
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ScaleConfig:
+class ScaleConfig(Options):
     """Which sizes."""
 
-    workers: tuple[int, ...] = (2, 8, 32, 128, 512, 1024, 4096)
+    workers: tuple[Count, ...] = (2, 8, 32, 128, 512, 1024, 4096)
     """N on the clock."""
-    parameters: tuple[float, ...] = (1e6, 1e7, 1e8, 1e9, 1e10)
+    parameters: tuple[Positive, ...] = (1e6, 1e7, 1e8, 1e9, 1e10)
     """How many, of 4 bytes each."""
-    jitters: tuple[float, ...] = (0.0, 0.1)
+    jitters: tuple[NonNegative, ...] = (0.0, 0.1)
     """How much steps vary: their coefficient of variation."""
-    longest: int = 64
+    longest: Count = 64
     """The longest period; shorter ones that hide the exchange are taken."""
-    leaves: tuple[int, ...] = (1, 10, 100, 300)
+    leaves: tuple[Count, ...] = (1, 10, 100, 300)
     """Arrays among which the parameters of the measured programs are divided."""
-    measured: int = 1_000_000
+    measured: Count = 1_000_000
     """Parameters of the measured programs."""
-    repeats: int = 5
+    repeats: Count = 5
     """Interleaved measurements; their median counts."""
     out: Path = Path("runs/streaming_clock")
     """Folder for the log and the figure."""

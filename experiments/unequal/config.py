@@ -8,28 +8,30 @@ of equal shares, and short pauses cost CoCoD-SGD a third of what they cost S-SGD
 import dataclasses
 from pathlib import Path
 
+from experiments.options import Count, LinkRate, NonNegative, Options, Positive
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class UnequalConfig:
+class UnequalConfig(Options):
     """What is measured."""
 
-    rate: str = "500mbit"
+    rate: LinkRate = "500mbit"
     """The rate of the links, as ``tc`` writes it; none for loopback."""
-    workers: int = 2
+    workers: Count = 2
     """Processes, each on its core; the last one is slow."""
-    width: int = 32
+    width: Count = 32
     """Channels of the first stage of ResNet-18."""
-    batch_size: int = 8
+    batch_size: Count = 8
     """Images in a micro-batch."""
-    micro_batches: int = 12
+    micro_batches: Count = 12
     """Micro-batches that all workers together take in a local step."""
-    period: int = 4
+    period: Count = 4
     """Local steps in a round."""
-    pause: float = 0.5
+    pause: NonNegative = 0.5
     """Seconds of a random pause of a worker."""
-    interval: float = 2.0
+    interval: Positive = 2.0
     """Seconds from a pause of a worker to its next one, on average."""
-    repeats: int = 5
+    repeats: Count = 5
     """Interleaved measurements: their median counts for shares, their mean for
     pauses."""
     out: Path = Path("runs/unequal")
