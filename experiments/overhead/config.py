@@ -9,7 +9,7 @@ leaves takes more than twice the plain one's time to compile. Expected: the MLP 
 import dataclasses
 from pathlib import Path
 
-from experiments.options import Count, Options, Positive
+from experiments.options import Count, Options, NonNegative
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class OverheadConfig(Options):
     """Images in a local batch of ResNet-18."""
     repeats: Count = 7
     """Measurements of each program, by turns; their ratios are of one turn."""
-    seconds: Positive = 1.0
+    seconds: NonNegative = 1.0
     """For which a program runs in a measurement, one round at least."""
     leaves: tuple[Count, ...] = (1000,)
     """Numbers of arrays in the models that are compiled; () compiles none."""

@@ -8,7 +8,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from experiments.options import Count, Options, Positive
+from experiments.options import Count, Options, NonNegative
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class StreamedStepConfig(Options):
     """Sequences of 128 tokens in a batch of the transformer."""
     repeats: Count = 5
     """Measurements of each program, in turn; their ratios are of one turn."""
-    seconds: Positive = 2.0
+    seconds: NonNegative = 2.0
     """For which a program runs in a measurement, one round at least."""
     out: Path = Path("runs/streamed_step")
     """Folder for the log and the table."""
