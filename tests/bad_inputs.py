@@ -6,6 +6,7 @@ The words are the argument, leaf or file, what came, and what would do.
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import jax
@@ -404,8 +405,13 @@ def _called(function: Callable, **arguments: Any) -> Callable[[Path], Any]:
     return call
 
 
+def named(value: Any) -> str:
+    """For the name of a test, which must be the same in every process."""
+    return value.__name__ if isinstance(value, FunctionType) else shown(value)
+
+
 ROWS = {
-    f"{subject}({name}={shown(value)})": Row(
+    f"{subject}({name}={named(value)})": Row(
         subject, _called(function, **good | {name: value}), (name, cure)
     )
     for subject, function, good, bad in VALUES

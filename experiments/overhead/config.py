@@ -9,7 +9,7 @@ leaves takes more than twice the plain one's time to compile. Expected: the MLP 
 import dataclasses
 from pathlib import Path
 
-from experiments.options import Count, Options, NonNegative
+from experiments.options import Count, NonNegative, Options
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

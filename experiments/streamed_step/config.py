@@ -8,7 +8,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from experiments.options import Count, Options, NonNegative
+from experiments.options import Count, NonNegative, Options
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
