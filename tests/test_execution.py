@@ -5,6 +5,7 @@ import logging
 import weakref
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import chex
 import jax
@@ -195,9 +196,20 @@ def test_a_run_can_be_traced_and_its_metrics_deleted():
         metrics.loss.delete()
 
 
-GPU = SimpleNamespace(
-    platform="gpu", device_kind="NVIDIA A100", compute_capability="8.0"
-)
+def a_device(**attributes):
+    """One that is not here."""
+    device = Mock(spec=jax.Device)
+    device.configure_mock(**attributes)
+    return device
+
+
+def a_gpu(capability):
+    return a_device(
+        platform="gpu", device_kind="NVIDIA A100", compute_capability=capability
+    )
+
+
+GPU = a_gpu("8.0")
 
 
 def test_pmap_on_a_gpu_without_the_scheduler_warns(monkeypatch):
@@ -228,12 +240,10 @@ def test_nothing_warns_where_the_scheduler_is_on_or_not_needed(
 @pytest.mark.parametrize("capability", ["9.0", "10.0", "12.0", "gfx942"])
 def test_from_hopper_on_the_scheduler_is_on(capability, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")
-    device = SimpleNamespace(**{**vars(GPU), "compute_capability": capability})
-    cj.distribute(make_round(), devices=[device])
+    cj.distribute(make_round(), devices=[a_gpu(capability)])
 
 
-HOPPER = SimpleNamespace(**{**vars(GPU), "compute_capability": "9.0"})
-AMD = SimpleNamespace(**{**vars(GPU), "compute_capability": "gfx942"})
+HOPPER, AMD = a_gpu("9.0"), a_gpu("gfx942")
 
 
 def test_a_streamed_round_needs_more_flags_on_every_gpu(monkeypatch):
@@ -253,9 +263,9 @@ def test_a_streamed_round_needs_more_flags_on_every_gpu(monkeypatch):
                 cj.distribute(streamed, devices=[device])
 
 
-V4 = SimpleNamespace(platform="tpu", device_kind="TPU v4")
-V5E = SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")
-V6E = SimpleNamespace(platform="tpu", device_kind="TPU v6 lite")
+V4 = a_device(platform="tpu", device_kind="TPU v4")
+V5E = a_device(platform="tpu", device_kind="TPU v5 lite")
+V6E = a_device(platform="tpu", device_kind="TPU v6 lite")
 
 
 def test_pmap_on_a_tpu_without_its_flags_warns(monkeypatch):
