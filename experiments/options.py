@@ -19,6 +19,7 @@ from cocod_jax._checks import (
     check_counts,
     check_non_negative,
     check_positive,
+    check_shares,
     check_whole,
 )
 from experiments.cluster.network import parse_rate
@@ -56,6 +57,8 @@ Positive = Annotated[float, Must(check_positive)]
 """Above 0, and finite."""
 NonNegative = Annotated[float, Must(check_non_negative)]
 """0 or more, and finite."""
+Share = Annotated[float, Must(check_shares)]
+"""From 0 to 1."""
 LinkRate = Annotated[str, Must(_check_link)]
 """A rate as ``tc`` writes it, or none for loopback."""
 Partition = Annotated[str, Must(_check_partition)]

@@ -24,13 +24,13 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-def train(rule, delay, batches, **way):
+def train(rule, delay, batches, weights=WEIGHTS, **way):
     round_ = cj.make_round(
         problems.loss, optax.sgd(RATE), rule, period=PERIOD, delay=delay
     )
     run = cj.distribute(round_, **way)
     state = cj.replicate(round_.init(problems.params(np.float64)), N)
-    state = cj.reweight(state, WEIGHTS)
+    state = cj.reweight(state, weights)
     for r in range(ROUNDS):
         state, _ = run(state, problems.round_batches(batches, r))
     return state
@@ -57,7 +57,9 @@ def check_method(name, way, delay):
     with jax.enable_x64(True):
         rule, loop = made(name)
         batches = problems.batches(np.float64)
-        state = train(rule, delay, batches, **options)
+        # A graph has no use for weights, and refuses unequal ones.
+        weights = [1] * N if name == "gossip" else WEIGHTS
+        state = train(rule, delay, batches, weights, **options)
         # The int8 exchange sends scales and shares in float32.
         tolerance = 1e-5 if name == "int8" else 1e-10
         chex.assert_trees_all_close(

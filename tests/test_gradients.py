@@ -199,7 +199,7 @@ def test_bad_warmup_is_refused(warmup_steps):
 def test_errors_of_the_exchange_come_through(make):
     with pytest.raises(ValueError, match="positive, finite"):
         make("workers", (1, 0))
-    with pytest.raises(TypeError, match="axis_name"):
+    with pytest.raises(TypeError, match="axis_or_exchange=3"):
         make(3)
     transform = make("workers")
     with pytest.raises(ValueError, match="is not bound"):

@@ -8,7 +8,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal, get_args
 
-from experiments.options import Count, Options, Positive, Whole
+from experiments.options import Count, Options, Positive, Share, Whole
 
 Kind = Literal["killed", "halted", "exception", "cut", "slowed"]
 """SIGKILL; SIGSTOP; an exception in Python; the link to the others cut; SIGSTOP until
@@ -63,7 +63,7 @@ class ChaosConfig(Options):
     """Of each job with each number of processes."""
     faults: Count = 8
     """Of each run."""
-    starting: Positive = 0.4
+    starting: Share = 0.4
     """The share of them that comes while processes start; the rest while they train."""
     seed: Whole = 0
     """Draws the faults: kinds, processes and moments."""
