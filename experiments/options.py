@@ -71,7 +71,7 @@ class Options:
     """A dataclass of options, whose values are what their types say.
 
     Raises:
-      ValueError: when one is not, with its name.
+      ValueError: when one is not, with its name, or a tuple of such is empty.
     """
 
     def __post_init__(self):
@@ -92,5 +92,8 @@ def _found(kind: Any, name: str, value: Any) -> Iterator[tuple[Must, str, Any]]:
         for each in get_args(kind):
             yield from _found(each, name, value)
     elif get_origin(kind) is tuple:
+        of = get_args(kind)[0]
+        if get_origin(of) is Annotated and not value:
+            raise ValueError(f"{name} is empty; give at least one.")
         for i, entry in enumerate(value):
-            yield from _found(get_args(kind)[0], f"{name}[{i}]", entry)
+            yield from _found(of, f"{name}[{i}]", entry)

@@ -7,9 +7,7 @@ loss that CoCoD-SGD reaches first where links are slow.
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from experiments.options import Count, Options, Positive
 
@@ -25,7 +23,7 @@ class IterationsConfig(Options):
     """The numbers of workers between which the speed-up is measured, from 1 on."""
     steps: Count = 32768
     """Local steps of the longest runs; the next are half as long, and so on."""
-    shortest: Count = 256
+    shortest: int = 256
     """Local steps of the shortest runs, a multiple of 256; ``steps`` is this times a
     power of 2, and at least this times four times the most workers."""
     period: Count = 4
@@ -86,13 +84,6 @@ class IterationsConfig(Options):
                 f"steps={self.steps} over four times {max(self.workers)} workers; take "
                 f"steps={self.shortest * 4 * max(self.workers)} or more."
             )
-
-
-def _each(name: str, values: Sequence[Any]) -> dict[str, Any]:
-    """The values by names such as ``rates[0]``; there must be one."""
-    if not values:
-        raise ValueError(f"{name} is empty; give at least one.")
-    return {f"{name}[{i}]": value for i, value in enumerate(values)}
 
 
 def _check_at_least_two(**values: int) -> None:
