@@ -347,9 +347,14 @@ def test_the_second_edition_changed_the_rounding_of_the_merge_alone():
 # Files that a command leaves beside its logs
 
 
-@pytest.mark.parametrize(
-    "table", sorted(RESULTS.glob("*/table.md")), ids=lambda p: p.parent.name
-)
+COMPARED = [
+    path
+    for path in sorted(RESULTS.glob("*/table.md"))
+    if path.read_text().startswith("| algorithm |")
+]
+
+
+@pytest.mark.parametrize("table", COMPARED, ids=lambda p: p.parent.name)
 def test_tables_of_accuracies_are_made_from_their_logs(table):
     logs = sorted(table.parent.glob("*.jsonl"))
     assert table.read_text() == compare.table(logs)

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import jax
 import optax
@@ -14,19 +14,23 @@ import pytest
 import cocod_jax as cj
 from cocod_jax.observe.report import report
 
-A100 = SimpleNamespace(
-    platform="gpu", device_kind="NVIDIA A100", compute_capability="8.0"
-)
-H100 = SimpleNamespace(
-    platform="gpu", device_kind="NVIDIA H100", compute_capability="9.0"
-)
-MI300 = SimpleNamespace(
+
+def a_device(**attributes):
+    """One that is not here."""
+    device = Mock(spec=jax.Device)
+    device.configure_mock(**attributes)
+    return device
+
+
+A100 = a_device(platform="gpu", device_kind="NVIDIA A100", compute_capability="8.0")
+H100 = a_device(platform="gpu", device_kind="NVIDIA H100", compute_capability="9.0")
+MI300 = a_device(
     platform="gpu", device_kind="AMD Instinct MI300X", compute_capability="gfx942"
 )
-V5E = SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")
-V6E = SimpleNamespace(platform="tpu", device_kind="TPU v6 lite")
-V4 = SimpleNamespace(platform="tpu", device_kind="TPU v4")
-V5P = SimpleNamespace(platform="tpu", device_kind="TPU v5")
+V5E = a_device(platform="tpu", device_kind="TPU v5 lite")
+V6E = a_device(platform="tpu", device_kind="TPU v6 lite")
+V4 = a_device(platform="tpu", device_kind="TPU v4")
+V5P = a_device(platform="tpu", device_kind="TPU v5")
 
 
 def facts():
