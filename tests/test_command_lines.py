@@ -72,15 +72,17 @@ def test_an_unknown_option_and_a_wrong_type_are_said(module, monkeypatch, capsys
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
-@pytest.mark.parametrize(("module", "words"), MISSING)
-def test_a_missing_file_is_named(module, words, monkeypatch, capsys):
+@pytest.mark.parametrize(("module", "arguments"), MISSING)
+def test_a_missing_file_is_named(module, arguments, monkeypatch, capsys):
     start = lambda workers, *_: jax.devices()[:workers]
     monkeypatch.setattr("experiments.devices.start_devices", start)
-    status, words = said(module, words.split(), capsys)
-    assert status in (1, 2)
+    status, words = said(module, arguments.split(), capsys)
+    # A file that cannot be read while a job begins is an error of the system.
+    assert status == (1 if "cifar10" in arguments else 2)
     assert "Traceback" not in words
     assert "nowhere" in words
-    assert len(words.splitlines()) < 12  # in a box where tyro says it
+    in_a_box = module in ("experiments.paper", "experiments.conformance")  # tyro's
+    assert len(words.splitlines()) == 1 or (in_a_box and len(words.splitlines()) < 8)
 
 
 @pytest.fixture(scope="module")

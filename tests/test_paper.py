@@ -189,6 +189,11 @@ def test_rates_that_were_not_measured_are_an_error_at_once(
         study.main(config)
 
 
+def test_a_study_without_rates_is_refused(overlap_log, tmp_path):
+    with pytest.raises(ValueError, match="rates is empty"):
+        PaperConfig(overlap=overlap_log, rates=(), out=tmp_path)
+
+
 @pytest.mark.usefixtures("no_training")
 def test_an_algorithm_that_was_not_measured_is_an_error_at_once(overlap_log, tmp_path):
     lines = overlap_log.read_text().splitlines()

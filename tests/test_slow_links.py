@@ -5,6 +5,7 @@ import re
 import pytest
 
 from cocod_jax.measurement import Measurement
+from docs.generate import RESULTS
 from experiments import logbook
 from experiments.cluster.network import Network
 from experiments.config import parse
@@ -71,6 +72,13 @@ def test_advise_chooses_the_period_of_each_and_the_table_says_who_came_first(
     # What is finished does not run again, and is measured anew.
     slow_links.main(config, JOB)
     assert len(started) == 5
+
+
+def test_the_published_table_is_that_of_its_logs():
+    (folder,) = RESULTS.glob("????????_slow_links")
+    text = report.table(folder / "slow_links.jsonl")
+    assert (folder / "table.md").read_text() == text
+    assert text.strip() in (folder / "README.md").read_text()
 
 
 def test_bad_links_are_refused(tmp_path):
