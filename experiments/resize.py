@@ -52,10 +52,9 @@ def main(config: ResizeConfig) -> None:
         the name that the new one would have.
     """
     before, workers = found(config.run)
-    if config.workers in (workers, 0) or config.workers < 0:
+    if config.workers == workers:
         raise command.UsageError(
-            f"workers={config.workers}: {config.run} has {workers}; give another "
-            "number, of at least 1."
+            f"workers={workers}: {config.run} has {workers}; give another number."
         )
     if before.micro_batches is not None:
         raise command.UsageError(

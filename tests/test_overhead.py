@@ -8,7 +8,7 @@ from experiments.overhead import __main__ as overhead
 from experiments.overhead.config import OverheadConfig
 from experiments.overhead.jobs import mlp
 
-CONFIG = OverheadConfig(period=2, seconds=0.0, repeats=1, leaves=())
+CONFIG = OverheadConfig(period=2, seconds=0.0, repeats=1)
 
 
 def test_every_program_takes_its_steps():

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import chex
 import jax
@@ -121,6 +122,11 @@ def test_a_run_goes_on_with_fewer_workers_and_with_more(copied, capsys):
     assert not [path for path in copied.out.iterdir() if path.name.startswith(".")]
 
 
+def test_a_run_has_a_worker():
+    with pytest.raises(ValueError, match="workers=0 must be an integer of at least 1"):
+        resize.ResizeConfig(run=Path("run"), workers=0)
+
+
 def test_another_run_is_not_replaced(copied, capsys):
     other = dataclasses.replace(copied, workers=2)
     other.log.write_text('{"kind": "run"}\n')
@@ -133,7 +139,6 @@ def test_another_run_is_not_replaced(copied, capsys):
     ("change", "message"),
     [
         ({"workers": 4}, "workers=4: .* has 4; give another number"),
-        ({"workers": 0}, "workers=0"),
         ({"workers": 5000}, "workers=5000: .* cannot be divided among 5000"),
         ({"run": "nothing"}, "is no folder of a run: its log .*nothing.jsonl cannot"),
         ({"run": "renamed"}, "the log of a run with the name digits-cnn-cocod-"),
