@@ -3,10 +3,11 @@
 import inspect
 from typing import Any
 
+import jax
 import optax
 
 from cocod_jax._checks import check_pair
-from cocod_jax._trees import check_arrays, check_like
+from cocod_jax._trees import check_arrays, check_like, check_same_tree, is_float
 
 
 def with_what_it_takes(
@@ -36,7 +37,13 @@ def with_what_it_takes(
             "inner.update",
             "updates, state",
         )
-        check_like(after, updates, "what inner.update returned", "the gradient")
+        name, like_name = "what inner.update returned", "the gradient"
+        check_same_tree(after, updates, name, like_name)
+        # Integers stay as they are: what optax makes of their zeros may be floats.
+        floats = lambda tree: jax.tree.map(
+            lambda leaf, gradient: leaf if is_float(gradient) else None, tree, updates
+        )
+        check_like(floats(after), floats(updates), name, like_name)
         return after, state
 
     def init(params: optax.Params) -> optax.OptState:
