@@ -13,6 +13,7 @@ BLUE = "#0072B2"
 VERMILION = "#D55E00"
 PURPLE = "#CC79A7"
 GREY = "#777777"  # for what is drawn only for comparison
+INK = "#010203"  # stands for the colour of the text of a page that a figure is in
 
 # For each algorithm, by its name in code and logs: its name for people, and its colour
 # in curves and bars. In a timeline, colours say what a worker does.
@@ -26,6 +27,16 @@ ALGORITHMS = {
 }
 OTHERS = (BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY_BLUE, BLACK)
 COMPUTE, EXCHANGE = BLUE, ORANGE  # the lanes of a measured timeline
+# The page of a run: each colour in the light, and in the dark.
+PAGE = {
+    "ink": ("#1b1f24", "#e6edf3"),
+    "soft": ("#57606a", "#9aa4ae"),
+    "paper": ("#ffffff", "#0f1318"),
+    "card": ("#f6f8fa", "#1a2027"),
+    "line": ("#d0d7de", "#333c46"),
+    "alarm": ("#b3400a", "#ff9d66"),
+    "curve": (BLUE, "#4db2f0"),
+}
 
 
 def pyplot() -> Any:

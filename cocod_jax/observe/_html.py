@@ -4,15 +4,20 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from cocod_jax.style import PAGE
+
 # Whatever a log holds, a browser runs no script of it and fetches nothing.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
+_LIGHT, _DARK = (
+    " ".join(f"--{name}: {shades[which]};" for name, shades in PAGE.items())
+    for which in (0, 1)
+)
+_COLOURS = f"""
+:root {{ color-scheme: light dark; {_LIGHT} }}
+@media (prefers-color-scheme: dark) {{ :root {{ {_DARK} }} }}
+"""
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --paper: #fff;
-  --card: #f6f8fa; --line: #d0d7de; --alarm: #b3400a; --curve: #0072b2; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9aa4ae;
-  --paper: #0f1318; --card: #1a2027; --line: #333c46; --alarm: #ff9d66;
-  --curve: #4db2f0; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 68rem; color: var(--ink);
   background: var(--paper); font: 16px/1.5 system-ui, sans-serif; }
@@ -116,7 +121,7 @@ def document(title: str, body: str) -> str:
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escaped(title)}</title>
-<style>{_STYLE}</style>
+<style>{_COLOURS}{_STYLE}</style>
 </head>
 <body>
 {body}</body>

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from cocod_jax.observe._html import escaped
-from cocod_jax.style import BLACK, BLUE, pyplot, tidy
+from cocod_jax.style import BLACK, BLUE, INK, pyplot, tidy
 
-_INK = "#010203"  # stands for the colour of the page's text
 # What a page in the dark shows in another colour, as the style of the page has it.
-_OF_PAGE = {_INK: "currentColor", BLACK: "currentColor", BLUE: "var(--curve)"}
+_OF_PAGE = {INK: "currentColor", BLACK: "currentColor", BLUE: "var(--curve)"}
 
 
 def svg_of(figure: Any, alt: str) -> str:
@@ -58,7 +57,7 @@ def panel(
       log_scale: whether ``y`` grows by factors; it has to be positive somewhere.
     """
     names = ("text.color", "axes.labelcolor", "axes.edgecolor")
-    ink = dict.fromkeys((*names, "xtick.color", "ytick.color"), _INK)
+    ink = dict.fromkeys((*names, "xtick.color", "ytick.color"), INK)
     with pyplot().rc_context({**ink, "font.size": 9}):
         figure = pyplot().Figure(figsize=(4.4, 2.8), layout="constrained")
         ax = figure.subplots()
