@@ -162,6 +162,7 @@ def test_any_words_are_read_or_refused(module, options, capsys, data):
     assert "Traceback" not in said
 
 
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 def test_a_module_that_is_not_there_is_named(capsys):
     status, words = said("cocod_jax.certify", ["experiments.nowhere"], capsys)
     assert status == 2
