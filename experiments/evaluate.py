@@ -14,7 +14,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from experiments import command, saving
+from experiments import command
+from experiments.job import saving
 from experiments.tasks import task_of
 
 

@@ -21,11 +21,12 @@ from typing import Annotated, NamedTuple
 
 import tyro
 
-from experiments import command, elastic, rendezvous
+from experiments import command
 from experiments.cluster.network import free_port
-from experiments.elastic import Team
 from experiments.options import Count, NonNegative, Options, Whole
-from experiments.together import Processes
+from experiments.processes import elastic, rendezvous
+from experiments.processes.elastic import Team
+from experiments.processes.together import Processes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -25,9 +25,10 @@ from rich.console import Console
 
 import cocod_jax as cj
 from cocod_jax.observe.loggers import read_jsonl, to_jsonl
-from experiments import command, logbook, saving, train
+from experiments import command, logbook, train
 from experiments.config import RunConfig, from_plain
-from experiments.layout import Layout
+from experiments.job import saving
+from experiments.job.layout import Layout
 from experiments.options import Count, Options
 
 

@@ -23,17 +23,18 @@ from rich.text import Text
 
 import cocod_jax as cj
 from cocod_jax.observe.loggers import Logbook, read_jsonl
-from experiments import command, figures, logbook, progress, saving, signals, writers
+from experiments import command, figures, logbook, progress, signals
 from experiments.algorithms import make_rounds, total_steps
 from experiments.command import UsageError
 from experiments.config import WITHOUT_INFLUENCE, RunConfig, config_type, parse
-from experiments.devices import devices_beside, start_devices
-from experiments.forecast import forecast, sent_bytes
-from experiments.layout import Layout, Met, shared_shapes
+from experiments.job import saving, writers
+from experiments.job.devices import devices_beside, start_devices
+from experiments.job.forecast import forecast, sent_bytes
+from experiments.job.layout import Layout, Met, shared_shapes
+from experiments.job.recorder import Recorder
 from experiments.models import parameter_count
-from experiments.pace import Pace
-from experiments.recorder import Recorder
-from experiments.rendezvous import join_processes
+from experiments.processes.pace import Pace
+from experiments.processes.rendezvous import join_processes
 from experiments.signals import exit_status
 from experiments.tasks import Data, Task, task_of
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 import cocod_jax as cj
-from experiments.rendezvous import join_processes
+from experiments.processes.rendezvous import join_processes
 from tests import problems
 
 

@@ -7,7 +7,7 @@ from unittest import mock
 
 from experiments import command, train
 from experiments.config import config_type
-from experiments.rendezvous import INDEX
+from experiments.processes.rendezvous import INDEX
 
 LATE = 4.0
 

@@ -75,7 +75,7 @@ def test_an_unknown_option_and_a_wrong_type_are_said(module, monkeypatch, capsys
 @pytest.mark.parametrize(("module", "arguments"), MISSING)
 def test_a_missing_file_is_named(module, arguments, monkeypatch, capsys):
     start = lambda workers, *_: jax.devices()[:workers]
-    monkeypatch.setattr("experiments.devices.start_devices", start)
+    monkeypatch.setattr("experiments.job.devices.start_devices", start)
     status, words = said(module, arguments.split(), capsys)
     # A file that cannot be read while a job begins is an error of the system.
     assert status == (1 if "cifar10" in arguments else 2)

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from cocod_jax.observe.loggers import read_jsonl
-from experiments import compare, progress
+from experiments import progress, sweep
 from experiments.command import UsageError
 from experiments.conformance import __main__ as study
 from experiments.conformance import gpt, labels, lenet, published, text, utilisation
@@ -59,7 +59,7 @@ def test_text_is_learnt(text_run, tmp_path):
     file.write_text(SENTENCE * 60)
     with opened(text_run.log, text_run) as log:
         text.train(text_run, file, log)
-    assert compare.finished(text_run)
+    assert sweep.finished(text_run)
     (result,) = read_jsonl(text_run.log)["result"]
     first, *_, last = result["validation_losses"]
     assert len(result["validation_losses"]) == text.LOOKS + 1
@@ -73,7 +73,7 @@ def test_digits_are_learnt(labels_run, monkeypatch):
     monkeypatch.setattr(labels, "EVALUATED", 25)
     with opened(labels_run.log, labels_run) as log, progress.report() as show:
         labels.train(labels_run, log, show)
-    assert compare.finished(labels_run)
+    assert sweep.finished(labels_run)
     found = read_jsonl(labels_run.log)
     # Any accuracy is enough for a start at once.
     assert found["start"] == [{"steps": 0}]

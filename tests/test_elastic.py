@@ -8,10 +8,11 @@ import sys
 import pytest
 
 from cocod_jax.observe.loggers import read_jsonl
-from experiments import elastic, launch
+from experiments import launch
 from experiments.command import UsageError
 from experiments.config import parse
 from experiments.launch import Ended
+from experiments.processes import elastic
 from tests.waiting import wait_until
 
 JOB = ["--data=digits", "--model=cnn", "--width=2", "--batch-size=40"]

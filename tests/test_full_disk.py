@@ -12,7 +12,8 @@ import pytest
 import cocod_jax as cj
 from cocod_jax.execution import Checkpoints
 from cocod_jax.observe.loggers import read_jsonl, to_jsonl
-from experiments import saving, tasks
+from experiments import tasks
+from experiments.job import saving
 from tests.test_resume import run
 from tests.test_train import numbers
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.missing import Missing
+from experiments.processes.missing import Missing
 
 VERDICT = (
     "E1130 coordination_service.cc:1549] UNAVAILABLE: The following tasks are "

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cocod_jax as cj
-from experiments import saving
 from experiments.command import UsageError
 from experiments.data import cifar, text
+from experiments.job import saving
 from tests.bad_inputs import a_state
 from tests.test_data import Cifar
 

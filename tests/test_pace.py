@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.pace import FOLDER, Pace
+from experiments.processes.pace import FOLDER, Pace
 from tests.waiting import wait_until
 
 SECONDS = 30

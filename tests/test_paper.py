@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from experiments import clock, logbook
-from experiments.compare import BEFORE, finished, mean_and_spread
 from experiments.config import WITHOUT_INFLUENCE, TextConfig, TrainConfig
 from experiments.figures import by_algorithm
 from experiments.paper import __main__ as study
 from experiments.paper import figures, report
 from experiments.paper.config import SPEEDS, UNEQUAL, PaperConfig, equal, unequal
+from experiments.sweep import BEFORE, finished, mean_and_spread
 
 TC, TM, PERIOD = 0.5, 0.8, 4
 

@@ -12,7 +12,7 @@ import pytest
 from cocod_jax.observe.loggers import read_jsonl
 from cocod_jax.timeline import SSGD
 from docs.generate import RESULTS, ROOT
-from experiments import clock, compare
+from experiments import clock, sweep
 from experiments.figures import by_algorithm
 from experiments.overlap import balance
 from experiments.paper import figures
@@ -357,7 +357,7 @@ COMPARED = [
 @pytest.mark.parametrize("table", COMPARED, ids=lambda p: p.parent.name)
 def test_tables_of_accuracies_are_made_from_their_logs(table):
     logs = sorted(table.parent.glob("*.jsonl"))
-    assert table.read_text() == compare.table(logs)
+    assert table.read_text() == sweep.table(logs)
 
 
 @pytest.mark.parametrize(
@@ -417,7 +417,7 @@ def test_claims_are_made_from_their_logs(page):
 def check_claims(page: str, logs, shares, clocks) -> None:
     """The numbers in the sentences of the study's page."""
     runs = {model: by_algorithm(paths) for model, paths in logs.items()}
-    points = lambda runs: compare.results(runs).mean()
+    points = lambda runs: sweep.results(runs).mean()
     below = [points(r["ssgd"]) - points(r["cocod"]) for r in runs.values()]
     check_sentence(page, "# points below on ResNet-18 and # on VGG-16", below)
     losses = [

@@ -8,7 +8,7 @@ import pytest
 from cocod_jax.observe.loggers import read_jsonl
 from cocod_jax.timeline import Compute, Link, LocalSGD, simulate
 from docs.generate import DOCS, latest, substitutions
-from experiments import compare
+from experiments import sweep
 from experiments.conformance import published, report, utilisation
 from experiments.conformance.config import ConformanceConfig
 from tests.published import check_sentence
@@ -22,7 +22,7 @@ README = (FOLDER / "README.md").read_text()
 
 def test_all_runs_have_finished():
     for run in [*CONFIG.text_runs(), *CONFIG.labels_runs()]:
-        assert compare.finished(run), run.log
+        assert sweep.finished(run), run.log
 
 
 def test_tables_are_made_from_the_logs():

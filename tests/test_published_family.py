@@ -6,13 +6,13 @@ import pytest
 
 from cocod_jax.observe.loggers import read_jsonl
 from docs.generate import RESULTS
-from experiments.family import report
-from experiments.family.config import FamilyConfig
-from experiments.family.methods import METHODS
+from experiments.compare import report
+from experiments.compare.config import CompareConfig
+from experiments.compare.methods import METHODS
 from tests.published import check_sentence
 
 STUDY = RESULTS / "20261130_family"
-CONFIG = FamilyConfig(out=STUDY)
+CONFIG = CompareConfig(out=STUDY)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 
 import cocod_jax as cj
 from docs import generate
-from experiments import compare
+from experiments import sweep
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -97,5 +97,5 @@ def test_the_tables_are_those_of_the_logs_and_of_the_documentation():
     assert not re.search(r"@[A-Z]+@", README), "a placeholder was left"
     folder = ROOT / "experiments" / "results" / "20261123_mnist5k"
     measurements = (generate.DOCS / "measurements.md").read_text()
-    assert compare.table(sorted(folder.glob("*.jsonl"))) in measurements
+    assert sweep.table(sorted(folder.glob("*.jsonl"))) in measurements
     assert generate.algorithm_table() in README

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from experiments.command import UsageError
-from experiments.rendezvous import join_processes
+from experiments.processes.rendezvous import join_processes
 
 BY_HAND = {
     "JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234",

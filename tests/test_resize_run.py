@@ -14,8 +14,9 @@ import pytest
 
 import cocod_jax as cj
 from cocod_jax.observe.loggers import read_jsonl, to_jsonl
-from experiments import command, logbook, resize, saving
+from experiments import command, logbook, resize
 from experiments.config import parse
+from experiments.job import saving
 from tests.test_resume import run
 from tests.test_train_processes import TEXT
 

@@ -16,9 +16,11 @@ import pytest
 
 from cocod_jax.observe.loggers import read_jsonl
 from docs.generate import DOCS
-from experiments import command, evaluate, rendezvous, saving, train
+from experiments import command, evaluate, train
 from experiments.chaos.outcome import timeless
 from experiments.config import RunConfig, config_type, from_plain, parse
+from experiments.job import saving
+from experiments.processes import rendezvous
 from tests import test_train_processes
 from tests.marks import seldom
 

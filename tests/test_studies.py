@@ -12,7 +12,7 @@ import pytest
 import tyro
 
 from cocod_jax.observe.loggers import read_jsonl, to_jsonl
-from experiments import compare, logbook
+from experiments import logbook, sweep
 from experiments.config import TrainConfig
 from experiments.paper import __main__ as paper
 from experiments.paper import config as study
@@ -50,7 +50,7 @@ def trained(tmp_path_factory):
         # The default generator takes the compiler seconds for each shape.
         patch.setenv("JAX_DEFAULT_PRNG_IMPL", "rbg")
         patch.chdir(ROOT)
-        assert compare.train_all([run]) == [run.log]
+        assert sweep.train_all([run]) == [run.log]
     return run
 
 
@@ -78,15 +78,13 @@ def test_a_run_of_a_study_gets_all_of_its_options(trained, started):
     records = read_jsonl(trained.log)
     assert records["run"][0]["config"] == logbook.plain(trained)
     assert records["end"] == [{"status": "finished"}]
-    assert compare.train_all([trained]) == [trained.log]
+    assert sweep.train_all([trained]) == [trained.log]
     assert not started
 
 
 def test_algorithms_side_by_side(started, tmp_path, capsys):
-    config = compare.CompareConfig(
-        algorithms=("ssgd", "cocod"), seeds=(0,), out=tmp_path
-    )
-    study = functools.partial(compare.main, config, [*SMALL, "--epochs=1"])
+    config = sweep.SweepConfig(algorithms=("ssgd", "cocod"), seeds=(0,), out=tmp_path)
+    study = functools.partial(sweep.main, config, [*SMALL, "--epochs=1"])
     study()
     assert [run.algorithm for run in started] == ["ssgd", "cocod"]
     assert (tmp_path / "curves.png").read_bytes().startswith(PNG)
@@ -116,7 +114,7 @@ def test_options_say_all_of_a_run(scale):
         study.unequal(config, "proportional", "local_sgd", seed=1),
         TrainConfig(delay=2, nesterov=False, execution="fused", workers=3),
     ):
-        assert tyro.cli(TrainConfig, args=compare.options(run)) == run
+        assert tyro.cli(TrainConfig, args=sweep.options(run)) == run
 
 
 def test_the_study_of_the_paper(started, tmp_path, monkeypatch, capsys):

@@ -11,7 +11,7 @@ import pytest
 from cocod_jax.observe.loggers import read_jsonl
 from experiments.command import UsageError
 from experiments.config import parse
-from experiments.layout import Met, met
+from experiments.job.layout import Met, met
 
 TEXT = "".join(f"{i} and {i + 1} are {2 * i + 1}.\n" for i in range(400))
 COMMON = "--epochs 1 --batch-size 8 --workers 2"

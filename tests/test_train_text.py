@@ -15,12 +15,13 @@ from cocod_jax.certify import certify
 from cocod_jax.certify.__main__ import main as certify_main
 from cocod_jax.observe.loggers import read_jsonl
 from docs.generate import DOCS
-from experiments import command, compare, layout, logbook, train
+from experiments import command, logbook, sweep, train
 from experiments.algorithms import make_rounds
 from experiments.config import TextConfig, TrainConfig, config_type, parse
-from experiments.layout import Layout
+from experiments.job import layout
+from experiments.job.layout import Layout
+from experiments.job.peaks import peak
 from experiments.models import transformer
-from experiments.peaks import peak
 from experiments.tasks import task_of, text
 from tests.marks import needs_compiler
 
@@ -176,7 +177,7 @@ def test_a_command_line_is_of_its_task():
     assert parse(["--task=images", "--width=4"]) == TrainConfig(width=4)
     assert parse(["--remat", "--task", "text"]) == TextConfig(remat=True)
     for run in (TrainConfig(), TextConfig(delay=2, remat=True, epochs=1.5)):
-        assert parse(compare.options(run)) == run
+        assert parse(sweep.options(run)) == run
 
 
 @pytest.mark.parametrize(
@@ -202,7 +203,7 @@ def test_a_study_compares_losses(small, tmp_path):
             log.write("epoch", epoch=1, train_loss=2.0, test_loss=loss)
         return run.log
 
-    table = compare.table([log(0, 1.5), log(1, 1.6)])
+    table = sweep.table([log(0, 1.5), log(1, 1.6)])
     assert "| S-SGD | 1.5500 ± 0.0707 | 1.5000, 1.6000 |" in table
 
 

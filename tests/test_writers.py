@@ -14,10 +14,11 @@ from tensorboardX.proto.event_pb2 import Event  # pyrefly: ignore
 
 import cocod_jax as cj
 from cocod_jax.observe.loggers import read_jsonl
-from experiments import command, forecast, tasks, train, writers
+from experiments import command, tasks, train
 from experiments.algorithms import make_rounds
 from experiments.config import TrainConfig
-from experiments.layout import Layout
+from experiments.job import forecast, writers
+from experiments.job.layout import Layout
 from tests.test_loggers import FakeWandb
 from tests.test_train import SMALL, numbers, run_here
 

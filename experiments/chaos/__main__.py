@@ -17,8 +17,8 @@ from experiments.chaos.config import Cell, ChaosConfig
 from experiments.chaos.launched import Launched
 from experiments.chaos.outcome import lost_bytes
 from experiments.cluster.network import Network
-from experiments.compare import finished
 from experiments.config import RunConfig, parse
+from experiments.sweep import finished
 
 RATE = "1gbit"
 

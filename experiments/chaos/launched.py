@@ -9,11 +9,12 @@ import sys
 import threading
 from pathlib import Path
 
-from experiments import children, rendezvous
+from experiments import children
 from experiments.chaos.config import Cell, Kind
 from experiments.cluster.network import Network
-from experiments.compare import options
 from experiments.config import RunConfig
+from experiments.processes import rendezvous
+from experiments.sweep import options
 
 SIGNALS: dict[Kind, signal.Signals] = {
     "killed": signal.SIGKILL,

@@ -2,8 +2,8 @@
 
 import json
 
-from experiments import saving
 from experiments.config import RunConfig
+from experiments.job import saving
 
 KINDS = ("round", "epoch", "sample", "alarm")
 

@@ -12,7 +12,7 @@ from experiments import command, logbook, progress
 from experiments.composes.cases import CASES
 from experiments.composes.config import ComposesConfig
 from experiments.composes.probe import N, probe
-from experiments.devices import start_devices
+from experiments.job.devices import start_devices
 
 
 def main(config: ComposesConfig) -> None:

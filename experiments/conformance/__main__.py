@@ -5,9 +5,9 @@ for published seconds. A run whose log says that it finished is not repeated.
 """
 
 from experiments import command, logbook, progress
-from experiments.compare import finished
 from experiments.conformance import labels, report, text
 from experiments.conformance.config import ConformanceConfig
+from experiments.sweep import finished
 
 
 def main(config: ConformanceConfig) -> None:

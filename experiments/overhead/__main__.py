@@ -20,7 +20,7 @@ from experiments import command, logbook, progress
 from experiments.algorithms import AXIS
 from experiments.cluster import trace
 from experiments.cluster.processes import machine
-from experiments.devices import start_devices
+from experiments.job.devices import start_devices
 from experiments.overhead.config import OverheadConfig
 from experiments.overhead.jobs import OPTIMIZER, Job, mlp, plain_step, resnet
 

@@ -10,7 +10,6 @@ claims come from the logs, and the times in them from the clock of
 from cocod_jax.style import ALGORITHMS
 from experiments import command
 from experiments.clock import Clock, read_clocks
-from experiments.compare import train_all
 from experiments.paper import figures
 from experiments.paper.config import (
     EQUAL,
@@ -21,6 +20,7 @@ from experiments.paper.config import (
     unequal,
 )
 from experiments.paper.report import report
+from experiments.sweep import train_all
 
 
 def clocks_of(config: PaperConfig) -> dict[str, Clock]:

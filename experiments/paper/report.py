@@ -3,10 +3,10 @@
 from cocod_jax.style import ALGORITHMS
 from experiments.clock import Clock
 from experiments.cluster.network import links_of
-from experiments.compare import mean_and_spread, results
 from experiments.figures import by_algorithm
 from experiments.paper import figures
 from experiments.paper.config import EQUAL, SPEEDS
+from experiments.sweep import mean_and_spread, results
 
 
 def report(logs: figures.Logs, shares: figures.Logs, clocks: dict[str, Clock]) -> str:

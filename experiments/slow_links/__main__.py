@@ -18,13 +18,14 @@ from typing import Any
 import cocod_jax as cj
 from cocod_jax.measurement import Measurement
 from cocod_jax.observe.loggers import Logbook
-from experiments import command, logbook, progress, rendezvous
+from experiments import command, logbook, progress
 from experiments.cluster.network import Network, free_port, links_of
 from experiments.cluster.processes import machine, run_workers
-from experiments.compare import finished, options
 from experiments.config import RunConfig, parse
+from experiments.processes import rendezvous
 from experiments.slow_links import report
 from experiments.slow_links.config import SlowLinksConfig
+from experiments.sweep import finished, options
 
 HOURS = 6
 """How long the processes of a run have."""

@@ -10,10 +10,10 @@ import subprocess
 import sys
 
 from experiments import command, progress
-from experiments.compare import finished, options
 from experiments.soak import figures
 from experiments.soak.config import SoakConfig
 from experiments.soak.report import report
+from experiments.sweep import finished, options
 
 
 def main(config: SoakConfig) -> None:

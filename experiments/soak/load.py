@@ -17,7 +17,7 @@ import cocod_jax as cj
 from cocod_jax.observe.loggers import Logbook
 from experiments import command, logbook
 from experiments.algorithms import AXIS
-from experiments.devices import start_devices
+from experiments.job.devices import start_devices
 from experiments.soak.config import SoakRun
 from experiments.streaming import mlp
 

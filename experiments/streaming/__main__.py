@@ -7,10 +7,10 @@ log says that it finished is not repeated, so that the study can be stopped and 
 """
 
 from experiments import command, logbook, progress
-from experiments.compare import finished, train_all
 from experiments.streaming import figures, mlp, quadratic
 from experiments.streaming.config import StreamingConfig, mlp_runs, resnet_runs
 from experiments.streaming.report import report
+from experiments.sweep import finished, train_all
 
 
 def train_mlp(config: StreamingConfig, show: progress.Reporter) -> None:

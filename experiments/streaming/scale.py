@@ -22,8 +22,8 @@ from cocod_jax import style
 from cocod_jax.observe.loggers import Logbook
 from cocod_jax.timeline import CoCoDSGD, Compute, Link, Streamed, simulate
 from experiments import command, logbook, progress
-from experiments.devices import start_devices
 from experiments.figures import records_of
+from experiments.job.devices import start_devices
 from experiments.options import Count, NonNegative, Options, Positive
 from experiments.streaming.leaves import measure
 

@@ -11,8 +11,8 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 import cocod_jax as cj
 from experiments.algorithms import AXIS
 from experiments.command import UsageError
+from experiments.job.peaks import peak
 from experiments.models.sharding import partition_specs
-from experiments.peaks import peak
 
 AXES = (AXIS, "fsdp", "tensor")
 AUTO = (AxisType.Auto,) * len(AXES)

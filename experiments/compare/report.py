@@ -7,8 +7,8 @@ from scipy import stats
 
 from cocod_jax import timeline
 from cocod_jax.observe.loggers import read_jsonl
-from experiments.family.config import FamilyConfig
-from experiments.family.methods import METHODS
+from experiments.compare.config import CompareConfig
+from experiments.compare.methods import METHODS
 from experiments.streaming.results import ERROR, holm
 
 BASELINE = "ssgd"
@@ -27,7 +27,7 @@ class Best(NamedTuple):
     accuracy: np.ndarray
 
 
-def best(config: FamilyConfig) -> dict[tuple[str, str], Best]:
+def best(config: CompareConfig) -> dict[tuple[str, str], Best]:
     """By algorithm and split."""
     found = {}
     for run in config.runs(tuple(METHODS)):
@@ -61,7 +61,7 @@ def told_apart(found: dict[tuple[str, str], Best]) -> set[tuple[str, str]]:
     return holm(chances)
 
 
-def seconds(config: FamilyConfig, name: str, sent: float, ratio: float) -> float:
+def seconds(config: CompareConfig, name: str, sent: float, ratio: float) -> float:
     """Of a local step on the clock, in units of Tc.
 
     An exchange takes a time in proportion to the bytes that pass a link.
@@ -80,7 +80,7 @@ def seconds(config: FamilyConfig, name: str, sent: float, ratio: float) -> float
     ).seconds_per_step
 
 
-def report(config: FamilyConfig) -> str:
+def report(config: CompareConfig) -> str:
     """The table, as Markdown."""
     found = best(config)
     marked = told_apart(found)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from cocod_jax.observe.loggers import read_jsonl
-from experiments import compare
-from experiments.family import __main__ as study
-from experiments.family import methods, report
-from experiments.family.config import FamilyConfig
+from experiments import sweep
+from experiments.compare import __main__ as study
+from experiments.compare import methods, report
+from experiments.compare.config import CompareConfig
 from tests.marks import needs_compiler
 
 SOME = ("ssgd", "cocod", "moments", "sparse_loco")
@@ -18,7 +18,7 @@ SOME = ("ssgd", "cocod", "moments", "sparse_loco")
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """A finished study, and its table."""
-    config = FamilyConfig(
+    config = CompareConfig(
         seeds=(0, 1), rates=(0.1,), steps=120, out=tmp_path_factory.mktemp("family")
     )
     with pytest.MonkeyPatch.context() as patch:
@@ -64,7 +64,7 @@ def test_bytes_are_those_of_the_exchanges(done):
 
 def test_what_has_run_is_not_repeated(done):
     config, _, _ = done
-    assert all(compare.finished(run) for run in config.runs(SOME))
+    assert all(sweep.finished(run) for run in config.runs(SOME))
 
 
 def test_what_cannot_be_told_apart_has_no_mark():
@@ -100,4 +100,4 @@ def test_clocks_follow_what_travels(done):
 )
 def test_what_it_refuses_is_named(options, message):
     with pytest.raises(ValueError, match=message):
-        FamilyConfig(**options)
+        CompareConfig(**options)

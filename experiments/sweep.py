@@ -1,10 +1,10 @@
-"""The algorithms of the paper side by side: ``python -m experiments.compare``.
+"""The algorithms of the paper side by side: ``python -m experiments.sweep``.
 
 Runs ``experiments.train`` for every algorithm and seed, and draws their curves and a
 table of the accuracies from the logs, or of the losses on text. A run whose log says
 that it finished is not repeated. Arguments after ``--`` go to every run:
 
-    python -m experiments.compare --seeds 0 1 2 -- --epochs 20
+    python -m experiments.sweep --seeds 0 1 2 -- --epochs 20
 
 With the defaults it takes about half an hour on 2 CPU cores. Expected: CoCoD-SGD ends
 a third of a point of accuracy below S-SGD, which is about the spread between seeds.
@@ -36,18 +36,18 @@ BEFORE = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CompareConfig(Options):
+class SweepConfig(Options):
     """Which runs."""
 
     algorithms: tuple[Algorithm, ...] = get_args(Algorithm)
     """Which ones run."""
     seeds: tuple[Whole, ...] = (0, 1, 2)
     """Each algorithm runs once for each of them."""
-    out: Path = Path("runs/compare")
+    out: Path = Path("runs/sweep")
     """Folder for the logs, the figure and the table."""
 
 
-def main(config: CompareConfig, train_arguments: list[str]) -> None:
+def main(config: SweepConfig, train_arguments: list[str]) -> None:
     """Runs what has not run yet, then draws ``curves.png`` and ``table.md``."""
     runs = []
     for seed in config.seeds:
@@ -167,4 +167,4 @@ def mean_and_spread(runs: Sequence[dict[str, Any]], measure: Measure = ACCURACY)
 
 if __name__ == "__main__":
     own, of_runs = command.divided(sys.argv[1:])
-    command.run(lambda config: main(config, of_runs), CompareConfig, __doc__, own)
+    command.run(lambda config: main(config, of_runs), SweepConfig, __doc__, own)

@@ -10,12 +10,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from cocod_jax.style import BLUE, ORANGE, tidy
-from experiments.family.config import FamilyConfig
-from experiments.family.methods import METHODS
-from experiments.family.report import best
+from experiments.compare.config import CompareConfig
+from experiments.compare.methods import METHODS
+from experiments.compare.report import best
 
 
-def draw(config: FamilyConfig, out: Path) -> None:
+def draw(config: CompareConfig, out: Path) -> None:
     """A row for each algorithm, a column for each split; a bar is the mean."""
     found, names = best(config), [*METHODS]
     figure, axes = plt.subplots(

@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from typing import NamedTuple, TextIO
 
 from experiments import children
-from experiments.missing import Missing
+from experiments.processes.missing import Missing
 from experiments.signals import ENDS, handled
 
 

@@ -10,10 +10,10 @@ import numpy as np
 
 import cocod_jax as cj
 from cocod_jax.observe.loggers import Logbook
-from experiments.layout import Met
+from experiments.job.layout import Met
+from experiments.job.writers import Write
 from experiments.progress import Training
 from experiments.tasks import Task
-from experiments.writers import Write
 
 
 class Recorder:

@@ -1,6 +1,6 @@
 """The configuration of the study of the family.
 
-``python -m experiments.family`` takes a quarter of an hour on 2 CPU cores. Expected:
+``python -m experiments.compare`` takes a quarter of an hour on 2 CPU cores. Expected:
 with equal data most rules end within a point of accuracy of S-SGD; with skewed data
 those that let workers go far apart fall behind.
 """
@@ -13,7 +13,7 @@ from experiments.streaming.config import ROW, MlpProblem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FamilyConfig(MlpProblem):
+class CompareConfig(MlpProblem):
     """A network of one hidden layer on 8 x 8 digits, by every algorithm."""
 
     partitions: tuple[Partition, ...] = ("iid", "dirichlet:0.3")
@@ -39,7 +39,7 @@ class FamilyConfig(MlpProblem):
     """Of a message on the clock, in local steps."""
     jitter: NonNegative = 0.1
     """How much the steps vary on the clock: their coefficient of variation."""
-    out: Path = Path("runs/family")
+    out: Path = Path("runs/compare")
     """Folder for the logs, the table and the figure."""
 
     def __post_init__(self):
@@ -50,18 +50,18 @@ class FamilyConfig(MlpProblem):
             if self.steps % unit:
                 raise ValueError(f"steps={self.steps} must be a multiple of {unit}.")
 
-    def runs(self, names: tuple[str, ...]) -> list["FamilyRun"]:
+    def runs(self, names: tuple[str, ...]) -> list["CompareRun"]:
         """A program for each algorithm."""
         problem = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(MlpProblem)
         }
         own = {"period": self.period, "rates": self.rates, "out": self.out}
-        return [FamilyRun(algorithm=name, **own, **problem) for name in names]
+        return [CompareRun(algorithm=name, **own, **problem) for name in names]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FamilyRun(MlpProblem):
+class CompareRun(MlpProblem):
     """What one algorithm trains: every split, rate and seed."""
 
     algorithm: str

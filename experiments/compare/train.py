@@ -10,8 +10,8 @@ import cocod_jax as cj
 from cocod_jax.certify import certify, compiler_available
 from cocod_jax.observe.loggers import Logbook
 from experiments.algorithms import AXIS
-from experiments.family.config import FamilyRun
-from experiments.family.methods import METHODS, Method
+from experiments.compare.config import CompareRun
+from experiments.compare.methods import METHODS, Method
 from experiments.iterations.trainer import trainer
 from experiments.streaming import mlp
 
@@ -48,7 +48,7 @@ def rounds(method: Method, rate: float, period: int) -> cj.Round:
     )
 
 
-def sent_bytes(method: Method, run: FamilyRun) -> float:
+def sent_bytes(method: Method, run: CompareRun) -> float:
     """What a worker puts into exchanges for each local step."""
     params = mlp.params_of(run.seeds[0], run.hidden)
     whole = float(sum(leaf.nbytes for leaf in params.values()))
@@ -61,7 +61,7 @@ def sent_bytes(method: Method, run: FamilyRun) -> float:
     return sent / (1 if method.streamed else run.period) + moments
 
 
-def hidden(method: Method, run: FamilyRun) -> str:
+def hidden(method: Method, run: CompareRun) -> str:
     """Whether the compiler for H100 hides the exchange, or why it does not."""
     if not compiler_available():
         return "not certified"
@@ -86,7 +86,7 @@ def hidden(method: Method, run: FamilyRun) -> str:
     return "yes" if certificate.hidden else "in part"
 
 
-def _step(method: Method, run: FamilyRun, params: Any) -> tuple[Any, ...]:
+def _step(method: Method, run: CompareRun, params: Any) -> tuple[Any, ...]:
     """A local step of one worker that exchanges gradients, and its shapes of all."""
     own = optimizer(method, run.rates[0], run.period)
 
@@ -101,7 +101,7 @@ def _step(method: Method, run: FamilyRun, params: Any) -> tuple[Any, ...]:
     return step, *jax.tree.map(shape, (params, state, chosen))
 
 
-def train(run: FamilyRun, log: Logbook) -> None:
+def train(run: CompareRun, log: Logbook) -> None:
     """Every split, rate and seed; a record for each split and rate."""
     method = METHODS[run.algorithm]
     params, chosen = mlp.initial(run), mlp.batches(run)

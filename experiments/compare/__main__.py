@@ -1,4 +1,4 @@
-"""The family side by side: ``python -m experiments.family``.
+"""The family side by side: ``python -m experiments.compare``.
 
 Every algorithm of the library trains a small network on the same samples, with equal
 and with skewed data, at its best learning rate of a few. Accuracy and loss come from
@@ -8,13 +8,13 @@ is not repeated.
 """
 
 from experiments import command, logbook, progress
-from experiments.compare import finished
-from experiments.family import figure, report, train
-from experiments.family.config import FamilyConfig
-from experiments.family.methods import METHODS
+from experiments.compare import figure, report, train
+from experiments.compare.config import CompareConfig
+from experiments.compare.methods import METHODS
+from experiments.sweep import finished
 
 
-def main(config: FamilyConfig) -> None:
+def main(config: CompareConfig) -> None:
     """Trains what has not run yet; leaves logs, ``tables.md`` and ``accuracy.png``."""
     runs = config.runs(tuple(METHODS))
     with progress.report() as show:
@@ -30,4 +30,4 @@ def main(config: FamilyConfig) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, FamilyConfig, __doc__)
+    command.run(main, CompareConfig, __doc__)

@@ -10,7 +10,7 @@ from cocod_jax.timeline import Compute, simulate
 from experiments.algorithms import RECIPES, exchange_of, make_rounds
 from experiments.command import UsageError
 from experiments.config import RunConfig
-from experiments.layout import Layout
+from experiments.job.layout import Layout
 from experiments.tasks import Data, Task
 
 REPEATS = 5

@@ -15,9 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 import cocod_jax as cj
-from experiments import logbook, rendezvous
+from experiments import logbook
 from experiments.command import UsageError
 from experiments.config import WITHOUT_INFLUENCE, RunConfig, from_plain
+from experiments.processes import rendezvous
 
 MODEL = "model.safetensors"
 LAUNCH = "launch"

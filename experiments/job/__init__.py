@@ -1,0 +1,1 @@
+"""What the main job is made of: where its workers are, what it keeps and shows."""
