@@ -6,12 +6,13 @@ from cocod_jax import testing
 from tests.bad_inputs import ROWS
 from tests.bad_uses import USES
 from tests.test_public import CLASSES, FUNCTIONS
+from tests.waiting import left_behind
 
 
 @pytest.mark.parametrize("name", [*ROWS, *USES])
 def test_an_error_names_what_is_bad_and_what_would_do(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    row = (ROWS | USES)[name]
+    row, before = (ROWS | USES)[name], left_behind()
     with pytest.raises((TypeError, ValueError, OSError)) as found:
         row.call(tmp_path)
     message = str(found.value)
@@ -19,6 +20,7 @@ def test_an_error_names_what_is_bad_and_what_would_do(name, tmp_path, monkeypatc
         assert word in message
     assert len(message) < 500
     assert not list(tmp_path.iterdir())
+    assert left_behind() <= before
 
 
 # What takes nothing that could be bad, or stands in the tables under another name.

@@ -16,6 +16,7 @@ import tyro
 from hypothesis import HealthCheck, given, settings
 
 from experiments import command
+from tests.waiting import left_behind
 
 ROOT = Path(__file__).parent.parent
 STUDIES = [
@@ -46,13 +47,15 @@ def said(module: str, arguments: list[str], capsys: Any) -> tuple[Any, str]:
 
 @pytest.fixture(autouse=True)
 def nothing_left(tmp_path, monkeypatch):
-    """Runs in an empty folder, which stays so."""
+    """Runs in an empty folder, which stays so, and ends what it starts."""
+    processes = left_behind()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", sys.argv)
     before = signal.getsignal(signal.SIGPIPE)
     yield
     signal.signal(signal.SIGPIPE, before)  # a command may die of a reader that goes
     assert not list(tmp_path.iterdir())
+    assert left_behind() <= processes
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")

@@ -19,6 +19,8 @@ from experiments.paper import figures
 from experiments.paper.__main__ import clocks_of
 from experiments.paper.config import MODELS, PaperConfig
 from experiments.paper.report import report
+from experiments.soak import report as soak
+from experiments.soak.config import SoakConfig
 from experiments.streamed_step import __main__ as streamed_step
 from tests.published import check_sentence, shown
 
@@ -373,6 +375,13 @@ def test_tables_of_ratios_are_made_from_their_logs(table):
         made = streamed_step.table(read_jsonl(log)["result"])
     assert table.read_text() == made
     assert made in table.with_name("README.md").read_text()
+
+
+def test_the_table_of_the_soak_is_made_from_its_logs():
+    folder = RESULTS / "20261130_soak"
+    made = soak.report(SoakConfig(out=folder))
+    assert (folder / "table.md").read_text() == made
+    assert made in (folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
