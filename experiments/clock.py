@@ -25,7 +25,7 @@ from cocod_jax.timeline import (
     Timeline,
     simulate,
 )
-from experiments import command
+from experiments import command, markdown
 from experiments.algorithms import RECIPES
 from experiments.overlap.config import NAMES
 
@@ -162,19 +162,17 @@ def table(log: Path) -> str:
     This library's are predicted twice: from Tc and Tm alone, and with the core's work
     for an exchange besides.
     """
-    lines = [
-        "| links | algorithm | measured [s] | from Tc and Tm [s] | error "
-        "| with the core's work [s] | error |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    head = ["links", "algorithm", "measured [s]", "from Tc and Tm [s]", "error"]
+    head += ["with the core's work [s]", "error"]
+    rows = []
     for clock in read_clocks(log).values():
-        lines += _rows(clock, busy=(0.0, clock.busy))
+        rows += _rows(clock, busy=(0.0, clock.busy))
     for clock in read_clocks(log, "PyTorch").values():
-        lines += [f"{row} | |" for row in _rows(clock, busy=(0.0,))]
-    return "\n".join(lines) + "\n"
+        rows += [[*cells, "", ""] for cells in _rows(clock, busy=(0.0,))]
+    return markdown.table(head, rows)
 
 
-def _rows(clock: Clock, busy: Sequence[float]) -> list[str]:
+def _rows(clock: Clock, busy: Sequence[float]) -> list[list[str]]:
     rows = []
     for name, algorithm in clock.algorithms.items():
         cells = [clock.rate, name, f"{clock.measured[name]:.3f}"]
@@ -182,7 +180,7 @@ def _rows(clock: Clock, busy: Sequence[float]) -> list[str]:
             timeline = dataclasses.replace(clock, busy=seconds).timeline(algorithm)
             error = timeline.seconds_per_step / clock.measured[name] - 1
             cells += [f"{timeline.seconds_per_step:.3f}", f"{error:+.1%}"]
-        rows.append(f"| {' | '.join(cells)} |")
+        rows.append(cells)
     return rows
 
 

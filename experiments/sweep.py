@@ -21,7 +21,7 @@ import numpy as np
 
 from cocod_jax.observe.loggers import read_jsonl
 from cocod_jax.style import ALGORITHMS
-from experiments import command, figures, logbook
+from experiments import command, figures, logbook, markdown
 from experiments.config import WITHOUT_INFLUENCE, Algorithm, RunConfig, parse
 from experiments.options import Options, Whole
 
@@ -140,17 +140,14 @@ def table(logs: list[Path]) -> str:
     runs = figures.by_algorithm(logs)
     last = next(iter(runs.values()))[0]["epoch"][-1]
     measure = ACCURACY if ACCURACY.name in last else LOSS
-    lines = [
-        f"| algorithm | {measure.title}, mean ± std | seeds |",
-        "|---|---|---|",
-    ]
+    rows = []
     for name in (name for name in ALGORITHMS if name in runs):
         each = ", ".join(
             f"{value:.{measure.digits}f}" for value in results(runs[name], measure)
         )
         spread = mean_and_spread(runs[name], measure)
-        lines.append(f"| {ALGORITHMS[name][0]} | {spread}{measure.unit} | {each} |")
-    return "\n".join(lines) + "\n"
+        rows.append([ALGORITHMS[name][0], f"{spread}{measure.unit}", each])
+    return markdown.table(["algorithm", f"{measure.title}, mean ± std", "seeds"], rows)
 
 
 def results(runs: Sequence[dict[str, Any]], measure: Measure = ACCURACY) -> np.ndarray:

@@ -122,7 +122,7 @@ def test_the_tables_count(tmp_path):
     text = report.report(tmp_path)
     for row in (
         "| text | 2 | 2 | 2 | 2 | 3.0, 4.0 (of 2) | 9.0, 9.0 (of 1) | 6 | 1 | 0 | 7",
-        "| all |  | 4 | 4 | 4 | 3.0, 4.0 (of 4) | 9.0, 9.0 (of 2) | 12 | 2 | 1 | 7",
+        "| all | | 4 | 4 | 4 | 3.0, 4.0 (of 4) | 9.0, 9.0 (of 2) | 12 | 2 | 1 | 7",
         "| cut | 2 | 2 | 2 | 2.0, 2.0 (of 2) | - | 6 |",
         "| slowed | 0 | 0 | 0 | - | - | 0 |",
     ):

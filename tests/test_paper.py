@@ -331,7 +331,7 @@ def test_figures_and_tables_come_from_logs(clocks, logs, shares, tmp_path):
     text = report.report(logs, shares, clocks)
     assert "| vgg16 | 93.05 ± 0.07 | 93.05 ± 0.07 |" in text
     assert "| vgg16 | +0.0, +0.0; +0.00 | +0.0, +0.0; +0.00 |" in text
-    assert "| 500mbit | 2, measured | 1.60 | 2.60 x | 1.60 x | 1.40 x |  |" in text
+    assert "| 500mbit | 2, measured | 1.60 | 2.60 x | 1.60 x | 1.40 x | |" in text
     assert "| 500mbit | 2, clock | 1.60 | 2.60 x | 1.60 x | 1.40 x | 1.93 x |" in text
     assert "| Local SGD, shares in proportion | 93.05 ± 0.07 | 32.0 |" in text
 

@@ -25,6 +25,7 @@ from tests import test_train_processes
 from tests.marks import seldom
 
 TEXT = test_train_processes.TEXT
+STOPPING = (signal.SIGTERM, signal.SIGINT)
 IMAGES = "--data digits --model cnn --workers 2 --batch-size 60 --warmup-rounds 2"
 JOBS = {
     # Batch statistics, momentum and a warm-up; the third epoch is a part of one.
@@ -66,8 +67,11 @@ def run(arguments, status=0):
 @pytest.fixture
 def stop_after(monkeypatch):
     """Lets a signal come in the round with this number."""
+    inherited = {number: signal.getsignal(number) for number in STOPPING}
 
     def set_(rounds, number=signal.SIGTERM):
+        # A shell's background ignores some, and what is ignored stays so.
+        signal.signal(number, signal.SIG_DFL)
         dispatched, seen = train.Recorder.dispatched, []
 
         def spied(self, step, *others):
@@ -78,7 +82,9 @@ def stop_after(monkeypatch):
 
         monkeypatch.setattr(train.Recorder, "dispatched", spied)
 
-    return set_
+    yield set_
+    for number, handler in inherited.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("arguments", seldom(JOBS, but=("images",)), indirect=True)

@@ -5,8 +5,8 @@ from statistics import median
 from typing import Any, get_args
 
 from cocod_jax.observe.loggers import read_jsonl
+from experiments import markdown
 from experiments.chaos.config import Kind
-from experiments.conformance.report import table
 
 HEAD = [
     "faults",
@@ -33,8 +33,8 @@ def report(folder: Path) -> str:
         [kind, *counted([each for each in faults if each["fault"] == kind])]
         for kind in get_args(Kind)
     ]
-    by_job = table([["job", "processes", *HEAD, "runs", "equal", "lost"], *jobs])
-    return f"{by_job}\n{table([['fault', *HEAD], *kinds])}"
+    by_job = markdown.table(["job", "processes", *HEAD, "runs", "equal", "lost"], jobs)
+    return f"{by_job}\n{markdown.table(['fault', *HEAD], kinds)}"
 
 
 def counted(faults: list[dict[str, Any]]) -> list[str]:

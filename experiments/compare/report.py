@@ -7,6 +7,7 @@ from scipy import stats
 
 from cocod_jax import timeline
 from cocod_jax.observe.loggers import read_jsonl
+from experiments import markdown
 from experiments.compare.config import CompareConfig
 from experiments.compare.methods import METHODS
 from experiments.streaming.results import ERROR, holm
@@ -86,7 +87,7 @@ def report(config: CompareConfig) -> str:
     marked = told_apart(found)
     splits = [f"{partition} [%], rate" for partition in config.partitions]
     clocks = [f"step, Tm = {ratio:g} Tc" for ratio in config.ratios]
-    rows = [["algorithm", *splits, "bytes a step", "hidden", *clocks]]
+    rows = []
     for run in config.runs(tuple(METHODS)):
         name, records = run.algorithm, read_jsonl(run.log)
         sent = records["sent"][0]["bytes_per_step"]
@@ -102,8 +103,7 @@ def report(config: CompareConfig) -> str:
         hidden = records["certificate"][0]["hidden"]
         times = [f"{seconds(config, name, sent, each):.2f}" for each in config.ratios]
         rows.append([METHODS[name].title, *cells, f"{sent:,.0f}", hidden, *times])
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    lines.insert(1, "|---" * len(rows[0]) + "|")
+    head = ["algorithm", *splits, "bytes a step", "hidden", *clocks]
     note = (
         f"{config.workers} workers, k = {config.period}, {config.steps} local steps, "
         f"{len(config.seeds)} seeds: test accuracy of the consensus, mean ± standard "
@@ -113,4 +113,4 @@ def report(config: CompareConfig) -> str:
         "Hidden is what the compiler for H100 makes of this small program. A step is "
         "that of all workers on the clock, in units of Tc."
     )
-    return "\n".join(lines) + f"\n\n{note}\n"
+    return f"{markdown.table(head, rows)}\n{note}\n"

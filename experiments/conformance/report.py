@@ -3,6 +3,7 @@
 import numpy as np
 
 from cocod_jax.observe.loggers import read_jsonl
+from experiments import markdown
 from experiments.conformance import published, utilisation
 from experiments.conformance.config import ConformanceConfig
 
@@ -18,12 +19,13 @@ MEASURES = {
 def text_table(config: ConformanceConfig) -> str:
     """Validation losses of DiLoCo on Tiny Shakespeare."""
     names = {False: "ours", True: "ours, AdamW reset in every round"}
-    rows = [["k", "outer rate", "theirs", *(names[reset] for reset in config.resets)]]
+    head = ["k", "outer rate", "theirs", *(names[reset] for reset in config.resets)]
+    rows = []
     for period, (rate, theirs) in published.TEXT.items():
         ours = (text_loss(config, period, reset) for reset in config.resets)
         cells = (f"{loss:.3f}" for loss in (theirs, *ours))
-        rows.append([str(period), f"{rate:g}", *cells])
-    return table(rows)
+        rows.append([period, f"{rate:g}", *cells])
+    return markdown.table(head, rows)
 
 
 def text_loss(config: ConformanceConfig, period: int, reset: bool) -> float:
@@ -38,7 +40,7 @@ def text_loss(config: ConformanceConfig, period: int, reset: bool) -> float:
 
 def labels_table(config: ConformanceConfig) -> str:
     """LeNet-5 on digits that are sorted by their labels: theirs / ours."""
-    rows = [["algorithm", *MEASURES.values()]]
+    rows = []
     for name in ("start", *TITLES):
         theirs, row = published.LABELS[name], [TITLES.get(name, "start")]
         for key in MEASURES:
@@ -46,7 +48,7 @@ def labels_table(config: ConformanceConfig) -> str:
             ours = scale * labels_value(config, name, key)
             row.append(f"{getattr(theirs, key):.{digits}f} / {ours:.{digits}f}")
         rows.append(row)
-    return table(rows)
+    return markdown.table(["algorithm", *MEASURES.values()], rows)
 
 
 def labels_value(config: ConformanceConfig, name: str, key: str) -> float:
@@ -62,15 +64,15 @@ def labels_value(config: ConformanceConfig, name: str, key: str) -> float:
 def utilisation_table() -> str:
     """Percent of the time in which a GPU computes, measured and on the clock."""
     rates = [f"{rate} Mbit/s" for rate in published.MEGABITS]
-    rows = [["algorithm", "k", *rates]]
+    rows = []
     for (algorithm, period), measured in published.UTILISATION.items():
         cells = [
             f"{theirs:.2f} / {utilisation.predicted(algorithm, period, rate):.2f}"
             for theirs, rate in zip(measured, published.MEGABITS, strict=True)
         ]
         title = {"diloco": "DiLoCo"}.get(algorithm, "Local SGD")
-        rows.append([title, str(period), *cells])
-    return table(rows)
+        rows.append([title, period, *cells])
+    return markdown.table(["algorithm", "k", *rates], rows)
 
 
 def tables(config: ConformanceConfig) -> dict[str, str]:
@@ -90,9 +92,3 @@ def report(config: ConformanceConfig) -> str:
         "utilisation": "Utilisation [%]: measured / on the clock",
     }
     return "\n".join(f"## {heads[k]}\n\n{v}" for k, v in tables(config).items())
-
-
-def table(rows: list[list[str]]) -> str:
-    """A table in Markdown; its first row is the head."""
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]) + "\n"

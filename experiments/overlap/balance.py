@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from cocod_jax.timeline import Link
+from experiments import markdown
 from experiments.figures import records_of
 
 _REACHED = 0.95
@@ -47,11 +48,8 @@ def table(log: Path) -> str:
     steps = [column["ours", "local steps"]["seconds_per_step"] for column in columns]
     exchanges = [column["ours", "exchange"]["seconds_per_round"] for column in columns]
     measured = (f"{m / c:.2f}" for m, c in zip(exchanges, steps, strict=True))
-    rows = [
-        ["Tm / Tc asked for", *(f"{link['asked']:g}" for link in chosen)],
-        ["---"] * (1 + len(chosen)),
-        ["Tm / Tc measured", *measured],
-    ]
+    head = ["Tm / Tc asked for", *(f"{link['asked']:g}" for link in chosen)]
+    rows = [["Tm / Tc measured", *measured]]
     algorithms = [key for key, r in columns[0].items() if r["is_algorithm"]]
     for side, name in [*algorithms, ("PyTorch", "local steps")]:
         if all((side, name) in column for column in columns):
@@ -60,7 +58,7 @@ def table(log: Path) -> str:
                 for column, step in zip(columns, steps, strict=True)
             )
             rows.append([f"{name} ({side})", *each])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return markdown.table(head, rows)
 
 
 def _in_steps(result: dict[str, Any], step: float) -> str:

@@ -1,6 +1,7 @@
 """What came out, beside what the paper says, as Markdown from logs and clock."""
 
 from cocod_jax.style import ALGORITHMS
+from experiments import markdown
 from experiments.clock import Clock
 from experiments.cluster.network import links_of
 from experiments.figures import by_algorithm
@@ -19,28 +20,21 @@ def accuracy(logs: figures.Logs) -> str:
     """Test accuracy of the consensus after the last epoch, in percent."""
     trained = EQUAL
     others = [name for name in trained if name != "ssgd"]
-    lines = [
-        "## Test accuracy at equal epochs",
-        "",
-        "Of the consensus, in percent: mean ± standard deviation over seeds.",
-        "",
-        "| network | " + " | ".join(ALGORITHMS[name][0] for name in trained) + " |",
-        "|---" * (1 + len(trained)) + "|",
-    ]
-    less = [
-        "",
-        "Less that of S-SGD with the same seed: of each seed, and in the mean.",
-        "",
-        "| network | " + " | ".join(ALGORITHMS[name][0] for name in others) + " |",
-        "|---" * (1 + len(others)) + "|",
-    ]
+    ended, less = [], []
     for model, paths in logs.items():
         runs = by_algorithm(paths)
-        cells = [mean_and_spread(runs[name]) for name in trained]
-        lines.append(f"| {model} | {' | '.join(cells)} |")
-        cells = [_differences(runs[name], runs["ssgd"]) for name in others]
-        less.append(f"| {model} | {' | '.join(cells)} |")
-    return "\n".join(lines + less) + "\n"
+        ended.append([model, *(mean_and_spread(runs[name]) for name in trained)])
+        differences = (_differences(runs[name], runs["ssgd"]) for name in others)
+        less.append([model, *differences])
+    head = lambda names: ["network", *(ALGORITHMS[name][0] for name in names)]
+    parts = [
+        "## Test accuracy at equal epochs\n",
+        "Of the consensus, in percent: mean ± standard deviation over seeds.\n",
+        markdown.table(head(trained), ended),
+        "Less that of S-SGD with the same seed: of each seed, and in the mean.\n",
+        markdown.table(head(others), less),
+    ]
+    return "\n".join(parts)
 
 
 def _differences(runs: list[dict], to: list[dict]) -> str:
@@ -54,15 +48,12 @@ def speed(clocks: dict[str, Clock]) -> str:
     ours = ALGORITHMS["cocod"][0]
     others = [ALGORITHMS[key][0] for key in EQUAL if key != "cocod"]
     buckets = "S-SGD in buckets"
-    lines = [
-        "## Time",
-        "",
+    parts = [
+        "## Time\n",
         "Seconds of a step of the others over those of CoCoD-SGD. S-SGD in buckets "
-        "sends during the backward pass; it was not measured.",
-        "",
-        f"| links | workers | Tm / Tc | {' | '.join((*others, buckets))} |",
-        "|---" * (4 + len(others)) + "|",
+        "sends during the backward pass; it was not measured.\n",
     ]
+    table = []
     for clock in clocks.values():
         rows = {f"{clock.workers}, measured": clock.measured}
         ratios = {f"{clock.workers}, measured": clock.exchange / clock.compute}
@@ -78,25 +69,24 @@ def speed(clocks: dict[str, Clock]) -> str:
             cells += [f"{seconds[n] / seconds[ours]:.2f} x" for n in others]
             last = seconds.get(buckets)
             cells.append(f"{last / seconds[ours]:.2f} x" if last else "")
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            table.append(cells)
+    head = ["links", "workers", "Tm / Tc", *others, buckets]
+    return "\n".join([*parts, markdown.table(head, table)])
 
 
 def unequal(shares: figures.Logs, clock: Clock) -> str:
     """Accuracy and seconds of an epoch on unequal workers."""
-    lines = [
-        "## Unequal workers",
-        "",
-        f"ResNet-18 on workers of speeds {SPEEDS}, {links_of(clock.rate)}.",
-        "",
-        "| | test accuracy [%] | seconds of an epoch (clock) |",
-        "|---|---|---|",
-    ]
+    rows = []
     for share, paths in shares.items():
         runs = by_algorithm(paths)
         for name in (name for name in ALGORITHMS if name in runs):
             label = f"{ALGORITHMS[name][0]}, {figures.SHARES[share]}"
             seconds = figures.unequal_seconds(clock, runs[name])
             spread = mean_and_spread(runs[name])
-            lines.append(f"| {label} | {spread} | {seconds:.1f} |")
-    return "\n".join(lines) + "\n"
+            rows.append([label, spread, f"{seconds:.1f}"])
+    parts = [
+        "## Unequal workers\n",
+        f"ResNet-18 on workers of speeds {SPEEDS}, {links_of(clock.rate)}.\n",
+        markdown.table(["", "test accuracy [%]", "seconds of an epoch (clock)"], rows),
+    ]
+    return "\n".join(parts)

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 
 from cocod_jax.observe.loggers import read_jsonl
 from cocod_jax.style import ALGORITHMS
+from experiments import markdown
 from experiments.cluster.network import links_of
 from experiments.figures import records_of, title
 
@@ -75,33 +76,37 @@ def trained(path: Path) -> list[Trained]:
 def table(path: Path) -> str:
     """All runs of a log, as Markdown: what they took, and where they came."""
     (measured,) = records_of(path, "measured")
-    lines = [
-        f"| numbers | Tc, ms | Tm on {links_of(measured[0]['rate'])}, s | Tm / Tc "
-        "| period |",
-        "|---|---|---|---|---|",
-    ]
-    for m in measured:
-        lines.append(
-            f"| {m['numbers']} | {1000 * m['tc']:.0f} | {m['tm']:.2f} "
-            f"| {m['tm'] / m['tc']:.1f} | {m['chosen']} |"
-        )
-    lines += [
-        "",
-        "| run | seed | ms a step | training, s | test loss | S-SGD's loss after, s |",
-        "|---|---|---|---|---|---|",
-    ]
-    runs = trained(path)
+    links = links_of(measured[0]["rate"])
+    periods = markdown.table(
+        ["numbers", "Tc, ms", f"Tm on {links}, s", "Tm / Tc", "period"],
+        [
+            [
+                m["numbers"],
+                f"{1000 * m['tc']:.0f}",
+                f"{m['tm']:.2f}",
+                f"{m['tm'] / m['tc']:.1f}",
+                m["chosen"],
+            ]
+            for m in measured
+        ],
+    )
+    rows, runs = [], trained(path)
     goals = {run.seed: run.losses[-1] for run in runs if run.name == "S-SGD"}
     for run in runs:
         there = run.seconds_to(goals[run.seed])
         period = f", period {run.period}" if run.name != "S-SGD" else ""
-        lines.append(
-            f"| {run.name}{period}, {run.links} | {run.seed} "
-            f"| {1000 * run.step_seconds:.0f} | {run.seconds[-1]:.0f} "
-            f"| {run.losses[-1]:.4f} "
-            f"| {'not reached' if there is None else f'{there:.0f}'} |"
-        )
-    return "\n".join(lines) + "\n"
+        cells = [
+            f"{run.name}{period}, {run.links}",
+            run.seed,
+            f"{1000 * run.step_seconds:.0f}",
+            f"{run.seconds[-1]:.0f}",
+            f"{run.losses[-1]:.4f}",
+            "not reached" if there is None else f"{there:.0f}",
+        ]
+        rows.append(cells)
+    head = ["run", "seed", "ms a step", "training, s", "test loss"]
+    runs_table = markdown.table([*head, "S-SGD's loss after, s"], rows)
+    return f"{periods}\n{runs_table}"
 
 
 def draw(path: Path, out: Path) -> None:

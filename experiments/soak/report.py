@@ -6,6 +6,7 @@ import numpy as np
 from scipy import stats
 
 from cocod_jax.observe.loggers import read_jsonl
+from experiments import markdown
 from experiments.soak.config import PARTS, SoakConfig, SoakRun
 
 NAMES = {
@@ -98,11 +99,9 @@ def samples(run: SoakRun) -> Samples:
 
 def report(config: SoakConfig) -> str:
     """A row for each load, as Markdown."""
-    lines = [
-        "| load | workers | calls | memory, MB | slope, kB in 1,000 calls | files "
-        "| threads | arrays | core ms a call | last third / first | ms a call |",
-        f"|{'---|' * 11}",
-    ]
+    head = ["load", "workers", "calls", "memory, MB", "slope, kB in 1,000 calls"]
+    head += ["files", "threads", "arrays", "core ms a call", "last third / first"]
+    rows = []
     for run in config.runs():
         found = samples(run)
         cells: list[Any] = [
@@ -116,8 +115,8 @@ def report(config: SoakConfig) -> str:
             found.slowed,
             f"{found.ms.mean():.3g}",
         ]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"
+        rows.append(cells)
+    return markdown.table([*head, "ms a call"], rows)
 
 
 def _ends(values: np.ndarray) -> str:

@@ -16,7 +16,7 @@ import jax
 import optax
 
 import cocod_jax as cj
-from experiments import command, logbook, progress
+from experiments import command, logbook, markdown, progress
 from experiments.algorithms import AXIS
 from experiments.cluster.processes import machine
 from experiments.overhead.jobs import Job, plain_step, resnet, transformer
@@ -150,23 +150,20 @@ def measure(
 
 def table(records: list[dict[str, Any]]) -> str:
     """Ratios to the plain step of the same turn, as Markdown."""
-    lines = [
-        "| model | program | ms of a step | clock, of plain | cores, of plain "
-        "| MB beside the state |",
-        "|---|---|---|---|---|---|",
-    ]
+    head = ["model", "program", "ms of a step", "clock, of plain", "cores, of plain"]
+    rows = []
     shown = lambda middle, each: f"{middle:.3f} ({min(each):.3f} to {max(each):.3f})"
     for r in records:
-        cells = (
+        cells = [
             r["job"],
             r["program"],
             f"{1e3 * statistics.median(r['repeats']):.3g}",
             shown(r["ratio"], r["ratios"]),
             shown(r["core_ratio"], r["core_ratios"]),
             f"{r['temp_bytes'] / 1e6:.0f}",
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        ]
+        rows.append(cells)
+    return markdown.table([*head, "MB beside the state"], rows)
 
 
 def main(config: StreamedStepConfig) -> None:

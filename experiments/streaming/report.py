@@ -7,6 +7,7 @@ import numpy as np
 
 from cocod_jax.observe.loggers import read_jsonl
 from cocod_jax.style import ALGORITHMS
+from experiments import markdown
 from experiments.streaming.config import COMPARED, StreamingConfig, mlp_runs
 from experiments.streaming.quadratic import quadratic_run
 from experiments.streaming.results import (
@@ -37,13 +38,13 @@ def report(config: StreamingConfig) -> str:
         f"{seeds} seeds; mean ± standard deviation over them. + and - mark what is "
         "better or worse than streamed by a paired t-test over the seeds (losses by "
         f"their logarithms) with Holm's correction, at {ERROR:.0%} for all comparisons "
-        "of a table together. What has no mark is not told apart.",
+        "of a table together. What has no mark is not told apart.\n",
         summary(cells, list(measures)),
         *(values(config, cells, measure) for measure in measures),
     ]
     if config.model == "mlp":
         parts += [drift(config), quadratic(config), traffic(config)]
-    return "\n\n".join([*parts, seconds(config)]) + "\n"
+    return "\n".join([*parts, seconds(config)])
 
 
 def summary(cells: Cells, measures: Sequence[str]) -> str:
@@ -65,7 +66,7 @@ def summary(cells: Cells, measures: Sequence[str]) -> str:
                 row.append(f"{count['better']} / {count['worse']} / {count['open']}")
             rows.append(row)
     head = ["measure", "split", *(f"against {ALGORITHMS[o][0]}" for o in OTHERS)]
-    return "### Streamed: better / worse / not told apart\n\n" + _table([head, *rows])
+    return _section("Streamed: better / worse / not told apart", head, rows)
 
 
 def values(config: StreamingConfig, cells: Cells, measure: str) -> str:
@@ -82,7 +83,7 @@ def values(config: StreamingConfig, cells: Cells, measure: str) -> str:
                 text += " +" if verdict.better else " -"
             row.append(text)
         rows.append(row)
-    return f"### {TITLES[measure]}\n\n" + _table([_head(COMPARED), *rows])
+    return _section(TITLES[measure], _head(COMPARED), rows)
 
 
 def drift(config: StreamingConfig) -> str:
@@ -100,7 +101,7 @@ def drift(config: StreamingConfig) -> str:
     ]
     sgd, adamw = middle(config.sgd_rates), middle(config.adamw_rates)
     title = f"Drift, all at the learning rate {sgd} (sgd) and {adamw} (adamw)"
-    return f"### {title}\n\n" + _table([_head(names), *rows])
+    return _section(title, _head(names), rows)
 
 
 def quadratic(config: StreamingConfig) -> str:
@@ -116,7 +117,7 @@ def quadratic(config: StreamingConfig) -> str:
         for (zeta, period), row in cells.items()
     ]
     head = ["ζ", "k", *(ALGORITHMS[name][0] for name in names)]
-    return "### Drift on the quadratic, measured / expected\n\n" + _table([head, *rows])
+    return _section("Drift on the quadratic, measured / expected", head, rows)
 
 
 def traffic(config: StreamingConfig) -> str:
@@ -131,7 +132,7 @@ def traffic(config: StreamingConfig) -> str:
         for period in config.periods
     ]  # fmt: skip
     head = ["k", *(ALGORITHMS[name][0] for name in COMPARED)]
-    return "### Bytes for each step of a worker\n\n" + _table([head, *rows])
+    return _section("Bytes for each step of a worker", head, rows)
 
 
 def seconds(config: StreamingConfig) -> str:
@@ -149,7 +150,7 @@ def seconds(config: StreamingConfig) -> str:
         f"Clock: a step in units of Tc, {config.workers} workers, latency "
         f"{config.latency:g} Tc, jitter {config.jitter:.0%}"
     )
-    return f"### {title}\n\n" + _table([head, *rows])
+    return _section(title, head, rows)
 
 
 def _head(names: Sequence[str]) -> list[str]:
@@ -165,6 +166,5 @@ def _spread(values: np.ndarray, digits: int) -> str:
     return text + (f" ({lost} diverged)" if lost else "")
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
+def _section(title: str, head: Sequence[str], rows: list[list[str]]) -> str:
+    return f"### {title}\n\n{markdown.table(head, rows)}"
