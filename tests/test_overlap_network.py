@@ -295,7 +295,9 @@ def test_a_failure_half_way_leaves_nothing(monkeypatch):
 HOLD = """
 import signal, subprocess, time
 from experiments.cluster.network import Network
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+# A background job ignores SIGINT, and nohup SIGHUP.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 with Network(2, "200mbit") as network:
     worker = subprocess.Popen(network.command(0, ["sleep", "600"]))
     print(worker.pid, flush=True)
