@@ -6,7 +6,7 @@ Those of images are here; the texts are in :mod:`experiments.data.text`.
 from pathlib import Path
 from typing import Literal
 
-from experiments.data import builtin, cifar
+from experiments.data import cifar
 from experiments.data.dataset import Dataset as Dataset
 from experiments.data.dataset import digest as digest
 from experiments.data.dataset import image_example as image_example
@@ -35,6 +35,9 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
       ValueError: when the name is unknown, or an archive is damaged.
       FileNotFoundError: when an archive is not there.
     """
+    # With scikit-learn, a third of a program's start; texts and CIFAR have no need of it.
+    from experiments.data import builtin
+
     loaders = {
         "mnist5k": builtin.mnist5k,
         "digits": builtin.digits,
