@@ -13,6 +13,7 @@ import cocod_jax as cj
 from cocod_jax.exchanges._wire import ravel
 from cocod_jax.rounds._metrics import merge_metrics
 from tests import problems, reference
+from tests.marks import pairs
 from tests.problems import PERIOD, ROUNDS, WEIGHTS, N
 
 LEARNING_RATE = 0.05
@@ -52,10 +53,10 @@ def assert_matches(state, losses, points, workers, batches, dtype):
     )
 
 
-@pytest.mark.parametrize("execution", ["fused", "split"])
-@pytest.mark.parametrize("delay", range(PERIOD + 1))
-@pytest.mark.parametrize("via", MAPPINGS)
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(
+    ("dtype", "delay", "via", "execution"),
+    pairs((np.float64, np.float32), range(PERIOD + 1), [*MAPPINGS], ("fused", "split")),
+)
 def test_cocod_is_the_papers_algorithm(dtype, delay, via, execution):
     with jax.enable_x64(dtype is np.float64):
         # Every delay with and without weights, over the two dtypes.
@@ -132,11 +133,14 @@ def test_period_one_delay_zero_is_synchronous_sgd(momentum):
         assert_matches(state, losses, points, workers, batches, np.float64)
 
 
-@pytest.mark.parametrize("algorithm", ["ssgd", "pipe_sgd", "pipe_sgd_warm"])
-@pytest.mark.parametrize("execution", ["fused", "split"])
 @pytest.mark.parametrize(
-    ("dtype", "via"),
-    [(np.float64, via) for via in MAPPINGS] + [(np.float32, "pmap")],
+    ("algorithm", "execution", "dtype", "via"),
+    pairs(
+        ("ssgd", "pipe_sgd", "pipe_sgd_warm"),
+        ("fused", "split"),
+        (np.float64, np.float32),
+        [*MAPPINGS],
+    ),
 )
 def test_gradient_averaging_algorithms(algorithm, dtype, via, execution):
     """S-SGD and Pipe-SGD in a round whose rule exchanges nothing."""
