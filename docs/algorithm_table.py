@@ -548,7 +548,8 @@ the pull to the anchor holds them, at the price of a part of their own progress.
         hidden="behind *d* steps",
         call="cj.rules.vrl_sgd(axis, ...)",
         source=cj.rules.vrl_sgd,
-        example='rule = cj.rules.vrl_sgd("workers", learning_rate=0.1, period=8)',
+        example="""\
+rule = cj.rules.vrl_sgd("workers", learning_rate=0.1, period=8, delay=8)""",
         use="""\
 Take it with plain SGD when the workers' data differ: the corrections take out of each
 worker's gradients what drives it from the others. With momentum or Adam inside the

@@ -23,6 +23,7 @@ METHODS = (
     "diloco",
     "diloco_mixed",
     "vrl_sgd",
+    "vrl_sgd_delayed",
     "easgd",
     "overlap_local_sgd",
     "overwriting",
@@ -95,6 +96,12 @@ def made(name, x0=None):
         case "vrl_sgd":
             rule = cj.rules.vrl_sgd(mean, learning_rate=RATE, period=PERIOD)
             drifts = merges.Drifts(x0, N, RATE, PERIOD)
+            loop |= {"merge": drifts.merge, "correct": drifts.correct}
+        case "vrl_sgd_delayed":
+            rule = cj.rules.vrl_sgd(
+                mean, learning_rate=RATE, period=PERIOD, delay=PERIOD
+            )
+            drifts = merges.Drifts(x0, N, RATE, 2 * PERIOD)
             loop |= {"merge": drifts.merge, "correct": drifts.correct}
         case "slowmo":
             rule = cj.rules.slowmo(mean, beta=0.4, alpha=0.8)

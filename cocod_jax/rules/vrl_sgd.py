@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cocod_jax._checks import check_counts, check_positive
+from cocod_jax._checks import check_period, check_positive
 from cocod_jax._typing import AxisName, Params
 from cocod_jax.exchanges._base import Exchange
 from cocod_jax.exchanges.mean import as_exchange
@@ -18,6 +18,7 @@ def vrl_sgd(
     *,
     learning_rate: float,
     period: int,
+    delay: int | None = 0,
     weights: Sequence[float] | None = None,
 ) -> MergeRule:
     r"""The merge rule of variance-reduced Local SGD, with its exchange hidden.
@@ -28,19 +29,25 @@ def vrl_sgd(
     .. math::
 
        g_i \leftarrow g_i - \Delta_i \quad \text{in every local step}, \qquad
-       \Delta_i \leftarrow \Delta_i + \frac{m - s_i}{k \gamma}, \qquad
+       \Delta_i \leftarrow \Delta_i + \frac{m - s_i}{(k + d) \gamma}, \qquad
        x_i \leftarrow m + (x_i - s_i)
 
     The corrections have the weighted mean 0: the merge leaves the mean of the workers
     where it was, and with plain SGD the mean follows SGD. With delay 0 this is the
-    paper's algorithm, for workers whose data differ. With a delay the correction
-    answers a snapshot that is a round old.
+    paper's algorithm, for workers whose data differ.
+
+    With a delay d the correction answers a snapshot that is d steps old, and what it
+    lacked has been on its way since. Divided by k alone, it would swing for ever at a
+    delay of a round, and grow with the noise of the batches; divided by k + d its
+    error is at least halved in two rounds. The fixed point is the same.
 
     Args:
       axis_or_exchange: the name of the workers' axis, or an
         :class:`cocod_jax.Exchange`.
       learning_rate: gamma, that of the inner optimizer, which is plain SGD.
       period: k, the round's.
+      delay: d, the round's, which has to be given where it is not 0. None is k, as in
+        :func:`cocod_jax.make_round`. Streamed, leave it at 0.
       weights: one positive number for each worker, when a name is given.
 
     Returns:
@@ -50,8 +57,8 @@ def vrl_sgd(
     Raises:
       TypeError: as :func:`cocod_jax.mean`.
       ValueError: as :func:`cocod_jax.mean`; when both an exchange and ``weights`` are
-        given, ``learning_rate`` is not positive and finite, or ``period`` is not an
-        integer of at least 1.
+        given, ``learning_rate`` is not positive and finite, ``period`` is not an
+        integer of at least 1, or ``delay`` not one in 0..period.
 
     Examples:
       Two workers that pull to 0 and 4 settle on 2, and stay there between merges:
@@ -72,9 +79,15 @@ def vrl_sgd(
 
     .. note::
        Streamed, a piece is merged once in k steps, and its correction with it.
+
+       The corrections have the mean 0 under the weights that they were learnt with,
+       and would draw the workers to another point under those of
+       :func:`cocod_jax.reweight`. Let them begin anew with it:
+       ``state._replace(rule_state=jax.tree.map(jnp.zeros_like, state.rule_state))``.
     """
     check_positive(learning_rate=learning_rate)
-    check_counts(period=period)
+    period, delay = check_period(period, delay)
+    length = (period + delay) * learning_rate
 
     def init(params: Params) -> Params:
         return jax.tree.map(jnp.zeros_like, params)
@@ -82,7 +95,7 @@ def vrl_sgd(
     def merge(
         arriving: Params, params: Params, state: Params, snapshot: Params
     ) -> tuple[Params, Params]:
-        learn = lambda d, m, s: d + (m - s) / (period * learning_rate)
+        learn = lambda d, m, s: d + (m - s) / length
         move = lambda m, x, s: m + (x - s)
         return (
             jax.tree.map(move, arriving, params, snapshot),

@@ -257,7 +257,8 @@ def reweight(state: RoundState, weights: Sequence[float]) -> RoundState:
 
     The weights in force at the snapshot count: a round that has merged is not
     affected, and the mean that a merge leaves unchanged is the one with the
-    weights that its snapshot was sent with.
+    weights that its snapshot was sent with. What :func:`cocod_jax.rules.vrl_sgd` has
+    learnt belongs to the weights before, and has to begin anew.
 
     A worker of weight 0 takes no part for a while: what it sends does not count, and it
     still receives the mean of the others. Its numbers must be finite, since 0 times NaN

@@ -103,7 +103,9 @@ METHODS = {
     "delay_compensated": Method("CoCoDC", _by(cj.rules.delay_compensated)),
     "vrl_sgd": Method(
         "VRL-SGD",
-        lambda rate, period: cj.rules.vrl_sgd(AXIS, learning_rate=rate, period=period),
+        lambda rate, period: cj.rules.vrl_sgd(
+            AXIS, learning_rate=rate, period=period, delay=period
+        ),
         inner=optax.sgd,  # it knows no momentum
     ),
     "loscar": Method("LOSCAR-SGD, a quarter", _by(cj.rules.loscar, 0.25)),
