@@ -1,7 +1,6 @@
 """SlowMo: a slow momentum over many local steps, and BMUF."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +46,8 @@ def slowmo(
       alpha: the slow learning rate, above 0.
       learning_rate: ``round -> rate``, gamma, that of the local steps in a round, from
         round 0 on, where it is not constant: ``lambda r: schedule(period * r)`` of the
-        inner optimizer's schedule. None is any constant rate; it cancels.
+        inner optimizer's schedule. None is any constant rate; it cancels. After a
+        round of rate 0 the momentum begins anew.
       weights: one positive number for each worker, when a name is given.
 
     Returns:
@@ -95,12 +95,14 @@ def slowmo(
     check_takes(("round",), learning_rate=learning_rate)
 
     # What merges with the snapshots of a round is the progress of the round before.
-    def rate(merges: Any) -> jax.Array:
+    def rate(merges: jax.Array) -> jax.Array:
         return jnp.asarray(learning_rate(jnp.maximum(merges - 1, 0)))
 
-    outer = optax.chain(
-        optax.scale_by_schedule(lambda merges: 1 / rate(merges)),
-        optax.trace(beta),
-        optax.scale_by_schedule(lambda merges: -alpha * rate(merges)),
-    )
+    # The trace is that of gamma u. Where a schedule begins or ends with 0, u has none.
+    def decay(merges: jax.Array) -> jax.Array:
+        now, before = rate(merges), rate(merges - 1)
+        return jnp.where(before > 0, beta * now / jnp.where(before > 0, before, 1), 0)
+
+    trace = optax.inject_hyperparams(optax.trace)(decay)
+    outer = optax.chain(trace, optax.scale(-alpha))
     return diloco(axis_or_exchange, outer, weights=weights)
