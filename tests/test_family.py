@@ -205,3 +205,102 @@ def test_outer_optimizers_are_checked(rule):
 def test_a_schedule_of_rates_is_a_function_of_the_round():
     with pytest.raises(TypeError, match=r"learning_rate=0\.1 must be a function"):
         cj.rules.slowmo("workers", learning_rate=0.1)  # pyrefly: ignore
+
+
+@pytest.mark.parametrize("delay", [0, 2, PERIOD])
+def test_corrections_settle_at_every_delay(delay):
+    """Workers whose gradients differ for good: corrections go there."""
+    pull = jnp.array([-1.0, 0.0, 3.0])
+    rule = cj.rules.vrl_sgd("workers", learning_rate=0.1, period=PERIOD, delay=delay)
+    loss = lambda w, own: w * own
+    round_ = cj.make_round(loss, optax.sgd(0.1), rule, period=PERIOD, delay=delay)
+    run = cj.distribute(round_, via="vmap")
+    state = cj.replicate(round_.init(jnp.array(0.0)), 3)
+    for _ in range(40):
+        state, metrics = run(state, jnp.tile(pull[:, None], PERIOD))
+    # The error falls by 1 / sqrt(2) in a round or faster, and what is left is rounding.
+    correction: Any = state.rule_state
+    np.testing.assert_allclose(correction, pull - pull.mean(), atol=1e-4)
+    np.testing.assert_allclose(metrics.distance, 0, atol=1e-4)
+
+
+@pytest.mark.parametrize("delay", [0, PERIOD])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        optax.cosine_decay_schedule(0.1, 10 * PERIOD),
+        optax.warmup_cosine_decay_schedule(0.0, 0.1, 4 * PERIOD, 10 * PERIOD),
+    ],
+    ids=["to 0", "from 0"],
+)
+def test_slow_momentum_lives_through_a_rate_of_0(schedule, delay):
+    rate = lambda r: schedule(PERIOD * r)
+    rule = cj.rules.slowmo("workers", learning_rate=rate)
+    loss = lambda w, b: 0.5 * (w - b) ** 2
+    round_ = cj.make_round(loss, optax.sgd(schedule), rule, period=PERIOD, delay=delay)
+    run = cj.distribute(round_, via="vmap")
+    state = cj.replicate(round_.init(jnp.array(0.0)), 2)
+    for _ in range(14):
+        state, _ = run(state, np.full([2, PERIOD], 1.0, np.float32))
+    assert 0.8 < state.params[0] < 1.5
+    before = np.asarray(state.params)
+    state, _ = run(state, np.full([2, PERIOD], 1.0, np.float32))
+    np.testing.assert_array_equal(state.params, before)
+
+
+def test_corrections_begin_anew_with_other_weights():
+    pulls = np.repeat([[0.0], [4.0]], PERIOD, axis=1).astype(np.float32)
+    rule = cj.rules.vrl_sgd("workers", learning_rate=0.1, period=PERIOD)
+    loss = lambda w, b: 0.5 * (w - b) ** 2
+    round_ = cj.make_round(loss, optax.sgd(0.1), rule, period=PERIOD, delay=0)
+    run = cj.distribute(round_, via="vmap")
+    state = cj.replicate(round_.init(jnp.array(0.0)), 2)
+    for _ in range(40):
+        state, _ = run(state, pulls)
+    np.testing.assert_allclose(state.params, 2, atol=1e-3)
+    state = cj.reweight(state, (3, 1))
+    state = state._replace(rule_state=jax.tree.map(jnp.zeros_like, state.rule_state))
+    for _ in range(60):
+        state, _ = run(state, pulls)
+    np.testing.assert_allclose(state.params, 1, atol=1e-3)
+
+
+DIFFERENCES = {
+    "sparse_loco": cj.rules.sparse_loco,
+    "eager_diloco": cj.rules.eager_diloco,
+    "co2": cj.rules.co2,
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+@pytest.mark.parametrize(
+    ("exchange", "words"),
+    [
+        (cj.exchanges.gossip("workers", "ring"), "brings each worker others"),
+        (cj.exchanges.within("workers", 2), "brings each worker others"),
+        (cj.exchanges.finite("workers"), "heals a worker by making what arrives"),
+    ],
+    ids=["gossip", "within", "finite"],
+)
+def test_an_anchor_of_all_moves_by_what_all_receive(name, exchange, words):
+    with pytest.raises(ValueError, match=rf"^{name} .*{words}.*such as cj\.mean"):
+        DIFFERENCES[name](exchange)
+
+
+def test_a_part_of_the_model_heals_nobody():
+    finite = cj.exchanges.finite("workers")
+    with pytest.raises(ValueError, match=r"loscar brings a part .* heals a worker"):
+        cj.rules.loscar(finite, 0.5)
+    with pytest.raises(ValueError, match=r"fragment's merge .* heals a worker"):
+        cj.rules.fragments(cj.cocod, finite, [lambda leaf: True])
+
+
+@pytest.mark.parametrize(
+    "exchange",
+    [cj.exchanges.narrow("workers", "int4"), cj.exchanges.top_k("workers")],
+    ids=["narrow", "top_k"],
+)
+def test_other_coordinates_in_each_round_are_not_remembered(exchange):
+    rule = cj.rules.loscar(exchange, 0.5)
+    with pytest.raises(ValueError, match="loscar sends other coordinates in every"):
+        rule.init(jnp.zeros(64))

@@ -47,6 +47,9 @@ class Exchange(NamedTuple):
       heals: whether a worker whose numbers are not finite is left out, and healed by
         what arrives: a round then makes all of such a worker NaN, and a merge gives it
         what arrives.
+      alike: whether all workers receive the same; False where each hears of its
+        neighbours or of its group alone. Rules whose anchor moves by what arrives, and
+        by nothing else, need it.
       phases: ``send`` in three parts, where it is two collectives of which the second
         needs the first; ``(state, tree, weight) -> (halfway, state)`` with the first
         collective, ``(state, halfway) -> state`` with none, and ``(state) -> (sent,
@@ -75,6 +78,7 @@ class Exchange(NamedTuple):
     weights: tuple[float, ...] | None = None
     streams: bool = True
     heals: bool = False
+    alike: bool = True
     phases: Phases | None = None
     block: int | None = None
 

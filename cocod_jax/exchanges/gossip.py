@@ -129,7 +129,7 @@ def gossip(axis_name: str, graph: Graph) -> Exchange:
         means = {dtype: with_neighbours(dtype, buffer) for dtype, buffer in own.items()}
         return unravel(means, like)
 
-    return Exchange(lambda tree: EqualShares(), send, receive, axis_name)
+    return Exchange(lambda tree: EqualShares(), send, receive, axis_name, alike=False)
 
 
 _OFFSETS: dict[Any, Callable[[int], Sequence[int]]] = {

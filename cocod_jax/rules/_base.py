@@ -43,6 +43,26 @@ def the_snapshot(state: optax.OptState, snapshot: Params) -> Params:
     return snapshot
 
 
+def check_brings_differences(exchange: Exchange, rule: str) -> None:
+    """Raises unless an anchor that all workers share may move by what arrives.
+
+    Raises:
+      ValueError: with the rule's name, where the exchange brings each worker something
+        else, or heals a worker by it.
+    """
+    other = "take an exchange of all workers, such as cj.mean"
+    if not exchange.alike:
+        raise ValueError(
+            f"{rule} moves an anchor that all workers share by the differences that "
+            f"arrive, and this exchange brings each worker others; {other}."
+        )
+    if exchange.heals:
+        raise ValueError(
+            f"{rule} sends differences from its anchor, and this exchange heals a "
+            f"worker by making what arrives its parameters; {other}."
+        )
+
+
 class MergeRule(optax.GradientTransformationExtraArgs):
     r"""What a worker sends, and what it does with what arrives.
 

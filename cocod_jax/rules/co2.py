@@ -11,7 +11,7 @@ from cocod_jax._checks import check_positive, check_shares
 from cocod_jax._typing import AxisName, Params
 from cocod_jax.exchanges._base import Exchange
 from cocod_jax.exchanges.mean import as_exchange
-from cocod_jax.rules._base import MergeRule
+from cocod_jax.rules._base import MergeRule, check_brings_differences
 
 
 class CO2State(NamedTuple):
@@ -75,7 +75,8 @@ def co2(
     Raises:
       TypeError: as :func:`cocod_jax.mean`.
       ValueError: as :func:`cocod_jax.mean`; when both an exchange and ``weights`` are
-        given, ``beta`` is not in 0..1, or another number not positive and finite.
+        given, the exchange does not bring all workers the same, or heals them,
+        ``beta`` is not in 0..1, or another number not positive and finite.
 
     Examples:
       Two workers start from 0 and go to 2 and to 4. In this round they hear of nothing
@@ -103,6 +104,8 @@ def co2(
     check_positive(alpha=alpha, penalty=penalty)
     if clip is not None:
         check_positive(clip=clip)
+    exchange = as_exchange(axis_or_exchange, weights)
+    check_brings_differences(exchange, "co2")
 
     def init(params: Params) -> CO2State:
         zeros = lambda: jax.tree.map(jnp.zeros_like, params)
@@ -123,6 +126,4 @@ def co2(
         anchor = jax.tree.map(move, state.anchor, momentum)
         return anchor, CO2State(anchor, momentum, optax.tree.sub(snapshot, params))
 
-    return MergeRule(
-        as_exchange(axis_or_exchange, weights), merge, init=init, outgoing=outgoing
-    )
+    return MergeRule(exchange, merge, init=init, outgoing=outgoing)

@@ -10,7 +10,7 @@ import optax
 from cocod_jax._typing import AxisName, Params
 from cocod_jax.exchanges._base import Exchange, own_share
 from cocod_jax.exchanges.mean import as_exchange
-from cocod_jax.rules._base import MergeRule
+from cocod_jax.rules._base import MergeRule, check_brings_differences
 from cocod_jax.rules.diloco import (
     DiLoCoState,
     anchored,
@@ -73,7 +73,7 @@ def eager_diloco(
       TypeError: as :func:`cocod_jax.mean`, and when ``outer`` is not an optax
         transform.
       ValueError: as :func:`cocod_jax.mean`, and when both an exchange and ``weights``
-        are given.
+        are given, or the exchange does not bring all workers the same, or heals them.
 
     Examples:
       Two workers start from 0 and go to 2 and to 4. Each counts a half of its own way
@@ -104,6 +104,7 @@ def eager_diloco(
     """
     outer = outer_optimizer(outer)
     exchange = as_exchange(axis_or_exchange, weights)
+    check_brings_differences(exchange, "eager_diloco")
 
     def init(params: Params) -> EagerDiLoCoState:
         fresh = jax.tree.map(jnp.zeros_like, params)

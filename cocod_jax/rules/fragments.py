@@ -45,9 +45,9 @@ def fragments(
     Raises:
       TypeError: as :func:`cocod_jax.mean`; when ``make`` is not a function of an
         exchange or returns no :class:`cocod_jax.MergeRule`, or a mask is not one.
-      ValueError: when there is no mask; in ``init``, naming a leaf that belongs to no
-        fragment or to several, or when the exchange has a state: fragments cannot
-        share it.
+      ValueError: when there is no mask, or the exchange heals workers; in ``init``,
+        naming a leaf that belongs to no fragment or to several, or when the exchange
+        has a state: fragments cannot share it.
 
     Examples:
       >>> loss = lambda params, batch: sum(jnp.mean((w - batch) ** 2) for w in params)
@@ -71,6 +71,11 @@ def fragments(
     rule = make(as_exchange(axis_or_exchange))
     if not isinstance(rule, MergeRule):
         raise TypeError(f"make returned {shown(rule)}, and not a MergeRule.")
+    if rule.exchange.heals:
+        raise ValueError(
+            "a fragment's merge brings a part of the model, and this exchange heals a "
+            "worker by the whole; take another one, such as cj.mean, or streamed=True."
+        )
     parts = [part_by(mask, f"masks[{p}]") for p, mask in enumerate(masks)]
 
     def init(params: Params) -> tuple[Any, ...]:

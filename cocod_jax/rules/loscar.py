@@ -38,7 +38,7 @@ def loscar(
 
     Args:
       axis_or_exchange: the name of the workers' axis, or an
-        :class:`cocod_jax.Exchange`.
+        :class:`cocod_jax.Exchange` without state.
       fraction: of the coordinates that travel in a round, above 0, up to 1. Its inverse
         is rounded to a whole number.
       seed: of the draws, the same on all workers.
@@ -52,8 +52,10 @@ def loscar(
     Raises:
       TypeError: as :func:`cocod_jax.mean`.
       ValueError: as :func:`cocod_jax.mean`; when both an exchange and ``weights`` are
-        given, ``fraction`` is not above 0 and up to 1, or ``seed`` is not an integer, 0
-        or more; in use, between workers of several devices, which send whole trees.
+        given, the exchange heals workers, ``fraction`` is not above 0 and up to 1, or
+        ``seed`` is not an integer, 0 or more; in ``init``, when the exchange has a
+        state, which would be that of other coordinates; in use, between workers of
+        several devices, which send whole trees.
 
     Examples:
       >>> loss = lambda w, batch: jnp.mean((batch @ w) ** 2)
@@ -76,6 +78,22 @@ def loscar(
     check_fractions(fraction=fraction)
     check_whole(seed=seed)
     run = round(1 / fraction)
+    exchange = as_exchange(axis_or_exchange, weights)
+    if exchange.heals:
+        raise ValueError(
+            "loscar brings a part of the coordinates, and this exchange heals a worker "
+            "by the whole model; take another one, such as cj.mean."
+        )
+
+    def init(params: Params) -> jax.Array:
+        merges = jnp.zeros([], jnp.int32)
+        if jax.tree.leaves(exchange.init(outgoing(merges, params))):
+            raise ValueError(
+                "loscar sends other coordinates in every round, and this exchange "
+                "remembers those of the last one; take one without a state, such as "
+                "cj.mean."
+            )
+        return merges
 
     def chosen(size: int, merges: jax.Array) -> jax.Array:
         """One position in each run of neighbours; the last run may be shorter."""
@@ -102,10 +120,4 @@ def loscar(
             )
         return unravel(buffers, params), jnp.asarray(optax.safe_increment(state))
 
-    return MergeRule(
-        as_exchange(axis_or_exchange, weights),
-        merge,
-        init=lambda params: jnp.zeros([], jnp.int32),
-        outgoing=outgoing,
-        streams=False,
-    )
+    return MergeRule(exchange, merge, init=init, outgoing=outgoing, streams=False)

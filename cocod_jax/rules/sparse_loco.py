@@ -10,7 +10,7 @@ from cocod_jax._typing import AxisName, Params
 from cocod_jax.exchanges._base import Exchange
 from cocod_jax.exchanges.mean import as_exchange
 from cocod_jax.exchanges.top_k import top_k
-from cocod_jax.rules._base import MergeRule
+from cocod_jax.rules._base import MergeRule, check_brings_differences
 from cocod_jax.rules.diloco import (
     DiLoCoState,
     anchored,
@@ -54,7 +54,8 @@ def sparse_loco(
       TypeError: as :func:`cocod_jax.mean`, and when ``outer`` is not an optax
         transform.
       ValueError: as :func:`cocod_jax.mean`, and when both an exchange and ``weights``
-        are given; in use, for complex parameters.
+        are given, or the exchange does not bring all workers the same, or heals them;
+        in use, for complex parameters.
 
     Examples:
       >>> loss = lambda w, batch: jnp.mean((batch @ w) ** 2)
@@ -77,6 +78,7 @@ def sparse_loco(
     exchange = as_exchange(axis_or_exchange, weights)
     if not isinstance(axis_or_exchange, Exchange):
         exchange = top_k(axis_or_exchange, weights=weights)
+    check_brings_differences(exchange, "sparse_loco")
 
     def init(params: Params) -> DiLoCoState:
         return anchored(outer, params)
