@@ -47,9 +47,6 @@ class Exchange(NamedTuple):
       heals: whether a worker whose numbers are not finite is left out, and healed by
         what arrives: a round then makes all of such a worker NaN, and a merge gives it
         what arrives.
-      alike: whether all workers receive the same; False where each hears of its
-        neighbours or of its group alone. Rules whose anchor moves by what arrives, and
-        by nothing else, need it.
       phases: ``send`` in three parts, where it is two collectives of which the second
         needs the first; ``(state, tree, weight) -> (halfway, state)`` with the first
         collective, ``(state, halfway) -> state`` with none, and ``(state) -> (sent,
@@ -61,6 +58,9 @@ class Exchange(NamedTuple):
         A leaf then begins a block of its own, so that they make the same of a leaf that
         they all have. None where an exchange is of all that a worker has, and the
         compiler divides it among its devices.
+      alike: whether all workers receive the same; False where each hears of its
+        neighbours or of its group alone. Rules whose anchor moves by what arrives, and
+        by nothing else, need it.
 
     Examples:
       >>> exchange = cj.mean("workers")
@@ -78,9 +78,9 @@ class Exchange(NamedTuple):
     weights: tuple[float, ...] | None = None
     streams: bool = True
     heals: bool = False
-    alike: bool = True
     phases: Phases | None = None
     block: int | None = None
+    alike: bool = True
 
     def average(self, tree: Tree, weight: Weight | None = None) -> Tree:
         """Sends and receives at once, with a state that is fresh and then dropped.

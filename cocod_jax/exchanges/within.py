@@ -88,7 +88,7 @@ def within(
         }
         return unravel(means, like)
 
-    return Exchange(stateless, send, receive, axis_name, shares, alike=False, block=1)
+    return Exchange(stateless, send, receive, axis_name, shares, block=1, alike=False)
 
 
 def _sum(buffer: jax.Array, axis_name: str, groups: list[list[int]]) -> jax.Array:
