@@ -259,6 +259,34 @@ def test_groups_train_as_two_runs_would(way):
         chex.assert_trees_all_close(of_group, own.params, rtol=1e-5, atol=1e-6)
 
 
+NEAR = cj.cocod(cj.exchanges.within("workers", 2))
+IN_LOOPS: dict[str, Any] = {
+    "streamed": (optax.sgd(0.05), NEAR, True),
+    "every": (cj.every(2, optax.sgd(0.05), NEAR, delay=1), cj.independent(), False),
+    "gradients": (
+        optax.chain(cj.mean_gradients(NEAR.exchange), optax.sgd(0.05)),
+        cj.cocod("workers"),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IN_LOOPS)
+def test_groups_are_simulated_in_loops_and_branches_too(name):
+    """There JAX traces their sums before it knows of vmap."""
+    optimizer, rule, streamed = IN_LOOPS[name]
+    round_ = cj.make_round(problems.loss, optimizer, rule, period=2, streamed=streamed)
+    reached = []
+    for via in ("vmap", "pmap"):
+        state = cj.replicate(round_.init(problems.params()), N)
+        run = cj.distribute(round_, via=via)
+        for r in range(3):
+            batches = problems.round_batches(problems.batches(), r, 2)
+            state, _ = run(state, batches)
+        reached.append(jax.tree.map(np.asarray, state.params))
+    chex.assert_trees_all_close(*reached, rtol=1e-5, atol=1e-6)
+
+
 def test_groups_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="size=3, but axis 'workers' has 4 workers"):
         average(cj.exchanges.within("workers", 3), np.zeros(N))

@@ -99,9 +99,8 @@ def _sum(buffer: jax.Array, axis_name: str, groups: list[list[int]]) -> jax.Arra
             "JAX has no sums within groups in a shard_map that checks types; turn the "
             "check off: cj.distribute(..., check_vma=False)."
         )
-    try:
+    if axis_name in jax.sharding.get_abstract_mesh().manual_axes:
         return lax.psum(buffer, axis_name, axis_index_groups=groups)
-    except NotImplementedError:
-        # Nor has it under vmap, where the numbers of all are in one memory.
-        own_group = jnp.array(groups)[worker // len(groups[0])]
-        return lax.all_gather(buffer, axis_name)[own_group].sum(axis=0)
+    # JAX has none under vmap either, where the numbers of all are in one memory.
+    own_group = jnp.array(groups)[worker // len(groups[0])]
+    return lax.all_gather(buffer, axis_name)[own_group].sum(axis=0)
