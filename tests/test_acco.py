@@ -28,16 +28,17 @@ INNER: dict[str, Any] = {
 }
 
 
-def train(optimizer, mapping, batches):
+def train(optimizer, mapping, batches, origin=0.0):
     """The parameters before each half-batch, and at the end, [halves + 1, N]."""
+    move = lambda tree, by: jax.tree.map(lambda x: x + by, tree)
 
     def step(params, state, batch):
-        gradient = jax.grad(problems.loss)(params, batch)
+        gradient = jax.grad(problems.loss)(move(params, -origin), batch)
         updates, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, updates), state
 
     run = mapping(step, axis_name="workers")
-    params = cj.replicate(problems.params(batches[0].dtype), N)
+    params = cj.replicate(move(problems.params(batches[0].dtype), origin), N)
     state, points = jax.vmap(optimizer.init)(params), [params]
     for h in range(HALVES):
         params, state = run(
@@ -67,6 +68,19 @@ def test_it_follows_its_loop(inner, mapping):
     for ours, loops in zip(points, expected, strict=True):
         ours = jax.tree.map(np.asarray, ours)
         chex.assert_trees_all_close(ours, problems.stacked([loops] * N), rtol=1e-10)
+
+
+def test_what_an_exchange_remembers_begins_as_gradients_do():
+    """At zero: parameters far from there would make each first scale too large."""
+    optimizer = cj.per_step.acco(
+        optax.sgd(RATE), cj.exchanges.narrow("workers", "int8", block=8)
+    )
+    with jax.enable_x64(True):
+        batches = problems.batches(np.float64, steps=HALVES)
+        near = train(optimizer, jax.pmap, batches)[-1]
+        far = train(optimizer, jax.pmap, batches, origin=1000.0)[-1]
+        moved = jax.tree.map(lambda x: x - 1000.0, far)
+    chex.assert_trees_all_close(moved, near, rtol=0, atol=1e-6)
 
 
 def test_on_a_line_it_is_the_optimizer_of_whole_batches():

@@ -123,7 +123,7 @@ def acco(
             early=optax.tree.zeros_like(params),
             anchor=own_copy(params),
             inner_state=own_copy(inner.init(params)),
-            exchange_state=exchange.init(params),
+            exchange_state=exchange.init(optax.tree.zeros_like(params)),
         )
 
     def update(
