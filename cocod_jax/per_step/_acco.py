@@ -58,9 +58,9 @@ def acco(
        x_{t+1} = \mathrm{inner}\bigl(x_t, \tfrac12 (\tilde g_t + g_t)\bigr) \;\Vert\;
        \tilde g_{t+1} \text{ at } \tilde x_{t+1}
 
-    All workers have the same parameters. They are those of a commit after every even
-    number of updates, estimates after the odd ones; the first update is zero, since
-    nothing has been exchanged yet.
+    All workers have the same parameters. The first update is zero, since nothing has
+    been exchanged yet. After an odd number of updates, from three on, the parameters
+    are those of a commit: evaluate them there. After an even one they are an estimate.
 
     Every update exchanges once, and a barrier keeps what needs the mean behind the
     backward pass, as in :func:`cocod_jax.stale_mean_gradients`: compile with
@@ -86,8 +86,8 @@ def acco(
        ``optax.apply_if_finite``, goes into ``inner``, never around this.
 
     Examples:
-      Gradients of 1, 3, 5 and 7: an estimate by the first, a commit by the mean of the
-      first two, and again from there:
+      Gradients of 1, 3, 5 and 7: the second update is an estimate by the first of them,
+      the third a commit by the mean of the first two, and again from there:
 
       >>> optimizer = cj.per_step.acco(optax.sgd(1.0), "workers")
       >>> params = jnp.zeros(2)  # two workers
