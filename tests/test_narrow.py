@@ -23,6 +23,7 @@ from tests import contract, merges, meshes, problems
 from tests.marks import needs_compiler
 from tests.problems import PERIOD, WEIGHTS, N
 from tests.test_mesh_workers import of_one_device
+from tests.test_per_step import over_mesh
 
 LEVELS = {"int8": 127, "int4": 7}
 BYTES = {"bf16": 2 * 8, "fp8": 8 + 4, "int8": 8 + 4, "int4": 4 + 4}  # of a block of 8
@@ -89,6 +90,19 @@ def test_pairs_of_integers_keep_their_signs():
     block = np.arange(-7, 9, dtype=np.float32).clip(-7, 7)
     decoded = CODECS["int4"].decode(CODECS["int4"].encode(jnp.array(block)))
     np.testing.assert_array_equal(decoded, block)
+
+
+@pytest.mark.parametrize("mapped", [jax.vmap, jax.pmap, over_mesh])
+@pytest.mark.parametrize("numbers", CODECS)
+def test_an_average_needs_no_common_start(numbers, mapped):
+    """Each worker has a tree of its own, and one exchange is all there is."""
+    tree = rows()
+    averaged = mapped(narrow(numbers).average, axis_name="workers")(tree)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(tree))
+    # Each worker rounds its N-th, and the sum is rounded once more.
+    error = 2 * ERRORS[numbers] * largest
+    mean = jax.tree.map(lambda leaf: leaf.mean(axis=0), tree)
+    chex.assert_trees_all_close(averaged, problems.stacked([mean] * N), atol=error)
 
 
 @pytest.mark.parametrize("numbers", LEVELS)

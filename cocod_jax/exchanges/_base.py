@@ -85,6 +85,8 @@ class Exchange(NamedTuple):
     def average(self, tree: Tree, weight: Weight | None = None) -> Tree:
         """Sends and receives at once, with a state that is fresh and then dropped.
 
+        The state begins at zero, which all workers have in common.
+
         Args:
           tree: what this worker sends (per worker).
           weight: as in ``send``.
@@ -92,7 +94,9 @@ class Exchange(NamedTuple):
         Returns:
           What arrives, like ``tree``.
         """
-        sent, _ = send_by(self.send, self.init(tree), tree, weight)
+        check_arrays(tree, "what is sent")
+        state = self.init(optax.tree.zeros_like(tree))
+        sent, _ = send_by(self.send, state, tree, weight)
         return receive_by(self, sent, tree)
 
 
