@@ -304,3 +304,29 @@ def test_other_coordinates_in_each_round_are_not_remembered(exchange):
     rule = cj.rules.loscar(exchange, 0.5)
     with pytest.raises(ValueError, match="loscar sends other coordinates in every"):
         rule.init(jnp.zeros(64))
+
+
+def aligned(rule):
+    """Distance and alignment of every round of two workers that are pulled apart."""
+    loss = lambda w, pull: 0.5 * (w - pull) ** 2
+    round_ = cj.make_round(loss, optax.sgd(0.1), rule, period=PERIOD)
+    run = cj.distribute(round_, via="vmap")
+    state = cj.replicate(round_.init(jnp.array(0.0)), 2)
+    pulls = np.repeat([[-1.0], [2.0]], PERIOD, axis=1).astype(np.float32)
+    for _ in range(ROUNDS):
+        state, metrics = run(state, pulls)
+        yield np.stack([metrics.distance, metrics.alignment])
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_differences_have_the_sign_of_the_way_gone(name):
+    """Steps away from the mean are against the merge, whatever a rule sends."""
+    first, *later = aligned(DIFFERENCES[name](cj.mean("workers")))
+    np.testing.assert_allclose(first, 0, atol=1e-6)
+    for _, alignment in later:
+        np.testing.assert_allclose(alignment, -1, rtol=1e-5)
+
+
+def test_sparse_loco_that_sends_all_reports_what_cocod_does():
+    sent = aligned(cj.rules.sparse_loco(cj.mean("workers")))
+    np.testing.assert_allclose([*sent], [*aligned(cj.cocod("workers"))], rtol=1e-5)

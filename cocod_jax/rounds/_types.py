@@ -75,8 +75,9 @@ class MergeMetrics(NamedTuple):
         the ``delay`` steps that the exchange had.
       alignment: in [-1, 1], the cosine between x_i - s_i and m - o_i, 0 where either
         is 0: above 0 the worker's own steps went the way of the merge, below 0
-        against it. Also 0 for a rule that sends a tree of another form than the
-        parameters'.
+        against it. A rule that sends a difference sends the way that it went, or the
+        sign is the opposite. Also 0 for a rule that sends a tree of another form than
+        the parameters'.
     """
 
     distance: jax.Array

@@ -20,7 +20,7 @@ class CO2State(NamedTuple):
     Attributes:
       anchor: z, where all workers go on from (shared).
       momentum: u (shared).
-      fresh: a_i, the way back to the snapshot at the last merge, which no other worker
+      fresh: a_i, the way from the snapshot at the last merge, which no other worker
         has heard of yet (per worker).
     """
 
@@ -45,11 +45,11 @@ def co2(
 
     .. math::
 
-       \Delta_i = a_i + (z - s_i), \qquad
+       \Delta_i = a_i + (s_i - z), \qquad
        u \leftarrow \mathrm{clip}_{\phi}\Bigl(\beta u
        + \frac{1}{\Lambda} \sum_i p_i \Delta_i\Bigr), \qquad
-       z \leftarrow z - \alpha u, \qquad x_i \leftarrow z, \qquad
-       a_i \leftarrow s_i - x_i
+       z \leftarrow z + \alpha u, \qquad a_i \leftarrow x_i - s_i, \qquad
+       x_i \leftarrow z
 
     What travels, :math:`\Delta_i`, is how far the worker went from snapshot to
     snapshot: nothing that it does is lost, but all of it is a round late. The workers
@@ -112,7 +112,7 @@ def co2(
         return CO2State(jax.tree.map(jnp.array, params), zeros(), zeros())
 
     def outgoing(state: Any, snapshot: Params) -> Params:
-        since = lambda a, z, s: a + (z - s)
+        since = lambda a, z, s: a + (s - z)
         return jax.tree.map(since, state.fresh, state.anchor, snapshot)
 
     def merge(
@@ -122,8 +122,8 @@ def co2(
         momentum = jax.tree.map(add, state.momentum, arriving)
         if clip is not None:
             momentum = jax.tree.map(lambda u: jnp.clip(u, -clip, clip), momentum)
-        move = lambda z, u: z - alpha * u
+        move = lambda z, u: z + alpha * u
         anchor = jax.tree.map(move, state.anchor, momentum)
-        return anchor, CO2State(anchor, momentum, optax.tree.sub(snapshot, params))
+        return anchor, CO2State(anchor, momentum, optax.tree.sub(params, snapshot))
 
     return MergeRule(exchange, merge, init=init, outgoing=outgoing)

@@ -24,7 +24,7 @@ class EagerDiLoCoState(NamedTuple):
 
     Attributes:
       outer: z_i, the worker's own outer parameters, and its outer optimizer's state.
-      fresh: a_i, the way back to the snapshot at the last merge, which no other worker
+      fresh: a_i, the way from the snapshot at the last merge, which no other worker
         has heard of yet.
     """
 
@@ -45,9 +45,9 @@ def eager_diloco(
 
     .. math::
 
-       \Delta_i = a_i + (z_i - s_i), \qquad a'_i = s_i - x_i, \qquad
-       z_i \leftarrow \mathrm{outer}\Bigl(z_i,\; \sum_j p_j \Delta_j
-       + p_i (a'_i - a_i)\Bigr), \qquad x_i \leftarrow z_i, \qquad a_i \leftarrow a'_i
+       \Delta_i = a_i + (s_i - z_i), \qquad a'_i = x_i - s_i, \qquad
+       z_i \leftarrow \mathrm{outer}\Bigl(z_i,\; -\sum_j p_j \Delta_j
+       - p_i (a'_i - a_i)\Bigr), \qquad x_i \leftarrow z_i, \qquad a_i \leftarrow a'_i
 
     What travels, :math:`\Delta_i`, is how far the worker went from snapshot to
     snapshot. With delay k it is the last round, since a round then begins at
@@ -111,7 +111,7 @@ def eager_diloco(
         return EagerDiLoCoState(anchored(outer, params), fresh)
 
     def outgoing(state: Any, snapshot: Params) -> Params:
-        since = lambda a, z, s: a + (z - s)
+        since = lambda a, z, s: a + (s - z)
         return jax.tree.map(since, state.fresh, state.outer.anchor, snapshot)
 
     def merge(
@@ -120,8 +120,8 @@ def eager_diloco(
         share = 1.0
         if exchange.axis_name is not None:
             share = own_share(exchange.axis_name, exchange.weights)
-        fresh = optax.tree.sub(snapshot, params)
-        renew = lambda m, new, old: m + jnp.asarray(share, m.dtype) * (new - old)
+        fresh = optax.tree.sub(params, snapshot)
+        renew = lambda m, new, old: -(m + jnp.asarray(share, m.dtype) * (new - old))
         gradient = jax.tree.map(renew, arriving, fresh, state.fresh)
         moved = outer_step(outer, state.outer, gradient)
         return moved.anchor, EagerDiLoCoState(moved, fresh)

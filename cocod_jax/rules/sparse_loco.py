@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from cocod_jax._typing import AxisName, Params
@@ -27,12 +28,12 @@ def sparse_loco(
 ) -> MergeRule:
     r"""The merge rule of SparseLoCo, with its exchange hidden behind the local steps.
 
-    A worker sends the difference between an anchor z, which all workers hold alike, and
-    its snapshot. What arrives is the outer optimizer's gradient:
+    A worker sends how far its snapshot is from an anchor z, which all workers hold
+    alike. What arrives, turned around, is the outer optimizer's gradient:
 
     .. math::
 
-       z \leftarrow \mathrm{outer}\Bigl(z,\; \mathrm{exchange}_i(z - s_i)\Bigr), \qquad
+       z \leftarrow \mathrm{outer}\Bigl(z,\; -\mathrm{exchange}_i(s_i - z)\Bigr), \qquad
        x_i \leftarrow z + (x_i - s_i)
 
     By default the exchange is :func:`cocod_jax.exchanges.top_k`, which sends the
@@ -84,12 +85,13 @@ def sparse_loco(
         return anchored(outer, params)
 
     def outgoing(state: Any, snapshot: Params) -> Params:
-        return optax.tree.sub(state.anchor, snapshot)
+        return optax.tree.sub(snapshot, state.anchor)
 
     def merge(
         arriving: Params, params: Params, state: Any, snapshot: Params
     ) -> tuple[Params, DiLoCoState]:
-        state = outer_step(outer, state, arriving)
+        gradient = jax.tree.map(jnp.negative, arriving)
+        state = outer_step(outer, state, gradient)
         move = lambda z, x, s: z + (x - s)
         return jax.tree.map(move, state.anchor, params, snapshot), state
 
