@@ -18,7 +18,7 @@ from docs.generate import DOCS
 from experiments import command, logbook, sweep, train
 from experiments.algorithms import make_rounds
 from experiments.config import TextConfig, TrainConfig, config_type, parse
-from experiments.job import layout
+from experiments.job import forecast, layout
 from experiments.job.layout import Layout
 from experiments.job.peaks import peak
 from experiments.models import transformer
@@ -106,6 +106,11 @@ def test_it_learns_and_leaves_a_log_a_figure_and_a_sample(
         flops = transformer.flops("tiny", vocabulary=vocabulary, context=16)
         share = epochs[0]["tokens_per_second"] * flops / (devices * 2e9)
         assert epochs[0]["model_flops_utilisation"] == pytest.approx(share)
+
+    # All devices of a worker together; each has small leaves of its own.
+    parameters = records["run"][0]["parameters"]
+    for record in records["round"]:
+        assert record["sent_bytes"] == pytest.approx(4 * parameters, rel=0.01)
 
     for note in records["data"][0]["notes"]:
         assert note in out
@@ -234,6 +239,21 @@ def test_the_job_that_is_certified_is_the_one_that_runs(options, small, monkeypa
     assert jax.tree.structure(tuple(shapes)) == jax.tree.structure(real)
     of = lambda leaf: (leaf.shape, leaf.dtype)
     assert [*map(of, jax.tree.leaves(shapes))] == [*map(of, jax.tree.leaves(real))]
+
+
+@pytest.mark.parametrize("algorithm", ["cocod", "streamed", "ssgd"])
+def test_a_worker_sends_what_all_its_devices_send(algorithm, small):
+    def sent(options):
+        arguments = [*small, "--algorithm", algorithm, *options.split()]
+        config = parse(arguments)
+        devices = 2 * math.prod(config.sharing)
+        round_, state, _ = train.certifiable(arguments, devices)
+        return forecast.sent_bytes(config, round_, state)
+
+    alone = sent("")
+    for options in ("--fsdp 4", "--fsdp 2 --tensor 2"):
+        # Small leaves have a copy on every device.
+        assert alone <= sent(options) < 1.01 * alone
 
 
 @needs_compiler

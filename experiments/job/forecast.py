@@ -17,17 +17,22 @@ REPEATS = 5
 
 
 def sent_bytes(config: RunConfig, round_: cj.Round, state: cj.RoundState) -> int:
-    """What a device puts into exchanges in a round, by its rule or of gradients."""
+    """What a worker puts into exchanges in a round, by its rule or of gradients."""
     if RECIPES[config.algorithm].gradients is None:
         exchanges = round_.period if round_.streamed else 1
-        return exchanges * sum(cj.summary(round_, state).sent_bytes.values())
+        return exchanges * _of_all_devices(cj.summary(round_, state))
     # Gradients travel as the parameters of another rule would, in every step.
     exchange = exchange_of(config)
     rule, plain = cj.cocod(exchange), optax.identity()
     step = cj.make_round(lambda params, batch: batch, plain, rule, period=1)
     own = jax.eval_shape(jax.vmap(exchange.init), state.params)
     found = cj.summary(step, state._replace(exchange_state=own))
-    return round_.period * sum(found.sent_bytes.values())
+    return round_.period * _of_all_devices(found)
+
+
+def _of_all_devices(found: cj.observe.Summary) -> int:
+    """The bytes of an exchange that a worker sends, of which a device sends a share."""
+    return found.devices * sum(found.sent_bytes.values())
 
 
 def forecast(config: RunConfig, layout: Layout, task: Task, data: Data) -> dict:

@@ -27,7 +27,7 @@ class Recorder:
       show: where they are shown.
       task: says what an epoch's result is.
       per_step: what all workers see in a local step, in the task's unit.
-      sent_bytes: ``(step) -> bytes`` of a device in the round that ends there.
+      sent_bytes: ``(step) -> bytes`` of a worker in the round that ends there.
       write: gets the numbers of rounds and epochs as well.
       weights: of the workers, in the mean of their losses; None for equal ones.
       peak: what all devices can do in a second, in floating-point operations; None
