@@ -243,6 +243,17 @@ def test_the_command_takes_a_log_or_a_folder(log, tmp_path, capsys):
         assert written.read_text("utf-8") == page.render(log)
 
 
+def test_the_command_takes_the_folder_that_it_is_in(log, monkeypatch, capsys):
+    folder = log.with_suffix("")
+    folder.mkdir()
+    for inside, given in ((folder, "."), (log.parent, "."), (folder, "..")):
+        monkeypatch.chdir(inside)
+        assert page.log_of(given) == log
+    status, _, err = run("/", capsys=capsys)
+    assert status == 2
+    assert err.startswith("/ must have one .jsonl file")
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -144,7 +144,8 @@ def log_of(run: str | Path) -> Path:
     path = Path(run)
     if path.is_file():
         return path
-    beside = path.with_name(f"{path.name}.jsonl")
+    path = Path(os.path.abspath(path))  # "." has no name
+    beside = path.parent / f"{path.name}.jsonl"
     if beside.is_file():
         return beside
     if not path.is_dir():
