@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -9,8 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 import cocod_jax as cj
 from cocod_jax.observe import page
@@ -213,6 +216,56 @@ def test_records_that_are_odd_leave_the_other_parts_alone(log):
     assert "test accuracy 75.00%" in found.text
 
 
+COUNTS = (4, 8, 8, 0, -4, 0.5, 1e308, 10**400, math.nan, None, "x")
+ODD = (
+    *(None, True, -1, 0, 4, 0.5, 1e308, 10**400, math.nan, math.inf),
+    *("", "\ud800", "$a_$", [], [4, "x"], [1.0, 2.0], [10**400], [math.inf, 1e308]),
+    *({}, {"\udce9": [None]}, {"tc": 0.1}),
+)
+KINDS = {
+    "round": ("loss", "seconds", "sent_bytes", "participants", "alignment"),
+    "epoch": ("train_loss", "test_accuracy", "test_loss", "$_\ud800_per_second"),
+    "workers": ("distance", "loss"),
+    "run": ("workers", "config", "versions", "command", "time"),
+    "resized": ("step_before", "workers"),
+    "resumed": ("workers",),
+    "forecast": ("seconds_per_step", "measured", "advice"),
+    "timeline": ("hidden", "intervals", "name"),
+    "alarm": ("sentence",),
+    "data": ("notes",),
+    "sample": ("text",),
+    "end": ("status",),
+    "\ud800": ("\ud800",),
+}
+RECORDS = [
+    st.fixed_dictionaries(
+        {
+            "kind": st.just(kind),
+            "epoch" if kind == "epoch" else "step": st.sampled_from(COUNTS),
+        },
+        optional=dict.fromkeys(names, st.sampled_from(ODD)),
+    )
+    for kind, names in KINDS.items()
+]
+
+
+@hypothesis.example([{"kind": "round", "step": 0, "sent_bytes": 10}])
+@hypothesis.example([{"kind": "round", "step": 10**400, "loss": 1}])
+@hypothesis.example([{"kind": "run", "config": {"out": "caf\udce9"}}])
+@hypothesis.example([{"kind": "epoch", "epoch": 1, "test_accuracy": 1e308}])
+@hypothesis.example(
+    [{"kind": "round", "step": step, "seconds": step} for step in (4, 8)]
+    + [{"kind": "forecast", "seconds_per_step": 10**400}]
+)
+@hypothesis.given(st.lists(st.one_of(*RECORDS), min_size=1, max_size=8))
+@hypothesis.settings(max_examples=20, deadline=None)
+def test_any_log_makes_a_page(tmp_path_factory, records):
+    path = tmp_path_factory.mktemp("odd") / "log.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert Outline(page.write(path).read_text("utf-8")).headings[-1] == PARTS[-1]
+    assert [*path.parent.glob("*.new")] == []
+
+
 def test_a_long_run_has_a_short_page(tmp_path):
     """Many workers, many rounds: curves are means, which the captions say."""
     path = tmp_path / "long.jsonl"
@@ -298,6 +351,17 @@ def test_a_full_disk_leaves_the_page_before(log, monkeypatch, capsys):
     assert "No space left on device" in err
     assert written.read_bytes() == before
     assert sorted(p.suffix for p in log.parent.iterdir()) == [".html", ".jsonl"]
+
+
+def test_a_page_that_is_stopped_leaves_nothing(log, monkeypatch):
+    def stopped(self, *args):
+        self.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        page.write(log)
+    assert [*log.parent.iterdir()] == [log]
 
 
 def test_it_says_what_it_needs(log, monkeypatch, capsys):

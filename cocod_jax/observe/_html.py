@@ -113,8 +113,8 @@ def section(title: str, body: str) -> str:
 
 
 def document(title: str, body: str) -> str:
-    """The whole page."""
-    return f"""<!DOCTYPE html>
+    """The whole page, with what UTF-8 cannot hold, as of odd paths, as its number."""
+    text = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -127,3 +127,4 @@ def document(title: str, body: str) -> str:
 {body}</body>
 </html>
 """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,12 +78,15 @@ def read_run(log: Path) -> Run:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether it can be drawn: a bool is none, nor what no float can hold."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) <= sys.float_info.max
+    return isinstance(value, float)
 
 
 def _rows(records: Records, kind: str, count: str) -> list[Row]:
     rows = (
-        {name: value for name, value in record.items() if _is_number(value)}
+        {name: float(value) for name, value in record.items() if _is_number(value)}
         for record in records.get(kind, [])
     )
     return [row for row in rows if math.isfinite(row.get(count, math.nan))]

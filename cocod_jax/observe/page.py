@@ -20,6 +20,7 @@ Records of other kinds are listed as they are.
 
 import contextlib
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +43,11 @@ _PARTS: dict[str, Callable[[Run], str]] = {
     "Notes": _events.notes,
     "Circumstances": _events.circumstances,
 }
+# What numbers, names and lists may raise that are others than those of a run.
+_ODD = (
+    *(ArithmeticError, AttributeError, LookupError),
+    *(RecursionError, TypeError, ValueError),
+)
 
 
 def render(log: str | Path) -> str:
@@ -70,16 +76,17 @@ def render(log: str | Path) -> str:
     """
     check_paths(log=log)
     run = read_run(Path(log))
-    parts = [f"<h1>{html.escaped(run.name)}</h1>\n", _subtitle(run), _tiles(run)]
-    for title, part in _PARTS.items():
-        try:
-            body = part(run)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            # A record of another program may hold anything; the other parts stay.
-            words = f"The log's records cannot be shown here: {error}"
-            body = html.paragraph(words, "alarm")
-        if body:
-            parts.append(html.section(title, body))
+    with warnings.catch_warnings(action="ignore"):  # of numbers that are not finite
+        parts = [f"<h1>{html.escaped(run.name)}</h1>\n", _subtitle(run), _tiles(run)]
+        for title, part in _PARTS.items():
+            try:
+                body = part(run)
+            except _ODD as error:
+                # A record of another program may hold anything; the other parts stay.
+                words = f"The log's records cannot be shown here: {error}"
+                body = html.paragraph(words, "alarm")
+            if body:
+                parts.append(html.section(title, body))
     return html.document(f"{run.name}: a run of cocod_jax", "".join(parts))
 
 
@@ -112,7 +119,7 @@ def write(log: str | Path) -> Path:
     try:
         new.write_text(text, "utf-8")
         os.replace(new, out)
-    except OSError:
+    except BaseException:
         with contextlib.suppress(OSError):
             new.unlink()
         raise
