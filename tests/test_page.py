@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import cocod_jax as cj
 from cocod_jax.observe import page
 from cocod_jax.observe.__main__ import main
+from cocod_jax.observe._run import read_run
 from cocod_jax.observe.loggers import to_jsonl
 
 PARTS = [
@@ -140,6 +141,57 @@ def test_a_page_has_all_that_the_log_has(log):
 def test_participation_that_stays_is_a_sentence(tmp_path):
     text = page.render(write_run(tmp_path / "log.jsonl", participants=(3, 3)))
     assert "3 workers took part in each of 8 rounds." in Outline(text).text
+
+
+def grown(path, before, after):
+    """A log of two workers, then four, whose steps are counted anew: 482 B a step."""
+    rows = lambda steps: [(step, {"loss": 1.0, "sent_bytes": 1928}) for step in steps]
+    with to_jsonl(path) as log:
+        log.write("run", workers=2)
+        for step, scalars in rows(range(4, before + 1, 4)):
+            log(step, scalars)
+            log.write("workers", step=step, distance=[1.0, 2.0])
+        log.write("resized", step=after, step_before=before, workers=4)
+        log.write("resumed", step=after, workers=4)
+        for step, scalars in rows(range(after + 4, after + 17, 4)):
+            log(step, scalars)
+            log.write("workers", step=step, distance=[1.0, 2.0, 3.0, 4.0])
+    return path
+
+
+@pytest.mark.parametrize(("before", "after"), [(36, 16), (12, 20)])
+def test_steps_go_on_where_the_log_counts_anew(before, after, tmp_path):
+    path = grown(tmp_path / "log.jsonl", before, after)
+    steps = [*range(4, before + 17, 4)]
+    run = read_run(path)
+    assert [row["step"] for row in run.rounds] == steps
+    assert [step for step, _ in run.workers] == steps
+    found = Outline(page.render(path)).text
+    for sentence in (
+        f"into exchanges in {before + 16} local steps: 482 B in each step",
+        f"local steps {before + 16} rounds {len(steps)} workers 2, then 4",
+        f"from step workers 0 2 {before} 4",
+        f"{before} resized step_before: {before}; workers: 4; step_after: {after}",
+    ):
+        assert sentence in found, sentence
+
+
+def test_steps_that_are_done_once_more_count_twice(tmp_path):
+    path = tmp_path / "log.jsonl"
+    with to_jsonl(path) as log:
+        log(4, {"loss": 1.0, "sent_bytes": 40})
+        log(8, {"loss": 1.0, "sent_bytes": 40})
+        log.write("resumed", step=4)
+        log(8, {"loss": 1.0, "sent_bytes": 40})
+    assert [row["step"] for row in read_run(path).rounds] == [4, 8, 12]
+    assert "in 12 local steps: 10 B in each step" in page.render(path)
+
+
+def test_bytes_before_any_step_have_no_average(tmp_path):
+    path = tmp_path / "log.jsonl"
+    with to_jsonl(path) as log:
+        log(0, {"sent_bytes": 1000})
+    assert "Each worker put 1 kB into exchanges.<" in page.render(path)
 
 
 def test_a_page_needs_nothing_but_itself(log):

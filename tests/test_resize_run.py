@@ -113,6 +113,10 @@ def test_a_run_goes_on_with_fewer_workers_and_with_more(copied, capsys):
         assert [each["workers"] for each in records["resized"]] == [2, 3][:number]
         assert records["resumed"][-1]["step"] == position.step
         assert [epoch["epoch"] for epoch in records["epoch"]] == [1, 2, 3]
+        # The page counts on where the run with other workers counts anew.
+        trained = records["resized"][0]["step_before"] + 4 * len(records["round"])
+        page = config.log.with_suffix(".html").read_text("utf-8")
+        assert f"into exchanges in {trained} local steps" in page
         losses = [epoch["train_loss"] for epoch in records["epoch"]]
         assert losses[2] < losses[0]
         without_last(config, 2)

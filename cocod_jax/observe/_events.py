@@ -27,14 +27,9 @@ _MOST = 50  # records of a kind in a table
 
 def participation(run: Run) -> str:
     """How many workers took part, from where on, and each one's share."""
-    beginnings = [{"step": 0, **run.circumstances}, *run.records.get("resumed", [])]
-    known = [(r.get("step", 0), r["workers"]) for r in beginnings if "workers" in r]
-    if not known:
+    if not run.sizes:
         return html.paragraph("The log does not say how many workers there were.")
-    changed = [
-        row for i, row in enumerate(known) if i == 0 or row[1] != known[i - 1][1]
-    ]
-    body = html.table(("from step", "workers"), changed)
+    body = html.table(("from step", "workers"), run.sizes)
     shares = run.config.get("micro_batches")
     if isinstance(shares, list) and shares:
         named = {f"worker {i}": n / sum(shares) for i, n in enumerate(shares)}
@@ -83,12 +78,13 @@ def faults(run: Run) -> str:
 
 
 def _event(kind: str, record: Mapping[str, Any]) -> tuple[Any, str, str]:
-    """A row: the step, the kind, and the rest; a restart says no circumstances."""
+    """A row: the step, the kind, and the rest, but for circumstances said before."""
     if kind == "resumed":
         return record.get("step", ""), "resumed", str(record.get("time", ""))
     if set(record) == {"step", "sentence"}:
         return record["step"], kind, str(record["sentence"])
-    rest = {name: value for name, value in record.items() if name != "step"}
+    told = ("step", "config") if kind == "resized" else ("step",)
+    rest = {name: value for name, value in record.items() if name not in told}
     return record.get("step", ""), kind, _words(rest)
 
 

@@ -1,6 +1,7 @@
 """Files of lines, of which a kill may have torn the last, and numbers to write."""
 
 import csv
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from decimal import Decimal
@@ -27,6 +28,38 @@ def plain(value: Any) -> Any:
     if hasattr(value, "tolist"):  # of NumPy or JAX
         return value.tolist()
     raise TypeError(f"{shown(value)} is a {type(value).__name__}, and no real number.")
+
+
+def parsed(line: bytes) -> Any:
+    """What a line of JSON holds; None when it is torn, as half a record is no JSON."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def in_order(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Of each record of a log its kind, and its fields.
+
+    A last line that a kill has torn is left out.
+
+    Raises:
+      TypeError: when ``path`` is no path.
+      ValueError: when a line is no record; it names the line.
+    """
+    check_paths(path=path)
+    with Path(path).open("rb") as file:
+        lines = file.readlines()
+    for number, line in enumerate(lines, start=1):
+        record = parsed(line)
+        if record is None and number == len(lines):
+            break
+        if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
+            raise ValueError(
+                f"line {number} of {path} is no record, a JSON object with a kind: "
+                f"{shown(line)}."
+            )
+        yield record.pop("kind"), record
 
 
 @contextmanager

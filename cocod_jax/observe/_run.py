@@ -3,20 +3,25 @@
 import itertools
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
-from cocod_jax.observe.loggers import Records, read_jsonl
+from cocod_jax.observe._files import in_order
+from cocod_jax.observe.loggers import Records
 
 Row = dict[str, float]
 POINTS = 300  # of a curve; more would not be seen
+_COUNTS_ANEW = ("resized", "resumed")  # from its "step" on
 
 
 class Run(NamedTuple):
     """The records of a log, in order.
+
+    Steps are those that were done: they go on where the log counts anew, as that of a
+    run does whose number of workers has changed.
 
     Attributes:
       name: the log's, without its ending.
@@ -25,7 +30,9 @@ class Run(NamedTuple):
       epochs: the numbers of each, with an "epoch".
       workers: of each round with a record "workers", the step and, by name, an array
         with a number for each worker.
-      records: all of them by kind, as they were read.
+      sizes: from which step on there were how many workers, as the log says.
+      records: all of them by kind; those that count anew have the step of the log as
+        "step_after".
     """
 
     name: str
@@ -33,6 +40,7 @@ class Run(NamedTuple):
     rounds: list[Row]
     epochs: list[Row]
     workers: list[tuple[float, dict[str, np.ndarray]]]
+    sizes: list[tuple[Any, Any]]
     records: Records
 
     @property
@@ -64,7 +72,14 @@ def read_run(log: Path) -> Run:
       ValueError: when it holds no record, or a line is none.
       OSError: when it cannot be read.
     """
-    records = read_jsonl(log)
+    records: Records = {}
+    sizes: list[tuple[Any, Any]] = []
+    for kind, record in _going_on(in_order(log)):
+        records.setdefault(kind, []).append(record)
+        if kind in ("run", *_COUNTS_ANEW) and "workers" in record:
+            size = record["workers"]
+            if not sizes or sizes[-1][1] != size:
+                sizes.append((record.get("step", 0), size))
     if not records:
         raise ValueError(f"{log} holds no record.")
     return Run(
@@ -73,11 +88,42 @@ def read_run(log: Path) -> Run:
         rounds=_rows(records, "round", "step"),
         epochs=_rows(records, "epoch", "epoch"),
         workers=_by_worker(records.get("workers", [])),
+        sizes=sizes,
         records=records,
     )
 
 
-def _is_number(value: Any) -> bool:
+def _going_on(
+    records: Iterable[tuple[str, dict[str, Any]]],
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Records whose "step" counts what was done.
+
+    A record "resized" has the step in the count of before, "step_before", and in the
+    one from there on, which is kept as "step_after". One that was "resumed" does what
+    the log has of later steps once more.
+    """
+    ahead = last = 0
+    for kind, record in records:
+        if (step := _count(record, "step")) is not None:
+            if kind in _COUNTS_ANEW:
+                before = _count(record, "step_before")
+                if before is None:
+                    before = max(last, step)
+                record["step_after"] = step
+                ahead, last = ahead + before - step, step
+            elif kind == "round":
+                last = step
+            record["step"] = step + ahead
+        yield kind, record
+
+
+def _count(record: Mapping[str, Any], name: str) -> float | None:
+    """A number of steps, if it is one that can be added to."""
+    value = record.get(name)
+    return value if _is_number(value) and abs(value) <= 2**53 else None
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
     """Whether it can be drawn: a bool is none, nor what no float can hold."""
     if isinstance(value, int) and not isinstance(value, bool):
         return abs(value) <= sys.float_info.max

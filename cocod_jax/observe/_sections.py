@@ -62,11 +62,13 @@ def _sent(run: Run) -> str:
             'The log does not say what was sent: its rounds have no "sent_bytes".'
         )
     total = sum(row["sent_bytes"] for row in rows)
-    steps = run.rounds[-1]["step"]
-    return html.paragraph(
-        f"Each worker put {human_bytes(total)} into exchanges in {steps:,.0f} local "
-        f"steps: {human_bytes(total / steps)} in each step on average."
-    )
+    said = f"Each worker put {human_bytes(total)} into exchanges"
+    if (steps := run.rounds[-1]["step"]) > 0:
+        said += (
+            f" in {steps:,.0f} local steps: {human_bytes(total / steps)} in each step "
+            "on average"
+        )
+    return html.paragraph(f"{said}.")
 
 
 def _exposed(run: Run) -> str:

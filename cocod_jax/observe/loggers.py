@@ -23,13 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from cocod_jax._checks import check_paths
-from cocod_jax._text import shown
 from cocod_jax.exchanges._base import worker_shares
 from cocod_jax.observe._files import (
     columns_of,
     errors_of,
+    in_order,
     named,
     open_lines,
+    parsed,
     plain,
     whole,
 )
@@ -194,7 +195,7 @@ def to_jsonl(path: str | Path, *, append: bool = False) -> Iterator[Logbook]:
       {"kind": "run", "config": {"period": 8}}
       {"kind": "round", "step": 8, "loss": 0.5}
     """
-    with open_lines(path, append, lambda line: _parsed(line) is None) as file:
+    with open_lines(path, append, lambda line: parsed(line) is None) as file:
         yield Logbook(file)
 
 
@@ -220,29 +221,10 @@ def read_jsonl(path: str | Path) -> Records:
       >>> cj.loggers.read_jsonl(path)
       {'round': [{'step': 8, 'loss': 0.5}]}
     """
-    check_paths(path=path)
-    with Path(path).open("rb") as file:
-        lines = file.readlines()
     records: Records = {}
-    for number, line in enumerate(lines, start=1):
-        parsed = _parsed(line)
-        if parsed is None and number == len(lines):
-            break
-        if not isinstance(parsed, dict) or not isinstance(parsed.get("kind"), str):
-            raise ValueError(
-                f"line {number} of {path} is no record, a JSON object with a kind: "
-                f"{shown(line)}."
-            )
-        records.setdefault(parsed.pop("kind"), []).append(parsed)
+    for kind, record in in_order(path):
+        records.setdefault(kind, []).append(record)
     return records
-
-
-def _parsed(line: bytes) -> Any:
-    """What a line of JSON holds; None when it is torn, as half a record is no JSON."""
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
 
 
 @contextmanager

@@ -13,7 +13,9 @@ The records are those of :mod:`cocod_jax.observe.plots`, and
   :func:`cocod_jax.observe.loggers.per_worker` makes them;
 * "forecast" with "seconds_per_step", "advice" (sentences), and "measured", which has
   the "tc" of :func:`cocod_jax.measure`;
-* "alarm" with "step" and "sentence", "resumed" with "step", and "end" with "status".
+* "alarm" with "step" and "sentence", "resumed" with "step", and "end" with "status";
+* "resized", from where on there are other "workers": with "step", from which the log
+  counts on, and "step_before", where it was in the count of before.
 
 Records of other kinds are listed as they are.
 """
@@ -177,8 +179,8 @@ def _tiles(run: Run) -> str:
     if run.rounds:
         values["local steps"] = f"{run.rounds[-1]['step']:,.0f}"
         values["rounds"] = f"{len(run.rounds):,}"
-    if "workers" in run.circumstances:
-        values["workers"] = run.circumstances["workers"]
+    if run.sizes:
+        values["workers"] = ", then ".join(str(size) for _, size in run.sizes)
     loss = last.get("train_loss", run.rounds[-1].get("loss") if run.rounds else None)
     if loss is not None:
         values["training loss"] = f"{loss:.4g}"
