@@ -1,5 +1,7 @@
 """Checkpoints: states come back to the bit, and others are refused by name."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -88,7 +90,7 @@ def test_the_last_and_the_best_stay(tmp_path):
         assert checkpoints.best is None
         for step, score in scores.items():
             checkpoints.save(step, state, score=score)
-        checkpoints.save(5, state)  # is there already
+        checkpoints.save(5, state)  # by this one, a moment ago
         checkpoints.wait()
         assert checkpoints.steps == [2, 5]
         assert checkpoints.best == 2
@@ -121,6 +123,29 @@ def test_other_numbers_of_workers_are_refused(tmp_path):
             checkpoints.restore(cj.replicate(round_.init(problems.params()), 2))
         with pytest.raises(ValueError, match=r"step=7 is not in .*, which has \[0\]"):
             checkpoints.restore(trained(round_, 0), 7)
+
+
+def test_another_future_is_not_dropped(tmp_path):
+    """Neither one from an earlier step, nor that of a new run in an old folder."""
+    round_ = make_round()
+    first, second = trained(round_), trained(round_, 2)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(4, first)
+        checkpoints.save(8, second)
+    message = r"step={} cannot be saved in .*, which has \[4, 8\]: step 8 .* remove"
+    with Checkpoints(tmp_path) as checkpoints:
+        found = checkpoints.restore(second, 4)
+        assert found is not None
+        other = trained(round_, 3, found.state)
+        for step in (3, 4, 6, 8):
+            with pytest.raises(ValueError, match=message.format(step)):
+                checkpoints.save(step, other)
+    shutil.rmtree(tmp_path / "8")  # as the message says
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(8, other)
+        found = checkpoints.restore(second)
+        assert found is not None
+        assert bits(found.state) == bits(other) != bits(second)
 
 
 def test_bad_arguments_are_named(tmp_path):

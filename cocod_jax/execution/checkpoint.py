@@ -90,6 +90,7 @@ class Checkpoints:
                 f"folder={str(folder)!r} is a file; give a folder."
             )
         self._ocp, self._is_open = ocp, True
+        self._saved: int | None = None
         self._manager = ocp.CheckpointManager(
             self._folder,
             item_handlers={
@@ -131,9 +132,11 @@ class Checkpoints:
         notes: Mapping[str, Any] | None = None,
         score: float | None = None,
     ) -> None:
-        """Saves the state of all workers, unless this step is saved already.
+        """Saves the state of all workers, unless this has just saved this step.
 
         It waits for the round that makes the state, and for the checkpoint before.
+        Steps only go up: one that is not above all that are in the folder is refused,
+        since the last is what :meth:`restore` brings back.
 
         Args:
           step: local steps so far.
@@ -144,8 +147,9 @@ class Checkpoints:
         Raises:
           TypeError: when ``state`` is not a RoundState, or a leaf of it no array; when
             ``notes`` is no mapping that JSON can hold, or ``score`` no number.
-          ValueError: when ``step`` is not an integer of 0 or more, ``state`` has no
-            axis of workers, two leaves have one name, or the context manager has ended.
+          ValueError: when ``step`` is not an integer of 0 or more, or not above those
+            in the folder; when ``state`` has no axis of workers, two leaves have one
+            name, or the context manager has ended.
           OSError: when it cannot be written, such as to a full disk; earlier
             checkpoints stay. An error in the background comes with the next call.
         """
@@ -158,8 +162,16 @@ class Checkpoints:
         check_workers(state)
         check_arrays(state, "state")
         own = {"score": _as_score(score), "notes": _as_json(notes)}
-        if step in self._manager.all_steps():
-            return
+        steps = self.steps
+        if steps and step <= steps[-1]:
+            if step == steps[-1] == self._saved:
+                return
+            raise ValueError(
+                f"step={step} cannot be saved in {self._folder}, which has {steps}: "
+                f"step {steps[-1]} would stay the last one. To go on from an earlier "
+                "one, remove the folders of those after it before this one is opened. "
+                "A new run needs a folder of its own."
+            )
         args, named = self._ocp.args, _by_name(state)
         with self._writes():
             self._manager.save(
@@ -170,6 +182,7 @@ class Checkpoints:
                 ),
                 metrics=None if own["score"] is None else {"score": own["score"]},
             )
+        self._saved = step
 
     def wait(self) -> None:
         """Waits until all that was saved is on disk; raises OSError as :meth:`save`."""
