@@ -166,12 +166,16 @@ def test_a_torn_checkpoint_is_none(tmp_path):
     state = trained(make_round(), 0)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(3, state)
-    (tmp_path / "4.orbax-checkpoint-tmp").mkdir()
+    torn = tmp_path / "4.orbax-checkpoint-tmp"
+    torn.mkdir()
     with Checkpoints(tmp_path) as checkpoints:
         found = checkpoints.restore(state)
         assert found is not None
         assert found.step == 3
         assert checkpoints.steps == [3]
+        assert torn.exists()  # since another program may be writing it
+        checkpoints.save(5, state)
+        assert not torn.exists()
 
 
 def test_keys_and_narrow_floats_keep_their_types(tmp_path):

@@ -41,8 +41,9 @@ class Checkpoints:
 
     A context manager. :meth:`save` copies a state and returns; it is written in the
     background, and a checkpoint is there when all of it is: one that a kill tears is
-    none. With several processes all of them must call every method, with their own part
-    of the state, on one folder that they share.
+    none. Another program may read them meanwhile. With several processes all of them
+    must call every method, with their own part of the state, on one folder that they
+    share.
 
     Args:
       folder: where they are; it is made.
@@ -77,29 +78,35 @@ class Checkpoints:
     def __init__(self, folder: str | Path, *, keep: int = 2):
         check_paths(folder=folder)
         check_counts(keep=keep)
-        ocp = _orbax()
-        policies = ocp.checkpoint_managers
-        score = lambda metrics: metrics["score"]
-        best = policies.BestN(
-            get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False
-        )
-        to_keep = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
         self._folder = Path(folder).absolute()
         if self._folder.exists() and not self._folder.is_dir():
             raise NotADirectoryError(
                 f"folder={str(folder)!r} is a file; give a folder."
             )
-        self._ocp, self._is_open = ocp, True
+        self._ocp, self._keep, self._is_open = _orbax(), keep, True
         self._saved: int | None = None
-        self._manager = ocp.CheckpointManager(
+        self._manager = self._opened(to_write=False)
+
+    def _opened(self, *, to_write: bool) -> Any:
+        """Orbax's manager. One that writes removes what killed runs have left.
+
+        One that only reads must not: that may be what another program is writing.
+        """
+        ocp = self._ocp
+        policies = ocp.checkpoint_managers
+        score = lambda metrics: metrics["score"]
+        best = policies.BestN(
+            get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False
+        )
+        to_keep = policies.AnyPreservationPolicy([policies.LatestN(self._keep), best])
+        return ocp.CheckpointManager(
             self._folder,
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
                 "notes": ocp.JsonCheckpointHandler(),
             },
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=to_keep,
-                cleanup_tmp_directories=True,  # of runs that were killed
+                preservation_policy=to_keep, cleanup_tmp_directories=to_write
             ),
         )
 
@@ -174,6 +181,9 @@ class Checkpoints:
             )
         args, named = self._ocp.args, _by_name(state)
         with self._writes():
+            if self._saved is None:
+                reading, self._manager = self._manager, self._opened(to_write=True)
+                reading.close()
             self._manager.save(
                 step,
                 args=args.Composite(
