@@ -178,6 +178,46 @@ def test_a_torn_checkpoint_is_none(tmp_path):
         assert not torn.exists()
 
 
+def test_a_bit_that_flips_is_found(tmp_path):
+    """In any file of the state and the notes; TensorStore has no sums of numbers."""
+    state = trained(make_round())
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(4, state, notes={"seed": 0})
+        checkpoints.wait()
+        parts = (tmp_path / "4" / "state", tmp_path / "4" / "notes")
+        files = [path for part in parts for path in part.rglob("*") if path.is_file()]
+        files = [path for path in files if path.name != "commit_success.txt"]
+        assert any(path.parent.name == "d" for path in files)
+        for path in files:
+            content = path.read_bytes()
+            middle = len(content) // 2
+            flipped = bytes([content[middle] ^ 1])
+            path.write_bytes(content[:middle] + flipped + content[middle + 1 :])
+            with pytest.raises(ValueError, match=r"step 4 .* is damaged"):
+                checkpoints.restore(state)
+            path.write_bytes(content)
+        found = checkpoints.restore(state)
+        assert found is not None
+        assert bits(found.state) == bits(state)
+
+
+def test_a_file_that_is_gone_is_named_and_one_without_sums_is_read(tmp_path):
+    state = trained(make_round())
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(4, state)
+        checkpoints.wait()
+        part, other = tmp_path / "4" / "state", tmp_path / "other"
+        (part / "_METADATA").rename(other)
+        with pytest.raises(ValueError, match="state/_METADATA is not what was written"):
+            checkpoints.restore(state)
+        other.rename(part / "_METADATA")
+        for sums in tmp_path.glob("4/*/checksums.json"):
+            sums.unlink()  # as earlier versions saved
+        found = checkpoints.restore(state)
+        assert found is not None
+        assert bits(found.state) == bits(state)
+
+
 def test_keys_and_narrow_floats_keep_their_types(tmp_path):
     loss = lambda w, batch: jnp.mean((w.astype(jnp.float32) - batch) ** 2)
     round_ = cj.make_round(loss, optax.sgd(0.1), cj.cocod("workers"), period=1)

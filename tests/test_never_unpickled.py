@@ -65,7 +65,9 @@ def test_a_pickle_is_never_run(name, tmp_path):
     with cj.execution.Checkpoints(tmp_path / "c") as checkpoints:
         checkpoints.save(1, state)
     for part in (tmp_path / "c" / "1").rglob("*"):
-        if part.is_file():
+        if part.name == "checksums.json":
+            part.unlink()  # or Orbax would read none of the others
+        elif part.is_file():
             part.write_bytes(content)
     with (
         cj.execution.Checkpoints(tmp_path / "c") as checkpoints,

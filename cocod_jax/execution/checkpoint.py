@@ -4,6 +4,7 @@ Between two rounds nothing is in flight: the state of all workers is all of a ru
 its data, and that is a function of the step in most pipelines.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,6 +21,8 @@ from cocod_jax._text import shown
 from cocod_jax._trees import check_arrays, is_key
 from cocod_jax.rounds._checks import check_workers
 from cocod_jax.rounds._types import RoundState
+
+_SUMS = "checksums.json"  # one in the folder of each part of a checkpoint
 
 
 class Restored(NamedTuple):
@@ -102,8 +105,8 @@ class Checkpoints:
         return ocp.CheckpointManager(
             self._folder,
             item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
-                "notes": ocp.JsonCheckpointHandler(),
+                "state": _summing(ocp.StandardCheckpointHandler()),
+                "notes": _summing(ocp.JsonCheckpointHandler()),
             },
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=to_keep, cleanup_tmp_directories=to_write
@@ -217,6 +220,9 @@ class Checkpoints:
     def restore(self, like: RoundState, step: int | None = None) -> Restored | None:
         """Reads a state back, to the bit.
 
+        Files whose checksums are not those of what was written are refused. With
+        several processes each compares some of them.
+
         Args:
           like: a state of the same shapes, as ``replicate`` makes it; each array comes
             back to where that one's is.
@@ -244,6 +250,7 @@ class Checkpoints:
         wanted = _of_all_processes(_by_name(like))
         args = self._ocp.args
         try:
+            _check_sums(self._folder / str(step))
             saved = self._manager.item_metadata(step)["state"]
             _check_same(saved, wanted, f"the checkpoint of step {step}")
             found = self._manager.restore(
@@ -303,6 +310,52 @@ def _orbax() -> Any:
             "Checkpoints need Orbax: pip install 'cocod-jax[checkpoint]'"
         ) from error
     return orbax.checkpoint
+
+
+def _summing(handler: Any) -> Any:
+    """This handler of Orbax, leaving the checksums of its files beside them.
+
+    Orbax calls ``finalize`` in the background, in one process, once all have written.
+    """
+    finalize = handler.finalize
+
+    def then_sum(folder: Any) -> None:
+        finalize(folder)
+        folder = Path(folder)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        sums = {path.relative_to(folder).as_posix(): _sum_of(path) for path in files}
+        (folder / _SUMS).write_text(json.dumps(sums, indent=1))
+
+    handler.finalize = then_sum
+    return handler
+
+
+def _sum_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_sums(folder: Path) -> None:
+    """Raises ValueError, in all processes, unless all files are what was written."""
+    sums = {
+        file.parent / name: saved
+        for file in sorted(folder.glob(f"*/{_SUMS}"))  # earlier versions left none
+        for name, saved in json.loads(file.read_text()).items()
+    }
+    paths = list(sums)
+    damaged = -1
+    for index in range(jax.process_index(), len(paths), jax.process_count()):
+        try:
+            is_whole = _sum_of(paths[index]) == sums[paths[index]]
+        except OSError:  # others would wait for a process that raises here
+            is_whole = False
+        if not is_whole:
+            damaged = index
+    if jax.process_count() > 1:
+        damaged = int(multihost_utils.process_allgather(np.int32(damaged)).max())
+    if damaged >= 0:
+        name = paths[damaged].relative_to(folder)
+        raise ValueError(f"{name} is not what was written.")
 
 
 def _by_name(state: RoundState) -> dict[str, jax.Array]:
