@@ -218,6 +218,20 @@ def test_a_file_that_is_gone_is_named_and_one_without_sums_is_read(tmp_path):
         assert bits(found.state) == bits(state)
 
 
+def test_an_array_of_no_numbers_comes_back(tmp_path):
+    loss = lambda w, batch: jnp.mean((w["a"] - batch) ** 2)
+    round_ = cj.make_round(loss, optax.adam(0.1), cj.cocod("workers"), period=1)
+    params = {"a": jnp.ones(3), "none": jnp.zeros([0, 3])}
+    state = cj.replicate(round_.init(params, key=jax.random.key(0)), N)
+    state, _ = cj.distribute(round_)(state, np.zeros([N, 1, 3], np.float32))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(0, state)
+        found = checkpoints.restore(state)
+    assert found is not None
+    assert bits(found.state) == bits(state)
+    assert found.state.params["none"].shape == (N, 0, 3)
+
+
 def test_keys_and_narrow_floats_keep_their_types(tmp_path):
     loss = lambda w, batch: jnp.mean((w.astype(jnp.float32) - batch) ** 2)
     round_ = cj.make_round(loss, optax.sgd(0.1), cj.cocod("workers"), period=1)

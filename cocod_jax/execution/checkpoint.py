@@ -182,7 +182,7 @@ class Checkpoints:
                 "one, remove the folders of those after it before this one is opened. "
                 "A new run needs a folder of its own."
             )
-        args, named = self._ocp.args, _by_name(state)
+        args, named = self._ocp.args, _to_save(state)
         with self._writes():
             if self._saved is None:
                 reading, self._manager = self._manager, self._opened(to_write=True)
@@ -247,7 +247,7 @@ class Checkpoints:
             raise ValueError(
                 f"step={step} is not in {self._folder}, which has {self.steps}."
             )
-        wanted = _of_all_processes(_by_name(like))
+        wanted = _of_all_processes(_to_save(like))
         args = self._ocp.args
         try:
             _check_sums(self._folder / str(step))
@@ -359,23 +359,35 @@ def _check_sums(folder: Path) -> None:
 
 
 def _by_name(state: RoundState) -> dict[str, jax.Array]:
-    """The leaves by their path; PRNG keys as the integers that they are."""
+    """The leaves by their path."""
     named: dict[str, jax.Array] = {}
     for path, leaf in jax.tree.leaves_with_path(state):
         name = jax.tree_util.keystr(path, simple=True, separator=".")
         if name in named:
             raise ValueError(f"two leaves of the state have the name {name!r}.")
-        named[name] = jax.random.key_data(leaf) if is_key(leaf) else leaf
+        named[name] = leaf
     return named
+
+
+def _to_save(state: RoundState) -> dict[str, jax.Array]:
+    """The leaves by their path; PRNG keys as the integers that they are.
+
+    Those that hold no number are left out: Orbax refuses them.
+    """
+    return {
+        name: jax.random.key_data(leaf) if is_key(leaf) else leaf
+        for name, leaf in _by_name(state).items()
+        if leaf.size
+    }
 
 
 def _like(found: Mapping[str, jax.Array], like: RoundState) -> RoundState:
     """The state with the leaves by their path."""
-    own = _of_own_process(dict(found), _by_name(like))
+    own = _of_own_process(dict(found), _to_save(like))
 
     def back(name: str, leaf: jax.Array) -> jax.Array:
         if not is_key(leaf):
-            return own[name]
+            return own[name] if leaf.size else leaf.copy()
         return jax.random.wrap_key_data(own[name], impl=jax.random.key_impl(leaf))
 
     leaves, treedef = jax.tree.flatten(like)
