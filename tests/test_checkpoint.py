@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint
 import pytest
 
 import cocod_jax as cj
@@ -216,6 +217,20 @@ def test_a_file_that_is_gone_is_named_and_one_without_sums_is_read(tmp_path):
         found = checkpoints.restore(state)
         assert found is not None
         assert bits(found.state) == bits(state)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    with orbax.checkpoint.CheckpointManager(tmp_path / "orbax") as manager:
+        args = orbax.checkpoint.args.StandardSave({"w": jnp.ones(3)})
+        manager.save(3, args=args)
+    photos = tmp_path / "photos" / "2024"
+    photos.mkdir(parents=True)
+    (photos / "one.jpg").touch()
+    (photos / "commit_success.txt").touch()  # where folders cannot be renamed
+    for folder, name in (("orbax", 3), ("photos", 2024)):
+        message = f"something else than states of a run: {name} .* of its own"
+        with pytest.raises(ValueError, match=f"folder='.*{folder}' has {message}"):
+            Checkpoints(tmp_path / folder)
 
 
 def test_an_array_of_no_numbers_comes_back(tmp_path):

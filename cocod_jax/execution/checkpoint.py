@@ -57,7 +57,8 @@ class Checkpoints:
       ImportError: when Orbax is not installed; it says how to install it.
       NotADirectoryError: when ``folder`` is a file.
       TypeError: when ``folder`` is no path.
-      ValueError: when ``keep`` is not an integer of at least 1.
+      ValueError: when ``keep`` is not an integer of at least 1, or the folder has
+        something else with a number for a name, such as Orbax's own checkpoints.
 
     Examples:
       >>> loss = lambda w, batch: 0.5 * (w - batch) ** 2
@@ -89,6 +90,13 @@ class Checkpoints:
         self._ocp, self._keep, self._is_open = _orbax(), keep, True
         self._saved: int | None = None
         self._manager = self._opened(to_write=False)
+        for step in self.steps:
+            if _is_foreign(self._folder / str(step)):
+                self._manager.close()
+                raise ValueError(
+                    f"folder={str(folder)!r} has something else than states of a run: "
+                    f"{step} is no checkpoint of theirs. Give a folder of its own."
+                )
 
     def _opened(self, *, to_write: bool) -> Any:
         """Orbax's manager. One that writes removes what killed runs have left.
@@ -310,6 +318,13 @@ def _orbax() -> Any:
             "Checkpoints need Orbax: pip install 'cocod-jax[checkpoint]'"
         ) from error
     return orbax.checkpoint
+
+
+def _is_foreign(step: Path) -> bool:
+    """Whether another program made a folder; one that is being removed may be ours."""
+    of_orbax = {"metrics", "_CHECKPOINT_METADATA", "commit_success.txt"}
+    names = {path.name for path in step.glob("*")}
+    return bool(names - of_orbax) and not names & {"state", "notes"}
 
 
 def _summing(handler: Any) -> Any:
