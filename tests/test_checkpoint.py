@@ -212,6 +212,10 @@ def test_a_file_that_is_gone_is_named_and_one_without_sums_is_read(tmp_path):
         with pytest.raises(ValueError, match="state/_METADATA is not what was written"):
             checkpoints.restore(state)
         other.rename(part / "_METADATA")
+        notes = (tmp_path / "4" / "notes").rename(other)
+        with pytest.raises(ValueError, match=r"step 4 .* is damaged: .*notes"):
+            assert checkpoints.best is None
+        notes.rename(tmp_path / "4" / "notes")
         for sums in tmp_path.glob("4/*/checksums.json"):
             sums.unlink()  # as earlier versions saved
         found = checkpoints.restore(state)

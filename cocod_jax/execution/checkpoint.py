@@ -136,9 +136,16 @@ class Checkpoints:
 
     @property
     def best(self) -> int | None:
-        """The step of the one with the highest score; None without any score."""
+        """The step of the one with the highest score; None without any score.
+
+        Raises:
+          ValueError: when one is damaged, naming the steps of the others.
+        """
         self.wait()
-        scores = {step: self._notes(step)["score"] for step in self.steps}
+        scores = {}
+        for step in self.steps:
+            with self._reads(step):
+                scores[step] = self._notes(step)["score"]
         known = [step for step, score in scores.items() if score is not None]
         return max(known, key=lambda step: scores[step], default=None)
 
@@ -257,7 +264,7 @@ class Checkpoints:
             )
         wanted = _of_all_processes(_to_save(like))
         args = self._ocp.args
-        try:
+        with self._reads(step):
             _check_sums(self._folder / str(step))
             saved = self._manager.item_metadata(step)["state"]
             _check_same(saved, wanted, f"the checkpoint of step {step}")
@@ -268,16 +275,22 @@ class Checkpoints:
                 ),
             )
             notes = self._notes(step)["notes"]
+        return Restored(step, _like(found["state"], like), notes)
+
+    @contextmanager
+    def _reads(self, step: int) -> Iterator[None]:
+        """Raises ValueError for what is raised of whichever file of a checkpoint."""
+        try:
+            yield
         except _Unlike:
             raise
-        except Exception as error:  # of whichever file it is
+        except Exception as error:
             others = [each for each in self.steps if each != step]
             raise ValueError(
                 f"the checkpoint of step {step} in {self._folder} is damaged: "
                 f"{_first_line(error)} Others are of steps {others}: restore one of "
                 "them by its step."
             ) from error
-        return Restored(step, _like(found["state"], like), notes)
 
     def _notes(self, step: int) -> dict[str, Any]:
         """The score and the notes that were saved."""
