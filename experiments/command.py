@@ -3,7 +3,8 @@
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn, TypeVar
 
 import tyro
@@ -17,6 +18,15 @@ USAGE = 2
 
 class UsageError(ValueError):
     """What was asked for cannot be done; the message is all that a user has to read."""
+
+
+@contextmanager
+def refused() -> Iterator[None]:
+    """Raises a ValueError within as a UsageError: what came is the user's."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(error) from None
 
 
 STOPPING = """

@@ -173,6 +173,7 @@ def resized(
     with to_jsonl(after.log, append=True) as log:
         log.write("resized", **record)
     with saving.Saver(after, new.data.digest, first=True) as saver:
+        saver.begin()
         saver.save(step, state, position.recorder, equal=True)
     return step, record
 

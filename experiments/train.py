@@ -278,8 +278,9 @@ def main(config: RunConfig) -> int:
             "parameters": parameter_count(job.task.init),
         }
         rounds = sum(count for _, count in phases(job))
+        saver = saving.Saver(config, job.data.digest, first=first)
         try:
-            with saving.Saver(config, job.data.digest, first=first) as saver:
+            with saver:
                 start = beginning(job, saver)
                 position = start[1]
                 resumed = None if position is None else position.step
@@ -289,6 +290,11 @@ def main(config: RunConfig) -> int:
                 show = progress.Training(
                     reporter, config.epochs, rounds, job.task.unit, rounds - left
                 )
+                said = None
+                if config.forecast and resumed is None:
+                    reporter.now("measuring for the forecast")
+                    said = forecast(config, layout, job.task, job.data)
+                saver.begin()
                 goes_on = resumed if first else None  # others have no log to go on in
                 beside = config if first else dataclasses.replace(config, writers=())
                 with (
@@ -297,9 +303,7 @@ def main(config: RunConfig) -> int:
                 ):
                     if job.data.notes and resumed is None:
                         log.write("data", notes=job.data.notes)
-                    if config.forecast and resumed is None:
-                        reporter.now("measuring for the forecast")
-                        said = forecast(config, layout, job.task, job.data)
+                    if said is not None:
                         log.write("forecast", **said)
                     state = train(job, log, show, saver, start, write)
                     trained = consensus(job, state)
@@ -309,11 +313,10 @@ def main(config: RunConfig) -> int:
                         sample = job.data.sample(*trained)
                         log.write("sample", text=sample)
         except KeyboardInterrupt as stop:
-            reporter.line(
-                "Interrupted; the log holds everything up to here, and --resume goes "
-                "on from the last checkpoint."
-            )
+            reporter.line(interrupted(saver))
             status = exit_status(stop)
+            if not (saver.has_begun and path.exists()):
+                return status
     if not first:
         return status
     epochs = read_jsonl(path).get("epoch", [])
@@ -324,6 +327,21 @@ def main(config: RunConfig) -> int:
         console.print(Panel(Text(sample), title="what the consensus writes"))
     console.print(closing_table(job, epochs, path, page, model))
     return status
+
+
+def interrupted(saver: saving.Saver) -> str:
+    """What there is of a run that was stopped, for people."""
+    if not saver.has_begun:
+        return (
+            "Interrupted before the first round: nothing is saved, and an earlier run "
+            "of this name is as it was."
+        )
+    if not saver.steps:
+        return "Interrupted before the first checkpoint: --resume begins anew."
+    return (
+        "Interrupted; the log holds everything up to here, and --resume goes on from "
+        f"the checkpoint of step {saver.steps[-1]}."
+    )
 
 
 def beginning(

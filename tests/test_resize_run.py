@@ -77,6 +77,7 @@ def of_four(tmp_path_factory):
         log.write("epoch", epoch=1, train_loss=9.0, test_accuracy=0.1, test_loss=9.0)
     memory = {"epoch": 1, "losses": [], "alarm": cj.DriftAlarm().memory()}
     with saving.Saver(config, job.data.digest, first=True) as saver:
+        saver.begin()
         # The first end of a round after that of the epoch.
         step = -(-job.data.steps_per_epoch // 4) * 4
         saver.save(step, state, memory)

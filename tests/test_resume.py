@@ -16,13 +16,14 @@ import pytest
 
 from cocod_jax.observe.loggers import read_jsonl
 from docs.generate import DOCS
-from experiments import command, evaluate, train
+from experiments import command, evaluate, tasks, train
 from experiments.chaos.outcome import timeless
 from experiments.config import RunConfig, config_type, from_plain, parse
 from experiments.job import saving
 from experiments.processes import rendezvous
 from tests import test_train_processes
 from tests.marks import seldom
+from tests.test_train import numbers
 
 TEXT = test_train_processes.TEXT
 STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -123,6 +124,47 @@ def test_what_a_finished_run_has_left_is_not_trained_again(tmp_path, monkeypatch
     run(arguments)
     assert "resumed" not in read_jsonl(config.log)
     assert timeless(config) == before
+
+
+def left(config):
+    """All that a run has left, by its name."""
+    files = (path for path in config.out.rglob("*") if path.is_file())
+    return {path: path.read_bytes() for path in files}
+
+
+def test_a_run_is_replaced_by_one_that_trains_and_by_no_other(
+    tmp_path, monkeypatch, stop_after, capsys
+):
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setitem(tasks.TASKS, "images", numbers)
+    arguments = ["--workers=2", "--epochs=2", f"--out={tmp_path}"]
+    config = run(arguments)
+    before = left(config)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "forecast", lambda *_: signal.raise_signal(signal.SIGTERM))
+        run([*arguments, "--forecast"], status=128 + signal.SIGTERM)
+    assert "an earlier run of this name is as it was" in capsys.readouterr().out
+    assert left(config) == before
+    # What comes while the first round compiles waits until rounds have run.
+    stop_after(1)
+    run(arguments, status=128 + signal.SIGTERM)
+    assert "--resume goes on from the checkpoint of step 8." in capsys.readouterr().out
+    assert not (config.folder / saving.MODEL).exists()
+    run([*arguments, "--resume"])
+    assert read_jsonl(config.log)["resumed"][0]["step"] == 8
+
+
+def test_what_is_refused_leaves_the_run_that_is_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(tasks.TASKS, "images", numbers)
+    arguments = ["--workers=1", "--forecast", f"--out={tmp_path}"]
+    config = parse(arguments)
+    config.folder.mkdir()
+    for file in (config.log, config.folder / saving.MODEL):
+        file.write_text("of the run before")
+    before = left(config)
+    run(arguments, status=2)
+    assert "a single worker has nothing to exchange" in capsys.readouterr().err
+    assert left(config) == before
 
 
 @pytest.mark.matrix  # tests/test_checkpoint.py has it without a job

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 import cocod_jax as cj
 from experiments import logbook
-from experiments.command import UsageError
+from experiments.command import UsageError, refused
 from experiments.config import WITHOUT_INFLUENCE, RunConfig, from_plain
 from experiments.processes import rendezvous
 
@@ -44,11 +44,17 @@ class Position(NamedTuple):
 class Saver:
     """The checkpoints of one run; a context manager, alike in all processes.
 
+    A run that does not resume replaces an earlier one of its name when :meth:`begin`
+    is called, and not before.
+
     Args:
-      config: of the run. Where it does not resume, what an earlier run with this name
-        has left is removed, unless the same launch has left it: that has restarted.
+      config: of the run. It goes on where it is to resume, or where the same launch
+        has begun it: that has restarted.
       digest: of its data.
       first: whether this is the process that writes the log.
+
+    Raises:
+      UsageError: when it goes on in one process and not in another.
     """
 
     def __init__(self, config: RunConfig, digest: str, *, first: bool):
@@ -56,22 +62,45 @@ class Saver:
         self._config, self._first = config, first
         self._digest = digest
         self._goes_on = config.resume or _is_of_this_launch(config.folder)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("all have seen what is there")
-        if first and not self._goes_on:
-            shutil.rmtree(config.folder, ignore_errors=True)
-            _say_launch(config.folder)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("an old run is gone")
-        self._checkpoints = cj.execution.Checkpoints(
-            config.folder / "checkpoints", keep=config.keep
-        )
+        with refused():
+            cj.workers.check_agreement({"resume": self._goes_on})
+        self._checkpoints = self._opened() if self._goes_on else None
+
+    def _opened(self) -> cj.execution.Checkpoints:
+        folder = self._config.folder / "checkpoints"
+        return cj.execution.Checkpoints(folder, keep=self._config.keep)
 
     def __enter__(self) -> "Saver":
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        self._checkpoints.__exit__(error)
+        if self._checkpoints is not None:
+            self._checkpoints.__exit__(error)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether what is there is this run's, and not that of an earlier one."""
+        return self._checkpoints is not None
+
+    @property
+    def steps(self) -> list[int]:
+        """Those from which this run can go on, in order."""
+        return [] if self._checkpoints is None else self._checkpoints.steps
+
+    def begin(self) -> None:
+        """Makes room for a run that begins: what an earlier one has left is removed.
+
+        All processes call it before the first :meth:`save`, when nothing can be refused
+        any more.
+        """
+        if self._checkpoints is not None:
+            return
+        if self._first:
+            shutil.rmtree(self._config.folder, ignore_errors=True)
+            _say_launch(self._config.folder)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("an old run is gone")
+        self._checkpoints = self._opened()
 
     def is_due(self, rounds: int) -> bool:
         """Whether to save after so many rounds, at an epoch's end or not."""
@@ -88,6 +117,7 @@ class Saver:
         equal: bool = False,
     ) -> None:
         """Saves all that the run needs to go on from here."""
+        assert self._checkpoints is not None  # it has begun
         log = self._config.log
         lines = log.read_bytes().count(b"\n") if self._first else 0
         position = Position(step, lines, recorder, equal)
@@ -105,8 +135,8 @@ class Saver:
         """
         try:
             # Without this, one with a folder of its own would leave the others waiting.
-            cj.workers.check_agreement({"checkpoints": self._checkpoints.steps})
-            found = self._checkpoints.restore(like) if self._goes_on else None
+            cj.workers.check_agreement({"checkpoints": self.steps})
+            found = self._checkpoints.restore(like) if self._checkpoints else None
         except ValueError as error:
             raise UsageError(error) from None
         if found is None:
