@@ -10,6 +10,7 @@ its own.
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -99,6 +100,11 @@ class RunConfig(Options):
         raise NotImplementedError
 
     @property
+    def content(self) -> str | None:
+        """Of data in a file, a short digest: others may have the same name."""
+        return None
+
+    @property
     def sharing(self) -> tuple[int, int]:
         """How many devices share a worker's model, by "fsdp" and by "tensor"."""
         return 1, 1
@@ -109,6 +115,7 @@ class RunConfig(Options):
 
         Its name has every option that influences the run and differs from its default,
         so that runs that differ do not share a log: ``digits-cnn-ssgd-period=8-seed0``.
+        Of a text in a file it has the content, wherever the file is.
         """
         return self.out / f"{self._name()}.jsonl"
 
@@ -126,6 +133,8 @@ class RunConfig(Options):
             for field in dataclasses.fields(self)
             if field.name not in named and getattr(self, field.name) != field.default
         ]
+        if self.content is not None:
+            options.append(f"content={self.content}")
         words = "-".join([*map(_word, first), *options])
         if len(words) > LONGEST_NAME:
             rest = hashlib.sha256(words.encode()).hexdigest()[:12]
@@ -257,6 +266,14 @@ class TextConfig(RunConfig):
     def subject(self) -> str:
         """The name of the text."""
         return "pydoc" if self.data_file is None else self.data_file.stem
+
+    @functools.cached_property
+    def content(self) -> str | None:
+        """The beginning of the text's SHA-256; None where there is no file to read."""
+        if self.data_file is None or not self.data_file.is_file():
+            return None
+        with self.data_file.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:8]
 
 
 CONFIGS: dict[str, type[RunConfig]] = {"images": TrainConfig, "text": TextConfig}

@@ -1,6 +1,7 @@
 """The main job on text: from the command line to a log, a figure and a sample."""
 
 import dataclasses
+import hashlib
 import math
 import re
 from types import SimpleNamespace
@@ -198,6 +199,21 @@ def test_runs_have_logs_by_their_texts_and_options(tmp_path):
     assert TextConfig().log.name == "pydoc-tiny-cocod-seed0.jsonl"
     run = TextConfig(data_file=tmp_path / "a b.txt", context=64, seed=1)
     assert run.log.name == "a_b-tiny-cocod-context=64-seed1.jsonl"
+
+
+def test_texts_of_one_name_have_runs_of_their_own(tmp_path):
+    """Another text, and the first one at another place."""
+    logs = []
+    for folder, words in (("a", "one"), ("b", "another"), ("moved", "one")):
+        file = tmp_path / folder / "book.txt"
+        file.parent.mkdir()
+        file.write_text(words)
+        run = TextConfig(data_file=file)
+        assert run.subject == "book"
+        logs.append(run.log.name)
+    digest = hashlib.sha256(b"one").hexdigest()[:8]
+    assert logs[0] == logs[2] == f"book-tiny-cocod-content={digest}-seed0.jsonl"
+    assert logs[1] != logs[0]
 
 
 def test_a_study_compares_losses(small, tmp_path):
