@@ -20,7 +20,15 @@ from typing import Any, Literal
 import tyro
 
 from cocod_jax._checks import check_period
-from experiments.options import Count, NonNegative, Options, Partition, Positive, Whole
+from experiments.options import (
+    Count,
+    NonNegative,
+    Options,
+    Partition,
+    Positive,
+    Seed,
+    Whole,
+)
 
 Algorithm = Literal["ssgd", "pipe_sgd", "local_sgd", "cocod", "streamed"]
 """What is trained; CoCoD-SGD at any delay."""
@@ -62,7 +70,7 @@ class RunConfig(Options):
     batch_size: Count
     """Examples in one local batch of one worker, or in one of its micro-batches."""
 
-    seed: Whole = 0
+    seed: Seed = 0
     """Draws the initial model, the order of the data and the augmentation."""
     via: Literal["pmap", "shard_map"] = "pmap"
     """What maps the round over the devices."""
@@ -297,7 +305,16 @@ def parse(args: Sequence[str]) -> RunConfig:
 
 
 def from_plain(plain: Mapping[str, Any]) -> RunConfig:
-    """The configuration that a log or a model holds, as it came from JSON."""
+    """The configuration that a log or a model holds, as it came from JSON.
+
+    Raises:
+      ValueError: when it is that of no task, or a value is none of its option.
+    """
+    if plain.get("task") not in CONFIGS:
+        raise ValueError(
+            f"task={plain.get('task')!r} of the configuration must be one of "
+            f"{[*CONFIGS]}."
+        )
     own = CONFIGS[plain["task"]]
     values: dict[str, Any] = {name: plain[name] for name in _fields(own) & plain.keys()}
     for name, value in values.items():

@@ -40,9 +40,11 @@ def main(config: EvaluateConfig) -> None:
             if not hasattr(run, name):
                 raise command.UsageError(f"{name} is not for task={run.task!r}.")
             run = dataclasses.replace(run, **{name: elsewhere})
-    task = task_of(run)
-    model = saving.filled(jax.eval_shape(task.init, jax.random.key(0)), arrays)
-    data = task.load(run.workers or 1)  # of which the test data alone are used
+    with command.refused():
+        task = task_of(run)
+        model = saving.filled(jax.eval_shape(task.init, jax.random.key(0)), arrays)
+        # Of which the test data alone are used.
+        data = task.load(run.workers or len(run.micro_batches or (1,)))
     table = Table(
         show_header=False, title=f"{run.model} on {run.subject}", min_width=60
     )

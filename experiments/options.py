@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from cocod_jax._checks import (
     check_counts,
@@ -30,6 +30,24 @@ class Must(NamedTuple):
     """Metadata of a type: ``check(name=value)`` raises ValueError, and names both."""
 
     check: Callable[..., None]
+
+
+def _one_of(*choices: Any) -> Callable[..., None]:
+    """A check that raises ValueError, with name and value, unless it is one of them."""
+
+    def check(**values: Any) -> None:
+        for name, value in values.items():
+            if value not in choices:
+                raise ValueError(f"{name}={value!r} must be one of {[*choices]}.")
+
+    return check
+
+
+def _check_seed(**values: int) -> None:
+    check_whole(**values)
+    for name, value in values.items():
+        if value >= 2**32:
+            raise ValueError(f"{name}={value} must be below 2**32, as JAX draws by it.")
 
 
 def _check_link(**values: str) -> None:
@@ -53,6 +71,8 @@ Count = Annotated[int, Must(check_counts)]
 """1 or more."""
 Whole = Annotated[int, Must(check_whole)]
 """0 or more."""
+Seed = Annotated[int, Must(_check_seed)]
+"""0 or more, in 32 bits: of a larger one JAX would take the last ones alone."""
 Positive = Annotated[float, Must(check_positive)]
 """Above 0, and finite."""
 NonNegative = Annotated[float, Must(check_non_negative)]
@@ -88,6 +108,8 @@ def _found(kind: Any, name: str, value: Any) -> Iterator[tuple[Must, str, Any]]:
         return
     if get_origin(kind) is Annotated:
         yield from ((m, name, value) for m in kind.__metadata__ if isinstance(m, Must))
+    elif get_origin(kind) is Literal:
+        yield Must(_one_of(*get_args(kind))), name, value
     elif get_origin(kind) in (Union, UnionType):
         for each in get_args(kind):
             yield from _found(each, name, value)

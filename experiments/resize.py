@@ -87,6 +87,7 @@ def found(run: Path) -> tuple[RunConfig, int]:
     Raises:
       UsageError: when its log is not there, or is another run's.
     """
+    run = run.absolute()  # or "." would have no name
     log = run.with_name(f"{run.name}.jsonl")
     try:
         records = read_jsonl(log)

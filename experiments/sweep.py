@@ -23,7 +23,7 @@ from cocod_jax.observe.loggers import read_jsonl
 from cocod_jax.style import ALGORITHMS
 from experiments import command, figures, logbook, markdown
 from experiments.config import WITHOUT_INFLUENCE, Algorithm, RunConfig, parse
-from experiments.options import Options, Whole
+from experiments.options import Options, Seed
 
 BEFORE = {
     "task": "images",
@@ -41,7 +41,7 @@ class SweepConfig(Options):
 
     algorithms: tuple[Algorithm, ...] = get_args(Algorithm)
     """Which ones run."""
-    seeds: tuple[Whole, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     """Each algorithm runs once for each of them."""
     out: Path = Path("runs/sweep")
     """Folder for the logs, the figure and the table."""

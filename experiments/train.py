@@ -51,12 +51,17 @@ class Job(NamedTuple):
 
 
 def prepare(config: RunConfig, layout: Layout) -> Job:
-    """Loads the data, builds the model and the rounds, alike in all processes."""
-    task = task_of(config)
-    data = task.load(layout.workers)
-    check_agreement(config, data)
-    optimizer = task.optimizer(layout.workers, data.steps_per_epoch)
-    warm, main = make_rounds(config, task.loss_fn, optimizer)
+    """Loads the data, builds the model and the rounds, alike in all processes.
+
+    Raises:
+      UsageError: when the data, or the options together, cannot be trained on.
+    """
+    with command.refused():
+        task = task_of(config)
+        data = task.load(layout.workers)
+        check_agreement(config, data)
+        optimizer = task.optimizer(layout.workers, data.steps_per_epoch)
+        warm, main = make_rounds(config, task.loss_fn, optimizer)
     return Job(config, layout, task, data, warm, main)
 
 
@@ -83,10 +88,8 @@ def check_agreement(config: RunConfig, data: Data) -> None:
     """
     own = logbook.plain(config)
     settings = {name: own[name] for name in own if name not in WITHOUT_INFLUENCE}
-    try:
+    with command.refused():
         cj.workers.check_agreement({**settings, "data": data.digest})
-    except ValueError as error:
-        raise UsageError(error) from None
 
 
 def certifiable(argv: list[str], devices: int) -> tuple[cj.Round, Any, Any]:

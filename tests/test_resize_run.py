@@ -170,6 +170,12 @@ def test_what_cannot_be_resized_is_named(change, message, copied):
     assert not [path for path in copied.out.iterdir() if path.name.startswith(".")]
 
 
+def test_a_run_is_found_from_inside_its_folder(copied, monkeypatch):
+    monkeypatch.chdir(copied.folder)
+    config, workers = resize.found(Path())
+    assert (config.folder, workers) == (copied.folder, 4)
+
+
 def test_a_newcomer_with_another_model_is_refused(copied, capsys):
     """As that of a process whose folder is an older copy would be."""
     config = resized(copied, 2)

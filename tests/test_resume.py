@@ -13,10 +13,11 @@ import time
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from cocod_jax.observe.loggers import read_jsonl
 from docs.generate import DOCS
-from experiments import command, evaluate, tasks, train
+from experiments import command, evaluate, logbook, tasks, train
 from experiments.chaos.outcome import timeless
 from experiments.config import RunConfig, config_type, from_plain, parse
 from experiments.job import saving
@@ -242,6 +243,12 @@ def test_a_model_is_evaluated_as_its_run_was(tmp_path, capsys, monkeypatch):
         out = capsys.readouterr().out
         assert f"{epoch['test_accuracy']:.4f}" in out
         assert f"{epoch['test_loss']:.4f}" in out
+    _, arrays = saving.load(config.folder)
+    file, plain = tmp_path / "other.safetensors", logbook.plain(config)
+    plain |= {"partition": "by_class", "micro_batches": [2, 1]}
+    save_file(arrays, file, metadata={"config": json.dumps(plain)})
+    with pytest.raises(command.UsageError, match="by_class' has its own sizes"):
+        evaluate.main(evaluate.EvaluateConfig(model=file))
 
 
 def test_the_snippet_of_the_page_predicts(text_file, tmp_path):
@@ -269,6 +276,24 @@ def test_a_file_that_is_no_model_is_refused(content, message, tmp_path):
         file.write_bytes(content)
     with pytest.raises(command.UsageError, match=message):
         saving.load(file)
+
+
+@pytest.mark.parametrize(
+    ("plain", "message"),
+    [
+        ({}, "task=None of the configuration must be one of"),
+        ({"task": "speech"}, "task='speech' of the configuration must be one of"),
+        ({"task": "images", "period": 0}, "period=0 must be an integer of at least 1."),
+        ({"task": "images", "model": "vgg99"}, "model='vgg99' must be one of"),
+        ([], "is no trained model: "),
+    ],
+)
+def test_a_model_of_an_impossible_run_is_refused(plain, message, tmp_path):
+    file = tmp_path / "model.safetensors"
+    save_file({}, file, metadata={"config": json.dumps(plain)})
+    with pytest.raises(command.UsageError, match=message) as refused:
+        saving.load(file)
+    assert not str(refused.value).endswith("..")
 
 
 def test_a_configuration_comes_back_from_json():

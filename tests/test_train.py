@@ -27,6 +27,8 @@ from cocod_jax.style import ALGORITHMS
 from experiments import command, data, figures, logbook, tasks, train
 from experiments.algorithms import AXIS, RECIPES, local_optimizer, make_rounds
 from experiments.config import WITHOUT_INFLUENCE, Algorithm, Measured, TrainConfig
+from experiments.data.cifar import CIFAR10
+from experiments.job.layout import Layout
 from experiments.tasks import Data, Task
 
 ROOT = Path(__file__).parent.parent
@@ -342,6 +344,30 @@ def test_a_folder_of_archives_is_for_cifar(tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit, match="2"):
         tyro.cli(TrainConfig, args=["--data-dir", str(tmp_path)])
     assert "is for data='cifar10'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--data cifar10 --data-dir {}", "data_batch_1.bin has 3 bytes instead of"),
+        ("--data digits --partition by_class --micro-batches 2 1", "its own sizes"),
+        ("--seed 99999999999999999999", "must be below 2**32"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_said(
+    options, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(train, "layout_of", lambda config: Layout(jax.devices()[:2]))
+    monkeypatch.setenv("COLUMNS", "300")
+    folder = tmp_path / "cifar" / CIFAR10.folder
+    folder.mkdir(parents=True)
+    (folder / "data_batch_1.bin").write_bytes(b"cut")
+    words = f"--workers 2 --out {tmp_path / 'runs'} {options}"
+    arguments = words.format(folder.parent).split()
+    with pytest.raises(SystemExit, match="2"):
+        command.run(train.main, TrainConfig, "", arguments)
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 # ------------------------------------------------------------------ names of logs

@@ -8,7 +8,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal, get_args
 
-from experiments.options import Count, Options, Positive, Share, Whole
+from experiments.options import Count, Options, Positive, Seed, Share
 
 Kind = Literal["killed", "halted", "exception", "cut", "slowed"]
 """SIGKILL; SIGSTOP; an exception in Python; the link to the others cut; SIGSTOP until
@@ -65,7 +65,7 @@ class ChaosConfig(Options):
     """Of each run."""
     starting: Share = 0.4
     """The share of them that comes while processes start; the rest while they train."""
-    seed: Whole = 0
+    seed: Seed = 0
     """Draws the faults: kinds, processes and moments."""
     timeout: Count = 10
     """Seconds after which a process that is not heard of is missing."""

@@ -8,7 +8,7 @@ those that let workers go far apart fall behind.
 import dataclasses
 from pathlib import Path
 
-from experiments.options import Count, NonNegative, Partition, Positive, Whole
+from experiments.options import Count, NonNegative, Partition, Positive, Seed
 from experiments.streaming.config import ROW, MlpProblem
 
 
@@ -18,7 +18,7 @@ class CompareConfig(MlpProblem):
 
     partitions: tuple[Partition, ...] = ("iid", "dirichlet:0.3")
     """How the training data are split."""
-    seeds: tuple[Whole, ...] = tuple(range(5))
+    seeds: tuple[Seed, ...] = tuple(range(5))
     """Each draws a network, a split and batches, the same for all algorithms."""
     workers: Count = 8
     """N."""

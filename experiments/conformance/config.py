@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from experiments.conformance import published
-from experiments.options import File, Options, Whole
+from experiments.options import File, Options, Seed
 
 Compared = Literal["ssgd", "local_sgd", "vrl_sgd"]
 
@@ -22,9 +22,9 @@ class ConformanceConfig(Options):
 
     data_file: File | None = None
     """Tiny Shakespeare, for the runs on text that are not finished."""
-    text_seeds: tuple[Whole, ...] = (0,)
+    text_seeds: tuple[Seed, ...] = (0,)
     """Each draws a network and batches of text, the same for all of its runs."""
-    labels_seeds: tuple[Whole, ...] = (0,)
+    labels_seeds: tuple[Seed, ...] = (0,)
     """The same, of digits."""
     resets: tuple[bool, ...] = (False,)
     """Whether AdamW begins anew in every round of text, as it did before the commit of

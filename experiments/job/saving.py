@@ -254,12 +254,13 @@ def load(path: Path) -> tuple[RunConfig, dict[str, np.ndarray]]:
     file = path / MODEL if path.is_dir() else path
     try:
         with safe_open(file, framework="numpy") as tensors:
-            config = json.loads((tensors.metadata() or {})["config"])
+            config = from_plain(json.loads((tensors.metadata() or {})["config"]))
             names = list(tensors.keys())
             arrays = {name: tensors.get_tensor(name) for name in names}
     except Exception as error:  # of the reader, which says what it is
-        raise UsageError(f"{str(file)!r} is no trained model: {error}.") from None
-    return from_plain(config), arrays
+        why = str(error).removesuffix(".")
+        raise UsageError(f"{str(file)!r} is no trained model: {why}.") from None
+    return config, arrays
 
 
 def filled(like: Any, arrays: dict[str, np.ndarray]) -> tuple[Any, Any]:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from experiments import data
 from experiments.config import Algorithm, Model, TrainConfig
-from experiments.options import File, LinkRate, Options, Whole
+from experiments.options import File, LinkRate, Options, Seed
 
 # How fast each of four unequal workers is; equal shares give each the mean.
 SPEEDS = (3, 2, 2, 1)
@@ -33,7 +33,7 @@ class PaperConfig(Options):
     the paper's scale wants to be told."""
     data_dir: Path | None = None
     """Where the CIFAR archives are."""
-    seeds: tuple[Whole, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     """Each run is repeated for each of them."""
     overlap: File = Path("experiments/results/20261124_overlap/overlap.jsonl")
     """The log of ``experiments.overlap`` that Tc and Tm come from."""

@@ -8,7 +8,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from experiments.options import Count, LinkRate, Options, Positive, Whole
+from experiments.options import Count, LinkRate, Options, Positive, Seed
 
 Numbers = Literal["float32", "int8", "int4"]
 """What travels; float32 is what the parameters are."""
@@ -29,7 +29,7 @@ class SlowLinksConfig(Options):
     less time."""
     workers: Count = 2
     """Processes, each on its core."""
-    seeds: tuple[Whole, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     """Everything runs once for each."""
     out: Path = Path("runs/slow_links")
     """Folder for the logs, the table and the figure."""

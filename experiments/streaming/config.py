@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from experiments.config import Measured, TrainConfig
-from experiments.options import Count, NonNegative, Options, Partition, Positive, Whole
+from experiments.options import Count, NonNegative, Options, Partition, Positive, Seed
 
 COMPARED: tuple[Measured, ...] = (
     "ssgd",
@@ -45,7 +45,7 @@ class StreamingConfig(Options):
     """How the training data are split."""
     optimizers: tuple[Optimizer, ...] = ("sgd", "adamw")
     """SGD with momentum 0.9, and AdamW."""
-    seeds: tuple[Whole, ...] = tuple(range(8))
+    seeds: tuple[Seed, ...] = tuple(range(8))
     """Each draws a network, a split and batches, the same for all algorithms."""
     sgd_rates: tuple[Positive, ...] = (0.03, 0.1, 0.3, 1.0)
     """Learning rates of the MLP; each algorithm gets the one with the least training
@@ -94,7 +94,7 @@ class MlpProblem(Options):
     """What is learnt: an MLP on digits, once for every split and seed."""
 
     partitions: tuple[Partition, ...]
-    seeds: tuple[Whole, ...]
+    seeds: tuple[Seed, ...]
     workers: Count
     steps: Count
     batch_size: Count
