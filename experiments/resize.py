@@ -24,12 +24,13 @@ import tyro
 from rich.console import Console
 
 import cocod_jax as cj
-from cocod_jax.observe.loggers import read_jsonl, to_jsonl
+from cocod_jax.observe.loggers import to_jsonl
 from experiments import command, logbook, train
-from experiments.config import RunConfig, from_plain
+from experiments.config import RunConfig
 from experiments.job import saving
 from experiments.job.layout import Layout
 from experiments.options import Count, Options
+from experiments.tasks import task_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,26 +88,15 @@ def found(run: Path) -> tuple[RunConfig, int]:
     Raises:
       UsageError: when its log is not there, or is another run's.
     """
-    run = run.absolute()  # or "." would have no name
-    log = run.with_name(f"{run.name}.jsonl")
-    try:
-        records = read_jsonl(log)
-        last = [*records["run"], *records.get("resized", [])][-1]
-        config = dataclasses.replace(
-            from_plain(last["config"]), out=run.parent, resume=True
-        )
-        workers = last["workers"]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise command.UsageError(
-            f"{run} is no folder of a run: its log {log} cannot be read "
-            f"({type(error).__name__}: {error})."
-        ) from None
-    if config.folder != run:
+    config, workers = saving.logged(run)
+    with command.refused():
+        task_of(config)  # a text that is not there is said as that, not as another name
+    if config.folder != run.absolute():
         raise command.UsageError(
             f"{run} has the log of a run with the name {config.folder.name}; give it "
             "that name again."
         )
-    return config, workers
+    return dataclasses.replace(config, resume=True), workers
 
 
 def check_free(before: RunConfig, after: RunConfig) -> None:
@@ -145,10 +135,8 @@ def resized(
     """
     assert after.workers is not None
     old, new = job_of(before, workers), job_of(after, after.workers)
-    key = jax.random.key(before.seed)
-    start = old.main.init(*old.task.init(key), key=key)
     with saving.Saver(before, old.data.digest, first=False) as saver:
-        last = saver.restored(cj.replicate(start, workers))
+        last = saver.restored(beginning(old))
     if last is None:
         raise command.UsageError(f"{before.folder} has no checkpoint.")
     state, position = last
@@ -190,6 +178,13 @@ def job_of(config: RunConfig, workers: int) -> train.Job:
         return train.prepare(config, Layout(devices, *config.sharing))
     except ValueError as error:
         raise command.UsageError(f"workers={workers}: {error}") from None
+
+
+def beginning(job: train.Job) -> cj.RoundState:
+    """The state that all workers of such a job begin with."""
+    key = jax.random.key(job.config.seed)
+    start = job.main.init(*job.task.init(key), key=key)
+    return cj.replicate(start, job.layout.workers)
 
 
 def same_place(old: train.Job, step: int, new: train.Job) -> int:

@@ -15,7 +15,7 @@ import pytest
 import cocod_jax as cj
 from cocod_jax.observe.loggers import read_jsonl, to_jsonl
 from experiments import command, logbook, resize
-from experiments.config import parse
+from experiments.config import TextConfig, from_plain, parse
 from experiments.job import saving
 from tests.test_resume import run
 from tests.test_train_processes import TEXT
@@ -161,7 +161,7 @@ def test_what_cannot_be_resized_is_named(change, message, copied):
         lines = copied.log.read_text().splitlines()
         first = json.loads(lines[0])
         first["config"] |= change | {"workers": 2}
-        config = resize.from_plain(first["config"])
+        config = from_plain(first["config"])
         folder = dataclasses.replace(config, out=copied.out).folder
         folder.with_suffix(".jsonl").write_text(json.dumps(first))
     config = resize.ResizeConfig(run=folder, workers=change.get("workers", 3))
@@ -174,6 +174,17 @@ def test_a_run_is_found_from_inside_its_folder(copied, monkeypatch):
     monkeypatch.chdir(copied.folder)
     config, workers = resize.found(Path())
     assert (config.folder, workers) == (copied.folder, 4)
+
+
+def test_a_text_that_is_gone_is_named(tmp_path):
+    """The name of a run has its content."""
+    config = TextConfig(data_file=tmp_path / "gone.txt", out=tmp_path)
+    with to_jsonl(config.log) as log:
+        log.write("run", config=logbook.plain(config), workers=4)
+    folder = config.folder.with_name(f"{config.folder.name}-content=12345678")
+    config.log.rename(folder.with_suffix(f"{folder.suffix}.jsonl"))
+    with pytest.raises(command.UsageError, match=r"gone.txt' cannot be read"):
+        resize.found(folder)
 
 
 def test_a_newcomer_with_another_model_is_refused(copied, capsys):

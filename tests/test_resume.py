@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -219,6 +220,7 @@ def test_a_log_that_is_not_the_checkpoints_is_refused(tmp_path, capsys):
 def test_a_damaged_checkpoint_offers_the_one_before(tmp_path, capsys):
     arguments = [*IMAGES.split(), "--epochs=2", f"--out={tmp_path}"]
     config = run(arguments)
+    whole = timeless(config)
     steps = sorted(int(path.name) for path in (config.folder / "checkpoints").iterdir())
     last = config.folder / "checkpoints" / str(steps[-1])
     for file in (last / "state").rglob("*"):
@@ -229,7 +231,11 @@ def test_a_damaged_checkpoint_offers_the_one_before(tmp_path, capsys):
     assert f"the checkpoint of step {steps[-1]} in" in err
     assert "is damaged: " in err
     assert f"Others are of steps {steps[:-1]}" in err
+    assert f"When {last} is deleted, --resume goes on from step {steps[-2]}." in err
     assert err.count("\n") == 1
+    shutil.rmtree(last)
+    run([*arguments, "--resume"])
+    assert timeless(config) == whole
     gc.collect()  # or another test would be blamed
 
 
@@ -238,11 +244,19 @@ def test_a_model_is_evaluated_as_its_run_was(tmp_path, capsys, monkeypatch):
     config = run([*IMAGES.split(), "--epochs=1", f"--out={tmp_path}"])
     (epoch,) = read_jsonl(config.log)["epoch"]
     capsys.readouterr()
-    for path in (config.folder, config.folder / saving.MODEL):
-        evaluate.main(evaluate.EvaluateConfig(model=path))
+    (step,) = (config.folder / "checkpoints").iterdir()
+    unfinished = step.with_name("99.orbax-checkpoint-tmp")
+    unfinished.mkdir()
+    for path in (config.folder, config.folder / saving.MODEL, step):
+        with jax.default_prng_impl("rbg"):
+            evaluate.main(evaluate.EvaluateConfig(model=path))
         out = capsys.readouterr().out
         assert f"{epoch['test_accuracy']:.4f}" in out
         assert f"{epoch['test_loss']:.4f}" in out
+    assert unfinished.exists()  # a run may be writing it
+    message = rf"step=1 is not in {step.parent}, which has \[{step.name}\]"
+    with pytest.raises(command.UsageError, match=message):
+        evaluate.main(evaluate.EvaluateConfig(model=step.with_name("1")))
     _, arrays = saving.load(config.folder)
     file, plain = tmp_path / "other.safetensors", logbook.plain(config)
     plain |= {"partition": "by_class", "micro_batches": [2, 1]}

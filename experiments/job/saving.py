@@ -1,5 +1,6 @@
 """What a run leaves of its model: checkpoints to go on from, and the model itself."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -15,12 +16,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 import cocod_jax as cj
+from cocod_jax.observe.loggers import read_jsonl
 from experiments import logbook
 from experiments.command import UsageError, refused
 from experiments.config import WITHOUT_INFLUENCE, RunConfig, from_plain
 from experiments.processes import rendezvous
 
 MODEL = "model.safetensors"
+CHECKPOINTS = "checkpoints"
+"""The folder of the states, each in one with the name of its step."""
 LAUNCH = "launch"
 """The file that says which launch a run is of."""
 
@@ -67,7 +71,7 @@ class Saver:
         self._checkpoints = self._opened() if self._goes_on else None
 
     def _opened(self) -> cj.execution.Checkpoints:
-        folder = self._config.folder / "checkpoints"
+        folder = self._config.folder / CHECKPOINTS
         return cj.execution.Checkpoints(folder, keep=self._config.keep)
 
     def __enter__(self) -> "Saver":
@@ -133,12 +137,15 @@ class Saver:
             when all workers should be equal and one is not, such as that of a process
             that has joined them with a folder of its own.
         """
-        try:
+        with refused():
             # Without this, one with a folder of its own would leave the others waiting.
             cj.workers.check_agreement({"checkpoints": self.steps})
+        try:
             found = self._checkpoints.restore(like) if self._checkpoints else None
         except ValueError as error:
-            raise UsageError(error) from None
+            # One that is whole, and of something else, has no cause.
+            way = "" if error.__cause__ is None else self._way_out()
+            raise UsageError(f"{error}{way}") from None
         if found is None:
             return None
         known = {*Position._fields} & found.notes.keys()
@@ -150,6 +157,14 @@ class Saver:
         if self._first:
             _cut(self._config.log, position.lines)
         return found.state, position
+
+    def _way_out(self) -> str:
+        """What to do about a last checkpoint that is damaged."""
+        *others, last = self.steps
+        if not others:
+            return " Leave --resume out to begin anew."
+        folder = self._config.folder / CHECKPOINTS / str(last)
+        return f" When {folder} is deleted, --resume goes on from step {others[-1]}."
 
 
 def _has_no_traceback(record: logging.LogRecord) -> bool:
@@ -261,6 +276,46 @@ def load(path: Path) -> tuple[RunConfig, dict[str, np.ndarray]]:
         why = str(error).removesuffix(".")
         raise UsageError(f"{str(file)!r} is no trained model: {why}.") from None
     return config, arrays
+
+
+def logged(run: Path) -> tuple[RunConfig, int]:
+    """The configuration of a run as it was last, and how many workers it had.
+
+    Args:
+      run: its folder, beside which its log is.
+
+    Raises:
+      UsageError: when the log is not there, or is none.
+    """
+    run = run.absolute()  # or "." would have no name
+    log = run.with_name(f"{run.name}.jsonl")
+    try:
+        records = read_jsonl(log)
+        last = [*records["run"], *records.get("resized", [])][-1]
+        config = dataclasses.replace(from_plain(last["config"]), out=run.parent)
+        workers = last["workers"]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{run} is no folder of a run: its log {log} cannot be read "
+            f"({type(error).__name__}: {error})."
+        ) from None
+    return config, workers
+
+
+def state_of(folder: Path, like: cj.RoundState) -> cj.RoundState:
+    """The state of a checkpoint, whose run may be writing another one meanwhile.
+
+    Args:
+      folder: with the name of its step, beside those of other steps.
+      like: a state of the same shapes.
+
+    Raises:
+      UsageError: when it is not there, damaged, or of another model.
+    """
+    with refused(), cj.execution.Checkpoints(folder.parent) as checkpoints:
+        found = checkpoints.restore(like, int(folder.name))
+    assert found is not None  # a step was asked for
+    return found.state
 
 
 def filled(like: Any, arrays: dict[str, np.ndarray]) -> tuple[Any, Any]:
