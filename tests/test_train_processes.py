@@ -91,6 +91,23 @@ def test_processes_that_differ_say_so(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_processes_without_a_shared_folder_say_so(tmp_path):
+    """Each with a folder of its own, as on two hosts; `out` has one name on both."""
+    train = f"python -m experiments.train --data digits --model cnn {COMMON}"
+    where = f"{tmp_path}/$JAX_PROCESS_ID"
+    here = f"PYTHONPATH={os.getcwd()} && export PYTHONPATH"
+    words = ["sh", "-c", f"{here} && mkdir {where} && cd {where} && {train}"]
+    status, _, errors = run(words, LAUNCH)
+    assert status == 2
+    sentence = (
+        r"^\d: .*/\d/runs is not one folder for all processes: \[1\] do not see what "
+        r"process 0 writes in it\. Give all of them a folder that they share, by "
+        r"--out\.$"
+    )
+    assert re.search(sentence, errors, re.M), errors
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_a_worker_in_another_round_stops_the_run():
     """As after a start from another checkpoint; nothing else would show it."""
     said = np.array([[8, 0], [8, 1], [8, 0]])

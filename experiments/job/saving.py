@@ -58,13 +58,15 @@ class Saver:
       first: whether this is the process that writes the log.
 
     Raises:
-      UsageError: when it goes on in one process and not in another.
+      UsageError: when the processes share no folder, or it goes on in some alone.
     """
 
     def __init__(self, config: RunConfig, digest: str, *, first: bool):
         logging.getLogger("absl").addFilter(_has_no_traceback)
         self._config, self._first = config, first
         self._digest = digest
+        if jax.process_count() > 1:
+            _check_shared(config.out)
         self._goes_on = config.resume or _is_of_this_launch(config.folder)
         with refused():
             cj.workers.check_agreement({"resume": self._goes_on})
@@ -170,6 +172,30 @@ class Saver:
 def _has_no_traceback(record: logging.LogRecord) -> bool:
     """Orbax logs what it raises as well, once for each of its threads."""
     return not record.exc_info
+
+
+def _check_shared(folder: Path) -> None:
+    """Raises UsageError, in all processes, unless they all see what the first writes.
+
+    Otherwise they would train to the end and then wait for each other's files for ever.
+    """
+    own = np.frombuffer(os.urandom(8), np.uint8)
+    word = np.asarray(multihost_utils.broadcast_one_to_all(own))
+    file = folder / f".shared-{word.tobytes().hex()}"  # a new name: no cache knows it
+    is_first = jax.process_index() == 0
+    if is_first:
+        folder.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    multihost_utils.sync_global_devices("the first process has written")
+    seen = np.ravel(multihost_utils.process_allgather(np.array(file.exists())))
+    if is_first:
+        file.unlink()
+    if not seen.all():
+        raise UsageError(
+            f"{folder.absolute()} is not one folder for all processes: "
+            f"{[*map(int, np.flatnonzero(~seen))]} do not see what process 0 writes in "
+            "it. Give all of them a folder that they share, by --out."
+        )
 
 
 def check_config(saved: dict[str, Any], own: dict[str, Any], folder: Path) -> None:
