@@ -121,7 +121,7 @@ def test_links_of_a_balance_are_made_from_what_was_measured_first(
     ]
     assert (tmp_path / "balance.md").read_text().splitlines() == [
         "| Tm / Tc asked for | 0.5 | 2 |",
-        "| --- | --- | --- |",
+        "|---|---|---|",
         "| Tm / Tc measured | 2.00 | 3.00 |",
         "| ssgd (ours) | 1.00 (0.50 to 2.00) | 1.00 (0.50 to 2.00) |",
         "| cocod (ours) | 1.00 (0.50 to 2.00) | 1.00 (0.50 to 2.00) |",
