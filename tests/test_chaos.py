@@ -23,7 +23,7 @@ def test_a_run_of_which_a_process_is_killed_ends_as_without(tmp_path, capsys):
         runs=1,
         faults=1,
         starting=0.0,
-        epochs=40,
+        epochs=20,
         out=tmp_path,
     )
     chaos.main(config)
