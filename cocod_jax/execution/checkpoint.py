@@ -4,7 +4,6 @@ Between two rounds nothing is in flight: the state of all workers is all of a ru
 its data, and that is a function of the step in most pipelines.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,16 +12,21 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
-from jax.sharding import Mesh, PartitionSpec
 
 from cocod_jax._checks import check_counts, check_kind, check_paths, check_whole
 from cocod_jax._text import shown
-from cocod_jax._trees import check_arrays, is_key
+from cocod_jax._trees import check_arrays
+from cocod_jax.execution._arrays import (
+    Unlike,
+    abstract,
+    check_same_arrays,
+    of_all_processes,
+    restored_like,
+    to_save,
+)
+from cocod_jax.execution._checksums import check_sums, summing
 from cocod_jax.rounds._checks import check_workers
 from cocod_jax.rounds._types import RoundState
-
-_SUMS = "checksums.json"  # one in the folder of each part of a checkpoint
 
 
 class Restored(NamedTuple):
@@ -113,8 +117,8 @@ class Checkpoints:
         return ocp.CheckpointManager(
             self._folder,
             item_handlers={
-                "state": _summing(ocp.StandardCheckpointHandler()),
-                "notes": _summing(ocp.JsonCheckpointHandler()),
+                "state": summing(ocp.StandardCheckpointHandler()),
+                "notes": summing(ocp.JsonCheckpointHandler()),
             },
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=to_keep, cleanup_tmp_directories=to_write
@@ -197,7 +201,7 @@ class Checkpoints:
                 "one, remove the folders of those after it before this one is opened. "
                 "A new run needs a folder of its own."
             )
-        args, named = self._ocp.args, _to_save(state)
+        args, named = self._ocp.args, to_save(state)
         with self._writes():
             if self._saved is None:
                 reading, self._manager = self._manager, self._opened(to_write=True)
@@ -205,7 +209,7 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=args.Composite(
-                    state=args.StandardSave(_of_all_processes(named)),
+                    state=args.StandardSave(of_all_processes(named)),
                     notes=args.JsonSave(own),
                 ),
                 metrics=None if own["score"] is None else {"score": own["score"]},
@@ -262,27 +266,27 @@ class Checkpoints:
             raise ValueError(
                 f"step={step} is not in {self._folder}, which has {self.steps}."
             )
-        wanted = _of_all_processes(_to_save(like))
+        wanted = of_all_processes(to_save(like))
         args = self._ocp.args
         with self._reads(step):
-            _check_sums(self._folder / str(step))
+            check_sums(self._folder / str(step))
             saved = self._manager.item_metadata(step)["state"]
-            _check_same(saved, wanted, f"the checkpoint of step {step}")
+            check_same_arrays(saved, wanted, f"the checkpoint of step {step}")
             found = self._manager.restore(
                 step,
                 args=args.Composite(
-                    state=args.StandardRestore(jax.tree.map(_abstract, wanted))
+                    state=args.StandardRestore(jax.tree.map(abstract, wanted))
                 ),
             )
             notes = self._notes(step)["notes"]
-        return Restored(step, _like(found["state"], like), notes)
+        return Restored(step, restored_like(found["state"], like), notes)
 
     @contextmanager
     def _reads(self, step: int) -> Iterator[None]:
         """Raises ValueError for what is raised of whichever file of a checkpoint."""
         try:
             yield
-        except _Unlike:
+        except Unlike:
             raise
         except Exception as error:
             others = [each for each in self.steps if each != step]
@@ -315,10 +319,6 @@ def _as_json(notes: Mapping[str, Any] | None) -> dict[str, Any]:
         raise TypeError(f"notes={shown(notes)} must be JSON: {error}.") from None
 
 
-class _Unlike(ValueError):
-    """A checkpoint is whole, and of something else."""
-
-
 def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
@@ -338,144 +338,3 @@ def _is_foreign(step: Path) -> bool:
     of_orbax = {"metrics", "_CHECKPOINT_METADATA", "commit_success.txt"}
     names = {path.name for path in step.glob("*")}
     return bool(names - of_orbax) and not names & {"state", "notes"}
-
-
-def _summing(handler: Any) -> Any:
-    """This handler of Orbax, leaving the checksums of its files beside them.
-
-    Orbax calls ``finalize`` in the background, in one process, once all have written.
-    """
-    finalize = handler.finalize
-
-    def then_sum(folder: Any) -> None:
-        finalize(folder)
-        folder = Path(folder)
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        sums = {path.relative_to(folder).as_posix(): _sum_of(path) for path in files}
-        (folder / _SUMS).write_text(json.dumps(sums, indent=1))
-
-    handler.finalize = then_sum
-    return handler
-
-
-def _sum_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check_sums(folder: Path) -> None:
-    """Raises ValueError, in all processes, unless all files are what was written."""
-    sums = {
-        file.parent / name: saved
-        for file in sorted(folder.glob(f"*/{_SUMS}"))  # earlier versions left none
-        for name, saved in json.loads(file.read_text()).items()
-    }
-    paths = list(sums)
-    damaged = -1
-    for index in range(jax.process_index(), len(paths), jax.process_count()):
-        try:
-            is_whole = _sum_of(paths[index]) == sums[paths[index]]
-        except OSError:  # others would wait for a process that raises here
-            is_whole = False
-        if not is_whole:
-            damaged = index
-    if jax.process_count() > 1:
-        damaged = int(multihost_utils.process_allgather(np.int32(damaged)).max())
-    if damaged >= 0:
-        name = paths[damaged].relative_to(folder)
-        raise ValueError(f"{name} is not what was written.")
-
-
-def _by_name(state: RoundState) -> dict[str, jax.Array]:
-    """The leaves by their path."""
-    named: dict[str, jax.Array] = {}
-    for path, leaf in jax.tree.leaves_with_path(state):
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
-        if name in named:
-            raise ValueError(f"two leaves of the state have the name {name!r}.")
-        named[name] = leaf
-    return named
-
-
-def _to_save(state: RoundState) -> dict[str, jax.Array]:
-    """The leaves by their path; PRNG keys as the integers that they are.
-
-    Those that hold no number are left out: Orbax refuses them.
-    """
-    return {
-        name: jax.random.key_data(leaf) if is_key(leaf) else leaf
-        for name, leaf in _by_name(state).items()
-        if leaf.size
-    }
-
-
-def _like(found: Mapping[str, jax.Array], like: RoundState) -> RoundState:
-    """The state with the leaves by their path."""
-    own = _of_own_process(dict(found), _to_save(like))
-
-    def back(name: str, leaf: jax.Array) -> jax.Array:
-        if not is_key(leaf):
-            return own[name] if leaf.size else leaf.copy()
-        return jax.random.wrap_key_data(own[name], impl=jax.random.key_impl(leaf))
-
-    leaves, treedef = jax.tree.flatten(like)
-    return jax.tree.unflatten(treedef, map(back, _by_name(like), leaves))
-
-
-def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    sharding = getattr(leaf, "sharding", None)
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _spread(leaf: Any) -> bool:
-    """Whether an array is that of all processes."""
-    return isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
-
-
-def _own_mesh(workers: int) -> Mesh:
-    """A device for each worker, of all processes."""
-    devices = [
-        device
-        for process in range(jax.process_count())
-        for device in jax.local_devices(process_index=process)[:workers]
-    ]
-    return Mesh(np.array(devices), "workers")
-
-
-def _of_all_processes(named: dict[str, Any]) -> dict[str, Any]:
-    """Arrays of this process's workers as a part of those of all."""
-    if jax.process_count() == 1 or all(map(_spread, named.values())):
-        return named
-    mesh = _own_mesh(len(next(iter(named.values()))))
-    to_global = multihost_utils.host_local_array_to_global_array
-    return to_global(jax.device_get(named), mesh, PartitionSpec("workers"))
-
-
-def _of_own_process(named: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
-    """The opposite: what this process's workers have."""
-    if jax.process_count() == 1 or all(map(_spread, like.values())):
-        return named
-    mesh = _own_mesh(len(next(iter(like.values()))))
-    to_local = multihost_utils.global_array_to_host_local_array
-    return to_local(named, mesh, PartitionSpec("workers"))
-
-
-def _check_same(saved: Any, wanted: Mapping[str, Any], name: str) -> None:
-    """Raises ValueError unless both have the same arrays, naming those that differ."""
-    kind = lambda leaf: (tuple(leaf.shape), np.dtype(leaf.dtype))
-    have = {key: kind(leaf) for key, leaf in saved.items()}
-    want = {key: kind(leaf) for key, leaf in wanted.items()}
-    lines = [f"{key} is missing" for key in want.keys() - have.keys()]
-    lines += [f"{key} is unknown here" for key in have.keys() - want.keys()]
-    lines += [
-        f"{key} is {have[key][1]}{list(have[key][0])}, and {want[key][1]}"
-        f"{list(want[key][0])} is asked for"
-        for key in have.keys() & want.keys()
-        if have[key] != want[key]
-    ]
-    if lines:
-        shown = "; ".join(sorted(lines)[:5]) + ("; ..." if len(lines) > 5 else "")
-        raise _Unlike(
-            f"{name} is of another model, optimizer, rule or number of workers: "
-            f"{shown}."
-        )
