@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import jax
 from rich.console import Console
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
 import cocod_jax as cj
@@ -27,7 +26,7 @@ from experiments import command, figures, logbook, progress, signals
 from experiments.algorithms import make_rounds, total_steps
 from experiments.command import UsageError
 from experiments.config import WITHOUT_INFLUENCE, RunConfig, config_type, parse
-from experiments.job import saving, writers
+from experiments.job import closing, saving, writers
 from experiments.job.devices import devices_beside, start_devices
 from experiments.job.forecast import forecast, sent_bytes
 from experiments.job.layout import Layout, Met, shared_shapes
@@ -316,7 +315,7 @@ def main(config: RunConfig) -> int:
                         sample = job.data.sample(*trained)
                         log.write("sample", text=sample)
         except KeyboardInterrupt as stop:
-            reporter.line(interrupted(saver))
+            reporter.line(closing.interrupted(saver))
             status = exit_status(stop)
             if not (saver.has_begun and path.exists()):
                 return status
@@ -325,26 +324,11 @@ def main(config: RunConfig) -> int:
     epochs = read_jsonl(path).get("epoch", [])
     if epochs:
         figures.training_curves([path], path.with_suffix(".png"))
-    page = page_of(path, console)
+    page = closing.page_of(path, console)
     if sample is not None:
         console.print(Panel(Text(sample), title="what the consensus writes"))
-    console.print(closing_table(job, epochs, path, page, model))
+    console.print(closing.table(config, layout, job.task, epochs, path, page, model))
     return status
-
-
-def interrupted(saver: saving.Saver) -> str:
-    """What there is of a run that was stopped, for people."""
-    if not saver.has_begun:
-        return (
-            "Interrupted before the first round: nothing is saved, and an earlier run "
-            "of this name is as it was."
-        )
-    if not saver.steps:
-        return "Interrupted before the first checkpoint: --resume begins anew."
-    return (
-        "Interrupted; the log holds everything up to here, and --resume goes on from "
-        f"the checkpoint of step {saver.steps[-1]}."
-    )
 
 
 def beginning(
@@ -356,50 +340,6 @@ def beginning(
     cj.workers.check_equal_start(state)
     found = saver.restored(state)
     return (state, None) if found is None else found
-
-
-def page_of(log: Path, console: Console) -> Path | None:
-    """Writes the page of a run; None where it cannot, as the run is over anyway."""
-    try:
-        return cj.observe.page.write(log)
-    except OSError as error:
-        console.print(f"The page of the run cannot be written: {error}", style="red")
-        return None
-
-
-def closing_table(
-    job: Job,
-    epochs: list[dict[str, float]],
-    path: Path,
-    page: Path | None,
-    model: Path | None,
-) -> Table:
-    """What came out, and where it is."""
-    table = Table(show_header=False, title=f"{job.config.algorithm}", min_width=60)
-    layout = job.layout
-    shape = f"{layout.workers} workers on {layout.devices[0].platform}"
-    if layout.each > 1:
-        shape += f", {layout.each} devices each"
-    if jax.process_count() > 1:
-        shape += f", {jax.process_count()} processes"
-    table.add_row("run", f"{job.config.model} on {job.config.subject}, {shape}")
-    table.add_row("parameters", f"{parameter_count(job.task.init):,}")
-    if epochs:
-        last, unit = epochs[-1], job.task.unit
-        name, value = job.task.result(last)
-        table.add_row("epochs", f"{last['epoch']:.4g}")
-        table.add_row("training loss", f"{last['train_loss']:.4f}")
-        table.add_row(name, f"{value} (consensus)")
-        table.add_row("speed", f"{last[f'{unit}_per_second']:,.0f} {unit}/s")
-        if (utilisation := last.get("model_flops_utilisation")) is not None:
-            table.add_row("model FLOPs utilisation", f"{utilisation:.1%}")
-        table.add_row("figure", str(path.with_suffix(".png")))
-    if page is not None:
-        table.add_row("page", str(page))
-    table.add_row("log", str(path))
-    if model is not None:
-        table.add_row("model", str(model))
-    return table
 
 
 if __name__ == "__main__":

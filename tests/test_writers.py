@@ -17,7 +17,7 @@ from cocod_jax.observe.loggers import read_jsonl
 from experiments import command, tasks, train
 from experiments.algorithms import make_rounds
 from experiments.config import TrainConfig
-from experiments.job import forecast, writers
+from experiments.job import closing, forecast, writers
 from experiments.job.layout import Layout
 from tests.test_loggers import FakeWandb
 from tests.test_train import SMALL, numbers, run_here
@@ -163,5 +163,5 @@ def test_a_run_ends_well_without_its_page(tmp_path, monkeypatch, capsys):
         raise OSError(28, "No space left on device", "run.html")
 
     monkeypatch.setattr(cj.observe.page, "write", full)
-    assert train.page_of(tmp_path / "run.jsonl", Console()) is None
+    assert closing.page_of(tmp_path / "run.jsonl", Console()) is None
     assert "page of the run cannot be written: [Errno 28]" in capsys.readouterr().out
