@@ -38,8 +38,9 @@ def vrl_sgd(
 
     With a delay d the correction answers a snapshot that is d steps old, and what it
     lacked has been on its way since. Divided by k alone, it would swing for ever at a
-    delay of a round, and grow with the noise of the batches; divided by k + d its
-    error is at least halved in two rounds. The fixed point is the same.
+    delay of a round: u'' = u' - u of the difference u from the mean. Divided by k + d,
+    which is ours, u shrinks as the powers of sqrt(d / (k + d)), and the fixed point is
+    the same.
 
     Args:
       axis_or_exchange: the name of the workers' axis, or an

@@ -35,7 +35,7 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
       ValueError: when the name is unknown, or an archive is damaged.
       FileNotFoundError: when an archive is not there.
     """
-    # With scikit-learn, a third of a program's start; others have no need of it.
+    # With scikit-learn, which takes long to import; other data have no need of it.
     from experiments.data import builtin
 
     loaders = {
